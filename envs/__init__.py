@@ -1,0 +1,1 @@
+"""What would happen: cluster and power model, compiled simulator, environments, judges and the agent."""

@@ -1,0 +1,1 @@
+"""The scheduling agent: action-scoring policy, PPO training, export and numpy inference."""

@@ -1,0 +1,1 @@
+"""Measured power curves: speed and watts per GPU model, workload kind and power level."""

@@ -1,0 +1,1 @@
+"""What we trust: tracking, packaging, gates, promotion and verified loading."""

@@ -1,0 +1,1 @@
+"""What acts: decisions from promoted models."""

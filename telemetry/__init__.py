@@ -1,0 +1,1 @@
+"""What came in: one reader per export format, canonical tables, data quality and the lake."""
