@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -92,7 +93,7 @@ class ClusterSpec:
                     f"{pool.nodes} nodes of {pool.gpus_per_node} GPUs", where=f"{where}, pool '{pool.name}'", allowed="at least 1 x 1"
                 )
         fractions = self.level_fractions
-        if not fractions or fractions[0] != 1.0 or any(b >= a or b <= 0 for a, b in zip(fractions, fractions[1:], strict=False)):
+        if not fractions or fractions[0] != 1.0 or any(b >= a or b <= 0 for a, b in pairwise(fractions)):
             raise InputError(f"level_fractions {fractions}", where=where, allowed="1.0 first, then strictly falling, above 0")
         missing = sorted(set(WORKLOAD_CLASSES) - set(self.objectives))
         if missing:

@@ -1,0 +1,56 @@
+"""Settings of the agent's training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from telemetry.errors import InputError
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """PPO and its schedule; names as in Stable-Baselines3 where it has them.
+
+    Attributes:
+        total_steps: environment steps (decisions) in all.
+        num_envs, n_steps: a rollout is num_envs x n_steps decisions.
+        gamma: discount per decision; near 1, as a decision is seconds to minutes of cluster time.
+        kappa: start of the inverse temperature on the look-ahead score.
+        validate_every: rollouts between two validations.
+        patience: validations without a better one before training stops; 0 = never.
+        value_warmup: rollouts in which only the value function learns.
+    """
+
+    total_steps: int = 1_000_000
+    num_envs: int = 64
+    n_steps: int = 64
+    batch_size: int = 1024
+    n_epochs: int = 4
+    learning_rate: float = 3e-4
+    gamma: float = 0.998
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    ent_coef: float = 0.0
+    vf_coef: float = 0.5
+    max_grad_norm: float = 0.5
+    target_kl: float = 0.03
+    hidden: int = 64
+    kappa: float = 20.0
+    value_warmup: int = 4
+    validate_every: int = 10
+    patience: int = 0
+    checkpoint_every: int = 10
+
+    def __post_init__(self) -> None:
+        positive = ("total_steps", "num_envs", "n_steps", "batch_size", "n_epochs", "learning_rate", "hidden", "kappa", "validate_every")
+        for key in positive:
+            if getattr(self, key) <= 0:
+                raise InputError(f"{key} = {getattr(self, key)}", where="agent", allowed="above 0")
+        if not 0.0 < self.gamma <= 1.0:
+            raise InputError(f"gamma = {self.gamma}", where="agent", allowed="0 < gamma <= 1")
+        if self.num_envs * self.n_steps < self.batch_size:
+            raise InputError(
+                f"batch_size = {self.batch_size} for rollouts of {self.num_envs * self.n_steps}",
+                where="agent",
+                allowed="at most num_envs x n_steps",
+            )
