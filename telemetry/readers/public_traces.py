@@ -1,0 +1,268 @@
+"""Public research traces as canonical tables and series.
+
+Each function takes the path of a Parquet file that holds the public data with its original column names, and returns the canonical frame
+with counts of what was dropped or repaired. Known flaws of each source are in the docstring; none of the data is part of this project.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from telemetry.errors import InputError
+
+# The largest gang that Gavel measured on one server; larger requests are read as several workers.
+GPUS_PER_SERVER = 8
+
+
+def read_philly_gavel(
+    jobs_path: Path | str,
+    throughputs_path: Path | str,
+    *,
+    start: pd.Timestamp | str,
+    gpus_per_worker: int = GPUS_PER_SERVER,
+    vcs: tuple[str, ...] = (),
+    max_duration_s: int | None = None,
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Philly jobs in Gavel's conversion (stanford-futuredata/gavel, MIT; upstream msr-fiddle/philly-traces, CC-BY-4.0).
+
+    ``duration_s`` = ``total_steps`` / isolated V100 throughput of the same job type and GPU count. Where Gavel has no throughput for a GPU
+    count, that of the largest measured count below it is used: no speed-up is assumed beyond what was measured.
+
+    Known flaws: job types and steps are Gavel's random assignment, so run times are not Philly's; arrivals restart at 0 in every virtual
+    cluster (all are laid over each other here) and stop after 2,000 jobs; nobody's requested time is known.
+
+    Args:
+        start: UTC time that stands for second 0 of every virtual cluster.
+        gpus_per_worker: a request for more GPUs becomes a gang of workers of at most this many.
+        vcs: virtual clusters to take; empty = all.
+        max_duration_s: jobs that would run longer are dropped and counted; None = keep all.
+
+    Returns:
+        Canonical jobs sorted by submit time, and counts: ``zero_throughput`` and ``unknown_job_type`` and ``too_long`` rows dropped,
+        ``smaller_scale_throughput`` rows estimated.
+    """
+    raw = _read(jobs_path, ("vc", "job_type", "total_steps", "arrival_time", "scale_factor"))
+    table = _read(throughputs_path, ("worker_type", "job_type", "scale_factor", "throughput"))
+    raw = raw.assign(job_id=raw["vc"] + "-" + raw.groupby("vc").cumcount().map("{:05d}".format))
+    if vcs:
+        unknown = sorted(set(vcs) - set(raw["vc"]))
+        if unknown:
+            raise InputError(f"unknown virtual cluster '{unknown[0]}'", where=str(jobs_path), allowed=", ".join(sorted(raw["vc"].unique())))
+        raw = raw[raw["vc"].isin(vcs)]
+    v100 = table[table["worker_type"] == "v100"].sort_values("scale_factor")
+    joined = pd.merge_asof(
+        raw.sort_values(["scale_factor", "job_id"]),
+        v100[["job_type", "scale_factor", "throughput"]].assign(measured_scale=v100["scale_factor"]),
+        on="scale_factor",
+        by="job_type",
+    )
+    known = joined["throughput"].notna()
+    running = joined["throughput"] > 0
+    duration = (joined["total_steps"] / joined["throughput"].where(running)).rename("duration_s")
+    short = duration <= max_duration_s if max_duration_s is not None else running
+    counts = {
+        "unknown_job_type": int((~known).sum()),
+        "zero_throughput": int((known & ~running).sum()),
+        "too_long": int((running & ~short).sum()),
+        "smaller_scale_throughput": int((running & short & (joined["measured_scale"] < joined["scale_factor"])).sum()),
+    }
+    kept = joined[running & short]
+    gpus, workers = _split_gang(kept["scale_factor"].to_numpy(), gpus_per_worker)
+    jobs = pd.DataFrame(
+        {
+            "job_id": kept["job_id"],
+            "submit_time": _utc(start) + pd.to_timedelta(kept["arrival_time"], unit="s"),
+            "duration_s": duration[kept.index],
+            "gpus": gpus.astype(float),
+            "workers": workers,
+            "workload_class": "training",
+            "team": kept["vc"],
+            "project": kept["job_type"].str.replace(r" \(batch size \d+\)", "", regex=True),
+        }
+    )
+    return jobs.sort_values(["submit_time", "job_id"], ignore_index=True), counts
+
+
+def read_helios_demand(path: Path | str, *, freq: str = "10min", vcs: tuple[str, ...] = ()) -> tuple[pd.DataFrame, dict[str, int]]:
+    """GPU demand of the virtual clusters of Helios "Earth" (S-Lab-System-Group/HeliosArtifact, MIT), May 2020.
+
+    ``y`` = GPUs of running plus waiting jobs at the last minute before ``ds``; ``ds`` is the end of the bin, when the value is known.
+    ``total_gpu_num`` of the source is capacity, not demand, and is not used. Known flaws: one month only; the zone of the times is not
+    stated (they are kept as they are, naive); ``vcJkd`` hardly ever changes.
+
+    Returns:
+        Series frame ``unique_id, ds, y`` with ids ``gpu_demand/<vc>``, and counts (``missing_bins``).
+    """
+    raw = _read(path, ("vc", "time", "running_gpu_num", "pending_gpu_num"))
+    if vcs:
+        raw = raw[raw["vc"].isin(vcs)]
+    raw = raw.assign(time=pd.to_datetime(raw["time"]), y=(raw["running_gpu_num"] + raw["pending_gpu_num"]).astype(float))
+    raw["ds"] = raw["time"].dt.floor(freq) + pd.Timedelta(freq)
+    binned = raw.sort_values("time").groupby(["vc", "ds"], as_index=False)["y"].last()
+    return _series(binned, "gpu_demand/" + binned["vc"].astype(str), freq)
+
+
+def read_servegen_rates(path: Path | str, *, start: pd.Timestamp | str, total: bool = False) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Request rates of production LLM services, 600 s windows (alibaba/ServeGen, Apache-2.0).
+
+    Known flaws: no calendar (``start`` stands for second 0); clients with long silences; the sum over clients is 0 in some windows.
+
+    Args:
+        total: add one series ``request_rate/total``, the sum over clients.
+
+    Returns:
+        Series frame with ids ``request_rate/client-<chunk>``, ``y`` in requests per second, ``ds`` the end of the window; and counts.
+    """
+    raw = _read(path, ("chunk", "timestamp", "rate"))
+    begin = _utc(start).tz_localize(None)
+    table = pd.DataFrame(
+        {
+            "id": "request_rate/client-" + raw["chunk"].astype(str).str.zfill(2),
+            "ds": begin + pd.to_timedelta(raw["timestamp"] + 600, unit="s"),
+            "y": raw["rate"].astype(float),
+        }
+    )
+    if total:
+        whole = table.groupby("ds", as_index=False)["y"].sum().assign(id="request_rate/total")
+        table = pd.concat([table, whole], ignore_index=True)
+    return _series(table, table["id"], "600s")
+
+
+def read_iso_prices(path: Path | str, zones: Mapping[str, str]) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Hourly wholesale prices (HewlettPackard/sustain-cluster, MIT; upstream CAISO, NYISO).
+
+    Known flaws: gaps and first hours were back-filled upstream (counted as ``flat_runs``: hours that repeat their predecessor exactly).
+    Negative prices are real and stay.
+
+    Args:
+        zones: zone of the source -> site of ours.
+
+    Returns:
+        ``time, site, price_usd_per_kwh`` (the source is in USD/MWh), and counts.
+    """
+    raw = _read(path, ("zone", "Datetime (UTC)", "Price (USD/MWh)"))
+    raw = _take_zones(raw, "zone", zones, path)
+    table = pd.DataFrame(
+        {
+            "time": pd.to_datetime(raw["Datetime (UTC)"], utc=True),
+            "site": raw["zone"].map(dict(zones)),
+            "price_usd_per_kwh": raw["Price (USD/MWh)"].astype(float) / 1000,
+        }
+    ).sort_values(["time", "site"], ignore_index=True)
+    flat = table.groupby("site")["price_usd_per_kwh"].diff().eq(0)
+    return table, {"flat_runs": int(flat.sum()), "negative_price": int((table["price_usd_per_kwh"] < 0).sum())}
+
+
+def read_electricitymaps(path: Path | str, zones: Mapping[str, str], *, kind: str = "LCA") -> tuple[pd.DataFrame, dict[str, int]]:
+    """Hourly carbon intensity and renewable share (Electricity Maps, ODbL-1.0, via HewlettPackard/sustain-cluster).
+
+    Args:
+        kind: ``LCA`` (life cycle, the default) or ``direct`` emissions.
+
+    Returns:
+        ``time, site, carbon_g_per_kwh, renewable_fraction``, and counts (``estimated`` hours, marked so by the source).
+    """
+    if kind not in ("LCA", "direct"):
+        raise InputError(f"kind '{kind}'", where=str(path), allowed="LCA, direct")
+    column = f"Carbon Intensity gCO₂eq/kWh ({kind})"
+    raw = _read(path, ("Datetime (UTC)", "Zone Id", column, "Renewable Percentage", "Data Estimated"))
+    raw = _take_zones(raw, "Zone Id", zones, path)
+    table = pd.DataFrame(
+        {
+            "time": pd.to_datetime(raw["Datetime (UTC)"], utc=True),
+            "site": raw["Zone Id"].map(dict(zones)),
+            "carbon_g_per_kwh": raw[column].astype(float),
+            "renewable_fraction": raw["Renewable Percentage"].astype(float) / 100,
+        }
+    ).sort_values(["time", "site"], ignore_index=True)
+    return table, {"estimated": int(raw["Data Estimated"].sum())}
+
+
+def read_openmeteo(path: Path | str, zones: Mapping[str, str]) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Hourly outdoor temperature (Open-Meteo archive, CC-BY-4.0, via HewlettPackard/sustain-cluster): ``time, site, temperature_c``.
+
+    The source states local times at one constant offset through the year (no change of clocks); they are brought to UTC by that offset.
+    """
+    raw = _read(path, ("zone", "time", "temperature_2m", "utc_offset_seconds"))
+    raw = _take_zones(raw, "zone", zones, path)
+    local = pd.to_datetime(raw["time"])
+    table = pd.DataFrame(
+        {
+            "time": (local - pd.to_timedelta(raw["utc_offset_seconds"], unit="s")).dt.tz_localize("UTC"),
+            "site": raw["zone"].map(dict(zones)),
+            "temperature_c": raw["temperature_2m"].astype(float),
+        }
+    ).sort_values(["time", "site"], ignore_index=True)
+    return table, {}
+
+
+def read_public_grid(
+    prices_path: Path | str, carbon_path: Path | str, zones: Mapping[str, str], *, temperature_path: Path | str | None = None
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Canonical grid table of several sites from the three sources above, on the hours that all sources and sites cover.
+
+    Args:
+        zones: zone of the sources -> site of ours, e.g. ``{"US-CAL-CISO": "west", "US-NY-NYIS": "east"}``.
+        temperature_path: without it ``temperature_c`` is 15 °C, at which PUE is its base value.
+
+    Returns:
+        ``time, site, price_usd_per_kwh, carbon_g_per_kwh, renewable_fraction, temperature_c``, and the counts of all sources
+        (``hours_not_shared``: rows of the longest source left out).
+    """
+    table, counts = read_iso_prices(prices_path, zones)
+    parts = [read_electricitymaps(carbon_path, zones)]
+    if temperature_path is not None:
+        parts.append(read_openmeteo(temperature_path, zones))
+    rows = len(table)
+    for part, part_counts in parts:
+        rows = max(rows, len(part))
+        table = table.merge(part, on=["time", "site"], how="inner", validate="one_to_one")
+        counts |= part_counts
+    if temperature_path is None:
+        table["temperature_c"] = 15.0
+    table = table[table.groupby("time")["site"].transform("size") == len(zones)]
+    counts["hours_not_shared"] = rows - len(table)
+    return table.sort_values(["time", "site"], ignore_index=True), counts
+
+
+def _split_gang(gpus: np.ndarray, per_worker: int) -> tuple[np.ndarray, np.ndarray]:
+    """GPUs a worker and workers; what does not divide evenly becomes workers of the greatest common divisor."""
+    each = np.where(gpus <= per_worker, gpus, np.gcd(gpus, per_worker))
+    return each, gpus // each
+
+
+def _series(table: pd.DataFrame, ids: pd.Series, freq: str) -> tuple[pd.DataFrame, dict[str, int]]:
+    series = pd.DataFrame({"unique_id": ids.to_numpy(), "ds": table["ds"].to_numpy(), "y": table["y"].to_numpy()})
+    series = series.sort_values(["unique_id", "ds"], ignore_index=True)
+    spans = series.groupby("unique_id")["ds"].agg(["min", "max", "size"])
+    expected = (spans["max"] - spans["min"]) // pd.Timedelta(freq) + 1
+    return series, {"missing_bins": int((expected - spans["size"]).sum())}
+
+
+def _take_zones(raw: pd.DataFrame, column: str, zones: Mapping[str, str], path: Path | str) -> pd.DataFrame:
+    unknown = sorted(set(zones) - set(raw[column]))
+    if unknown:
+        raise InputError(f"unknown zone '{unknown[0]}'", where=str(path), allowed=", ".join(sorted(raw[column].unique())))
+    return raw[raw[column].isin(list(zones))].reset_index(drop=True)
+
+
+def _read(path: Path | str, columns: tuple[str, ...]) -> pd.DataFrame:
+    try:
+        table = pd.read_parquet(path)
+    except FileNotFoundError as error:
+        raise InputError("no such file", where=str(path), remedy="give the folder of the traces") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"not a readable Parquet file ({error})", where=str(path)) from error
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise InputError(f"missing column {', '.join(missing)}", where=str(path), allowed=", ".join(columns))
+    return table
+
+
+def _utc(time: pd.Timestamp | str) -> pd.Timestamp:
+    stamp = pd.Timestamp(time)
+    return stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
