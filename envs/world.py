@@ -1,0 +1,390 @@
+"""A world: one cluster and the windows of work and grid data that it lives through, as arrays for the compiled simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from envs.cluster import ClusterSpec
+from envs.power.curves import levels_for
+from envs.windows import DAY_S, WindowTables, check_grid, prepare_jobs
+from telemetry.classes import WORKLOAD_CLASSES
+from telemetry.errors import InputError
+
+NO_GPU_MODEL, TOO_LARGE, MAX_WATTS = 1, 2, 3
+REJECT_REASONS: dict[int, str] = {NO_GPU_MODEL: "no_gpu_model", TOO_LARGE: "too_large", MAX_WATTS: "max_watts"}
+QUEUE_ORDERS: tuple[str, ...] = ("priority", "fcfs", "sjf")
+DEFAULT_STEP_S = 3600
+LARGEST_GPUS_PER_NODE = 62
+LARGEST_JOBS = 1 << 24
+
+
+class Static(NamedTuple):
+    """The cluster. P pools, N nodes, L power levels, K workload classes, S sites; GPUs of a node are consecutive."""
+
+    pool_site: np.ndarray  # int64 [P]
+    pool_first_node: np.ndarray  # int64 [P]
+    pool_nodes: np.ndarray  # int64 [P]
+    pool_gpus: np.ndarray  # int64 [P], GPUs of one node
+    node_pool: np.ndarray  # int64 [N]
+    node_first_gpu: np.ndarray  # int64 [N]
+    speed: np.ndarray  # float64 [P, L, K], relative to the reference GPU
+    gpu_power_w: np.ndarray  # float64 [P, L, K]
+    gpu_idle_w: np.ndarray  # float64 [P]
+    node_idle_w: np.ndarray  # float64 [P], without GPUs
+    cpu_w_per_gpu: np.ndarray  # float64 [P]
+    node_sleep_w: np.ndarray  # float64 [P]
+    wake_latency_s: np.ndarray  # int64 [P]
+    wake_power_w: np.ndarray  # float64 [P]
+    level_fraction: np.ndarray  # float64 [L]
+    deferrable: np.ndarray  # bool [K]
+    start_bound: np.ndarray  # bool [K]
+
+
+class Jobs(NamedTuple):
+    """Jobs of M windows, padded to J; a job's index is its place by (submit time, id). Times are seconds from the window's start."""
+
+    count: np.ndarray  # int64 [M]
+    submit_s: np.ndarray  # int64 [M, J]
+    duration_s: np.ndarray  # int64 [M, J], true run time on the reference GPU at full power
+    estimate_s: np.ndarray  # int64 [M, J]
+    gpu_milli: np.ndarray  # int64 [M, J], thousandths of a GPU of one worker
+    workers: np.ndarray  # int64 [M, J]
+    kind: np.ndarray  # int64 [M, J], index in WORKLOAD_CLASSES
+    priority: np.ndarray  # int64 [M, J]
+    latest_start_s: np.ndarray  # int64 [M, J]
+    deadline_s: np.ndarray  # int64 [M, J]
+    max_watts: np.ndarray  # float64 [M, J], inf = none
+    utilization: np.ndarray  # float64 [M, J]
+    pool_mask: np.ndarray  # bool [M, J, P], GPU model constraint
+    allowed_levels: np.ndarray  # int64 [M, J, P], bit l: the empty pool could run the job at level l (model, size, watts)
+    reject: np.ndarray  # int64 [M, J], 0 or one of REJECT_REASONS
+    rank: np.ndarray  # int32 [M, len(QUEUE_ORDERS), J], place in each queue order
+    by_rank: np.ndarray  # int32 [M, len(QUEUE_ORDERS), J], the inverse
+
+
+class Grid(NamedTuple):
+    """Grid values of M windows: S sites, T steps. Column ``history_steps`` begins at window second 0; the last column is held after the end.
+
+    ``cum_*`` are sums from column 0 of value x PUE (x 1 for ``cum_pue``), so that an integral over time is a difference.
+    """
+
+    step_s: np.ndarray  # int64 [M]
+    history_steps: np.ndarray  # int64 [M], at least one day
+    start_s: np.ndarray  # int64 [M], window start as UTC seconds of the week, Monday 0
+    price: np.ndarray  # float64 [M, S, T], USD per kWh
+    carbon: np.ndarray  # float64 [M, S, T], kg per kWh
+    renewable: np.ndarray  # float64 [M, S, T]
+    pue: np.ndarray  # float64 [M, S, T]
+    cum_price: np.ndarray  # float64 [M, S, T + 1]
+    cum_carbon: np.ndarray  # float64 [M, S, T + 1]
+    cum_pue: np.ndarray  # float64 [M, S, T + 1]
+    warm_reserve: np.ndarray  # int64 [M, P, T]
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything that a simulation needs; read-only and shared by all environments.
+
+    Attributes:
+        window_start: second 0 of each window.
+        job_ids: per window, job ids in index order.
+    """
+
+    cluster: ClusterSpec
+    static: Static
+    jobs: Jobs
+    grid: Grid
+    window_start: tuple[pd.Timestamp, ...]
+    job_ids: tuple[tuple[str, ...], ...]
+
+    @property
+    def n_windows(self) -> int:
+        return len(self.window_start)
+
+    @property
+    def n_actions(self) -> int:
+        pools, levels, _ = self.static.speed.shape
+        return 1 + pools * levels
+
+
+def build_world(cluster: ClusterSpec, windows: Sequence[WindowTables], *, warm_reserve: np.ndarray | None = None) -> World:
+    """Turn a cluster and its windows into arrays.
+
+    Args:
+        windows: from ``envs.windows.cut_windows``; ``jobs`` prepared (else they are prepared here).
+        warm_reserve: idle nodes that stay awake, ``[P]``, ``[M, P]`` or ``[M, P, T]`` with T as in ``Grid``; none by default.
+
+    Raises:
+        InputError: no window, a site without grid data, irregular steps, impossible jobs or nodes.
+    """
+    if not windows:
+        raise InputError("no windows", where="world", allowed="at least one")
+    static = build_static(cluster)
+    grid = _build_grid(cluster, windows, warm_reserve)
+    tables = [table.jobs if "estimate_s" in table.jobs else prepare_jobs(table.jobs, cluster) for table in windows]
+    tables = [table.sort_values(["submit_time", "job_id"], kind="stable", ignore_index=True) for table in tables]
+    jobs = _build_jobs(cluster, static, windows, tables)
+    ids = tuple(tuple(table["job_id"].astype(str)) for table in tables)
+    return World(cluster, static, jobs, grid, tuple(table.start for table in windows), ids)
+
+
+def build_static(cluster: ClusterSpec) -> Static:
+    """Arrays of the cluster alone."""
+    pools = cluster.pools
+    for pool in pools:
+        where = f"cluster '{cluster.name}', pool '{pool.name}'"
+        if pool.gpus_per_node > LARGEST_GPUS_PER_NODE:
+            raise InputError(f"{pool.gpus_per_node} GPUs per node", where=where, allowed=f"at most {LARGEST_GPUS_PER_NODE}")
+        if pool.wake_latency_s < 1:
+            raise InputError(f"wake_latency_s {pool.wake_latency_s}", where=where, allowed="at least 1 second")
+    curves = [levels_for(pool.gpu_model, cluster.level_fractions) for pool in pools]
+    nodes = np.array([pool.nodes for pool in pools], dtype=np.int64)
+    gpus = np.array([pool.gpus_per_node for pool in pools], dtype=np.int64)
+    node_pool = np.repeat(np.arange(len(pools), dtype=np.int64), nodes)
+    node_gpus = gpus[node_pool]
+    objectives = [cluster.objectives[name] for name in WORKLOAD_CLASSES]
+
+    def column(name: str, kind: type) -> np.ndarray:
+        return np.array([getattr(pool, name) for pool in pools], dtype=kind)
+
+    return Static(
+        pool_site=cluster.pool_site_index(),
+        pool_first_node=np.concatenate([[0], np.cumsum(nodes)[:-1]]).astype(np.int64),
+        pool_nodes=nodes,
+        pool_gpus=gpus,
+        node_pool=node_pool,
+        node_first_gpu=(np.cumsum(node_gpus) - node_gpus).astype(np.int64),
+        speed=np.ascontiguousarray(np.stack([speed for speed, _ in curves]), dtype=np.float64),
+        gpu_power_w=np.ascontiguousarray(np.stack([power for _, power in curves]), dtype=np.float64),
+        gpu_idle_w=column("gpu_idle_w", np.float64),
+        node_idle_w=column("node_idle_w", np.float64),
+        cpu_w_per_gpu=column("cpu_w_per_gpu", np.float64),
+        node_sleep_w=column("node_sleep_w", np.float64),
+        wake_latency_s=column("wake_latency_s", np.int64),
+        wake_power_w=column("wake_power_w", np.float64),
+        level_fraction=np.array(cluster.level_fractions, dtype=np.float64),
+        deferrable=np.array([objective.deferrable for objective in objectives], dtype=np.bool_),
+        start_bound=np.array([objective.start_bound for objective in objectives], dtype=np.bool_),
+    )
+
+
+# ---------------------------------------------------------------- jobs
+
+
+def _seconds(times: pd.Series, start: pd.Timestamp) -> np.ndarray:
+    return ((times - start) // pd.Timedelta(seconds=1)).to_numpy(dtype=np.int64)
+
+
+def _build_jobs(cluster: ClusterSpec, static: Static, windows: Sequence[WindowTables], tables: list[pd.DataFrame]) -> Jobs:
+    count = np.array([len(table) for table in tables], dtype=np.int64)
+    width = max(1, int(count.max()))
+    if width > LARGEST_JOBS:
+        raise InputError(f"{width} jobs in one window", where="world", allowed=f"at most {LARGEST_JOBS}", remedy="cut shorter windows")
+    shape = (len(tables), width)
+    pools = len(cluster.pools)
+
+    def table_of(name: str) -> np.ndarray:
+        values = np.zeros(shape, dtype=np.float64 if name in ("max_watts", "gpu_utilization") else np.int64)
+        for row, table in enumerate(tables):
+            values[row, : len(table)] = table[name].to_numpy()
+        return values
+
+    def times_of(name: str) -> np.ndarray:
+        values = np.zeros(shape, dtype=np.int64)
+        for row, (window, table) in enumerate(zip(windows, tables, strict=True)):
+            values[row, : len(table)] = _seconds(table[name], window.start)
+        return values
+
+    pool_mask = np.zeros((*shape, pools), dtype=np.bool_)
+    models = np.array([pool.gpu_model.casefold() for pool in cluster.pools], dtype=object)
+    for row, table in enumerate(tables):
+        wanted = table["gpu_model"].astype(object)
+        for p in range(pools):
+            pool_mask[row, : len(table), p] = (wanted.isna() | (wanted.astype(str).str.casefold() == models[p])).to_numpy()
+    values = {name: table_of(name) for name in ("duration_s", "estimate_s", "gpu_milli", "workers", "kind", "priority")}
+    values |= {name: times_of(name) for name in ("submit_time", "latest_start", "deadline")}
+    watts = table_of("max_watts")
+    live = np.arange(width)[None, :] < count[:, None]
+    _check_jobs(values, live, tables)
+    allowed, reject = _feasible(static, values, pool_mask, watts, live)
+    rank, by_rank = _ranks(values, count)
+    return Jobs(
+        count=count,
+        submit_s=values["submit_time"],
+        duration_s=values["duration_s"],
+        estimate_s=values["estimate_s"],
+        gpu_milli=values["gpu_milli"],
+        workers=values["workers"],
+        kind=values["kind"],
+        priority=values["priority"],
+        latest_start_s=values["latest_start"],
+        deadline_s=values["deadline"],
+        max_watts=watts,
+        utilization=table_of("gpu_utilization"),
+        pool_mask=pool_mask,
+        allowed_levels=allowed,
+        reject=reject,
+        rank=rank,
+        by_rank=by_rank,
+    )
+
+
+def _check_jobs(values: dict[str, np.ndarray], live: np.ndarray, tables: list[pd.DataFrame]) -> None:
+    milli = values["gpu_milli"]
+    checks = (
+        ("submit_time before the window's start", values["submit_time"] < 0),
+        ("duration_s below 1", values["duration_s"] < 1),
+        ("estimate_s below 1", values["estimate_s"] < 1),
+        ("workers below 1", values["workers"] < 1),
+        ("gpu_milli neither a share below 1000 nor whole GPUs", (milli < 1) | ((milli > 1000) & (milli % 1000 != 0))),
+        ("workload class outside the list", (values["kind"] < 0) | (values["kind"] >= len(WORKLOAD_CLASSES))),
+    )
+    for words, bad in checks:
+        rows, columns = np.nonzero(bad & live)
+        if len(rows):
+            raise InputError(
+                words, where=f"window {rows[0]}, job '{tables[rows[0]]['job_id'].iloc[columns[0]]}'", remedy="see prepare_jobs"
+            )
+
+
+def _feasible(
+    static: Static, values: dict[str, np.ndarray], pool_mask: np.ndarray, max_watts: np.ndarray, live: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Levels that an empty pool could run each job at, as bits, and the reason of rejection."""
+    milli, workers, kind = values["gpu_milli"], values["workers"], values["kind"]
+    safe = np.maximum(milli, 1)
+    pools, levels, _ = static.speed.shape
+    total_gpus = workers * milli / 1000.0
+    fits = np.zeros(pool_mask.shape, dtype=np.bool_)
+    allowed = np.zeros(pool_mask.shape, dtype=np.int64)
+    for p in range(pools):
+        gpus = static.pool_gpus[p]
+        per_node = np.where(milli < 1000, gpus * (1000 // safe), gpus // np.maximum(safe // 1000, 1))
+        fits[..., p] = per_node * static.pool_nodes[p] >= workers
+        for level in range(levels):
+            cool = total_gpus * static.gpu_power_w[p, level][kind] <= max_watts
+            allowed[..., p] |= np.where(pool_mask[..., p] & fits[..., p] & cool & live, 1 << level, 0)
+    reject = np.where(allowed.any(axis=-1), 0, MAX_WATTS)
+    reject = np.where((pool_mask & fits).any(axis=-1), reject, TOO_LARGE)
+    reject = np.where(pool_mask.any(axis=-1), reject, NO_GPU_MODEL)
+    return allowed, np.where(live, reject, 0).astype(np.int64)
+
+
+def _ranks(values: dict[str, np.ndarray], count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    rows, width = values["kind"].shape
+    rank = np.zeros((rows, len(QUEUE_ORDERS), width), dtype=np.int32)
+    by_rank = np.zeros_like(rank)
+    for row in range(rows):
+        n = int(count[row])
+        index = np.arange(n)
+        submit, estimate = values["submit_time"][row, :n], values["estimate_s"][row, :n]
+        orders = (
+            np.lexsort((index, values["latest_start"][row, :n], -values["priority"][row, :n])),
+            np.lexsort((index, submit)),
+            np.lexsort((index, submit, estimate)),
+        )
+        for which, order in enumerate(orders):
+            by_rank[row, which, :n] = order
+            rank[row, which, order] = index
+    return rank, by_rank
+
+
+# ---------------------------------------------------------------- grid
+
+
+def _build_grid(cluster: ClusterSpec, windows: Sequence[WindowTables], warm_reserve: np.ndarray | None) -> Grid:
+    parts = [_window_grid(cluster, window, row) for row, window in enumerate(windows)]
+    width = max(part["price"].shape[1] for part in parts)
+
+    def stacked(name: str) -> np.ndarray:
+        return np.stack([np.pad(part[name], ((0, 0), (0, width - part[name].shape[1])), mode="edge") for part in parts])
+
+    price, carbon, renewable, pue = (stacked(name) for name in ("price", "carbon", "renewable", "pue"))
+
+    def summed(values: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.zeros((*values.shape[:2], 1)), np.cumsum(values, axis=2)], axis=2)
+
+    monday = pd.Timestamp("1970-01-05", tz="UTC")
+    return Grid(
+        step_s=np.array([part["step_s"] for part in parts], dtype=np.int64),
+        history_steps=np.array([part["history"] for part in parts], dtype=np.int64),
+        start_s=np.array([int((window.start - monday).total_seconds()) % (7 * DAY_S) for window in windows], dtype=np.int64),
+        price=price,
+        carbon=carbon,
+        renewable=renewable,
+        pue=pue,
+        cum_price=summed(price * pue),
+        cum_carbon=summed(carbon * pue),
+        cum_pue=summed(pue),
+        warm_reserve=_reserve(warm_reserve, len(windows), len(cluster.pools), width),
+    )
+
+
+def _reserve(given: np.ndarray | None, windows: int, pools: int, width: int) -> np.ndarray:
+    if given is None:
+        return np.zeros((windows, pools, width), dtype=np.int64)
+    values = np.asarray(given)
+    wide = {1: values[None, :, None], 2: values[:, :, None], 3: values}.get(values.ndim)
+    try:
+        full = np.broadcast_to(wide, (windows, pools, width)) if wide is not None else None
+    except ValueError:
+        full = None
+    if full is None:
+        raise InputError(
+            f"shape {values.shape}", where="warm_reserve", allowed=f"({pools},), ({windows}, {pools}) or ({windows}, {pools}, {width})"
+        )
+    if (full < 0).any():
+        raise InputError("a negative reserve", where="warm_reserve", allowed="0 or more nodes")
+    return np.ascontiguousarray(full, dtype=np.int64)
+
+
+def _window_grid(cluster: ClusterSpec, window: WindowTables, row: int) -> dict:
+    """Arrays [S, T] of one window, history extended backwards to a full day by the earliest value."""
+    table = check_grid(window.grid)
+    where = f"window {row}, grid"
+    names = [site.name for site in cluster.sites]
+    missing = sorted(set(names) - set(table["site"]))
+    if missing:
+        raise InputError(f"no rows of site '{missing[0]}'", where=where, allowed=f"sites of cluster '{cluster.name}': {', '.join(names)}")
+    wide = {name: table.pivot(index="time", columns="site", values=name) for name in _grid_columns(table)}
+    times = pd.DatetimeIndex(wide["price_usd_per_kwh"].index)
+    step_s = int((times[1] - times[0]).total_seconds()) if len(times) > 1 else DEFAULT_STEP_S
+    if step_s < 1 or DAY_S % step_s:
+        raise InputError(f"steps of {step_s} s", where=where, allowed="whole seconds that divide a day")
+    offset_s = (window.start - times[0]).total_seconds()
+    if offset_s < 0 or offset_s % step_s:
+        raise InputError(
+            f"window start {window.start.isoformat()}",
+            where=where,
+            allowed=f"a whole step of {step_s} s at or after {times[0].isoformat()}",
+        )
+    before = int(offset_s) // step_s
+    extra = max(0, DAY_S // step_s - before)
+
+    def values(name: str, missing_value: float) -> np.ndarray:
+        if name not in wide:
+            return np.full((len(names), len(times) + extra), missing_value)
+        array = np.nan_to_num(wide[name][names].to_numpy(dtype=np.float64).T, nan=missing_value)
+        array = np.pad(array, ((0, 0), (extra, 0)), mode="edge")
+        short = before + extra + 1 - array.shape[1]
+        return np.pad(array, ((0, 0), (0, max(0, short))), mode="edge")
+
+    temperature = values("temperature_c", -np.inf)
+    base, slope, free = (np.array([[getattr(s, key)] for s in cluster.sites]) for key in ("pue_base", "pue_per_c", "pue_free_cooling_c"))
+    return {
+        "step_s": step_s,
+        "history": before + extra,
+        "price": values("price_usd_per_kwh", 0.0),
+        "carbon": values("carbon_g_per_kwh", 0.0) / 1000.0,
+        "renewable": values("renewable_fraction", 0.0),
+        "pue": base + slope * np.maximum(0.0, temperature - free),
+    }
+
+
+def _grid_columns(table: pd.DataFrame) -> list[str]:
+    return [n for n in ("price_usd_per_kwh", "carbon_g_per_kwh", "renewable_fraction", "temperature_c") if n in table]
