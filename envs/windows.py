@@ -5,6 +5,7 @@ Nothing that a policy sees is derived from the true duration: estimates are what
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -177,7 +178,7 @@ def _check_numbers(table: pd.DataFrame, name: str, allowed, words: str, *, finit
 
 def _utc(values: pd.Series, name: str, *, nullable: bool = False) -> pd.Series:
     try:
-        times = pd.to_datetime(values, utc=True)
+        times = pd.to_datetime(values, utc=True, format=None if pd.api.types.is_datetime64_any_dtype(values) else "ISO8601")
     except (ValueError, TypeError) as error:
         raise InputError(f"{name} is not a time ({error})", where="jobs table", allowed="ISO 8601 with zone") from error
     if times.isna().any() and not nullable:
@@ -211,23 +212,30 @@ def check_grid(grid: pd.DataFrame) -> pd.DataFrame:
                 remedy="fill the gap with a forecast or the value of the day before, or cut the table there",
             )
         table[name] = values.astype(float)
-    first = None
+    first: np.ndarray | None = None
     for site, rows in table.groupby("site", sort=True):
-        times = rows["time"].to_numpy()
-        steps = np.unique(np.diff(times))
-        if len(steps) > 1 or (len(steps) == 1 and steps[0] <= np.timedelta64(0, "s")):
-            at = pd.Timestamp(times[1:][np.diff(times) != steps[steps > np.timedelta64(0, "s")][0]][0])
-            raise InputError(
-                f"irregular times, first at {at.isoformat()}",
-                where=f"grid table, site '{site}'",
-                allowed="one constant step, no gaps or repeats",
-            )
+        times = rows["time"].dt.tz_localize(None).to_numpy()
+        _check_steps(times, str(site))
         if first is not None and not np.array_equal(first, times):
             raise InputError(
                 "covers other times than the first site", where=f"grid table, site '{site}'", allowed="the same times for every site"
             )
         first = times
     return table
+
+
+def _check_steps(times: np.ndarray, site: str) -> None:
+    """One site's sorted times must be distinct and regular."""
+    steps = np.diff(times)
+    wrong = (steps != steps[steps > np.timedelta64(0)].min()) if (steps > np.timedelta64(0)).any() else np.ones(len(steps), dtype=bool)
+    if wrong.any():
+        at = pd.Timestamp(times[1:][wrong][0]).isoformat()
+        raise InputError(
+            f"{int(wrong.sum())} gaps or repeated times, the first before {at}",
+            where=f"grid table, site '{site}'",
+            allowed="one constant step",
+            remedy="repair the export, or fill the gap with the day before",
+        )
 
 
 def split_time(jobs: pd.DataFrame, fractions: Sequence[float] = (0.6, 0.2, 0.2), *, gap_s: int = 0) -> tuple[pd.DataFrame, ...]:
@@ -247,14 +255,14 @@ def split_time(jobs: pd.DataFrame, fractions: Sequence[float] = (0.6, 0.2, 0.2),
     edges[-1] = last
     gap = pd.Timedelta(seconds=gap_s)
     parts = []
-    for index, (begin, end) in enumerate(zip(edges, edges[1:], strict=False)):
+    for index, (begin, end) in enumerate(itertools.pairwise(edges)):
         begin = begin + gap if index else begin
         parts.append(jobs[(times >= begin) & (times < end)].reset_index(drop=True))
     return tuple(parts)
 
 
 def split_months(jobs: pd.DataFrame, *, validation: int = 1, test: int = 1) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Cut jobs by calendar months of submit time (UTC): the last ``test`` months, the ``validation`` months before, the rest for training."""
+    """Cut jobs by calendar months (UTC): the last ``test`` months, the ``validation`` months before them, the rest for training."""
     months = _utc(jobs["submit_time"], "submit_time").dt.strftime("%Y-%m")
     names = sorted(months.unique())
     if len(names) < validation + test + 1:
@@ -281,9 +289,9 @@ def cut_windows(
 ) -> list[WindowTables]:
     """Cut ``count`` windows of ``length_s`` seconds at random, distinct starts.
 
-    Starts lie on whole grid steps, evenly stratified over the span (one random start in each of ``count`` strata, so that windows overlap as
-    little as the span allows) and depend on ``seed`` alone. The span is ``[start, end)``, by default from the first submit to just after
-    the last, cut to where the grid has data.
+    Starts lie on whole grid steps, one at random in each of ``count`` equal strata of the span, so that windows overlap as little as the
+    span allows; they depend on ``seed`` alone. The span is ``[start, end)``, by default from the first submit to just after the last, cut
+    to where the grid has data. Another seed moves every window within its stratum: window *i* of all seeds is the same part of the trace.
 
     Args:
         jobs: output of :func:`prepare_jobs`.
@@ -316,7 +324,7 @@ def cut_windows(
         )
     generator = np.random.default_rng(seed)
     edges = np.linspace(0, len(starts), count + 1).astype(int)
-    chosen = [starts[int(generator.integers(low, high))] for low, high in zip(edges, edges[1:], strict=False)]
+    chosen = [starts[int(generator.integers(low, high))] for low, high in itertools.pairwise(edges)]
     return [window_at(jobs, grid, at, length_s) for at in chosen]
 
 
@@ -348,9 +356,6 @@ def _span(
         first, last = times.min(), grid_end
     begin, stop = max(start or first, times.min()), min(end or last, grid_end)
     if begin >= stop:
-        raise InputError(
-            f"jobs from {first.isoformat()} to {last.isoformat()} and grid from {times.min().isoformat()} to {grid_end.isoformat()} do not meet",
-            where="windows",
-            remedy="give tables of the same time",
-        )
+        spans = f"jobs from {first.isoformat()} to {last.isoformat()}, grid from {times.min().isoformat()} to {grid_end.isoformat()}"
+        raise InputError(f"{spans}: they do not meet", where="windows", remedy="give tables of the same time")
     return begin, stop

@@ -1,7 +1,7 @@
 """The simulator of docs/simulator.md in plain Python: slow, clear, and written from the definition alone.
 
-It is the yardstick for the compiled kernel. Nothing here is shared with it; every rule is spelled out over lists and dictionaries, and every
-quantity is recomputed from scratch whenever it is needed.
+It is the yardstick for the compiled kernel. Nothing here is shared with it; every rule is spelled out over lists and dictionaries, and
+every quantity is recomputed from scratch whenever it is needed.
 """
 
 from __future__ import annotations
