@@ -1,0 +1,1 @@
+"""Benchmarks and reproducible fits; each prints a table and writes its result."""
