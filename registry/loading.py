@@ -1,0 +1,212 @@
+"""Verified loading: digest of every file, then verdicts, then a scan, and only then the weights. Any doubt is a refusal."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow.artifacts
+import numpy as np
+import pandas as pd
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from envs.state import Policy
+from models.base import Forecaster
+from registry.digest import differences, folder_digests, sha256_file, tree_digest
+from registry.manifest import (
+    GATE_TAG,
+    GATES_TAG,
+    JUDGE_FILE,
+    MANIFEST_FILE,
+    PACKAGE_TAG,
+    TREE_TAG,
+    WEIGHTS_FOLDER,
+    Manifest,
+    package_digests,
+    read_manifest,
+)
+from registry.mlflow_client import DEFAULT_URI, open_client, quiet
+from registry.plain import clip
+from registry.scan import scan_folder
+from registry.tracking import TAG_VALUE_LIMIT
+from telemetry.errors import InputError
+
+_ADDED_BY_MLFLOW = frozenset({"registered_model_meta"})
+
+
+class VerificationError(RuntimeError):
+    """A model must not be used; the message says which and why. Whoever holds a good version keeps it."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A verified package in memory."""
+
+    manifest: Manifest
+    model: Any
+
+    def predict(self, model_input: Any, params: Mapping[str, Any]) -> Any:
+        """The served form: see ``served_model.PackagedModel``."""
+        if self.manifest.kind == "policy":
+            return self.model.act(np.asarray(model_input, dtype=np.float32), observation_layout(self.manifest))
+        if isinstance(model_input, pd.DataFrame) and len(model_input):
+            self.model.update(model_input)
+        return self.model.predict(int(params.get("horizon") or 0) or None)
+
+
+def load_forecaster(name: str, alias: str = "champion", tracking_uri: str = DEFAULT_URI) -> tuple[Forecaster, Manifest]:
+    """The forecaster that ``alias`` of registered model ``name`` points to.
+
+    Raises:
+        VerificationError: no such version, or any check failed.
+        InputError: ``tracking_uri`` names no registry.
+    """
+    loaded = _load(name, alias, tracking_uri, "forecaster")
+    return loaded.model, loaded.manifest
+
+
+def load_policy(alias: str = "champion", tracking_uri: str = DEFAULT_URI, name: str = "scheduling-policy") -> tuple[Policy, Manifest]:
+    """The scheduling policy that ``alias`` points to: the agent, or the judge that keeps its place. Raises as :func:`load_forecaster`."""
+    loaded = _load(name, alias, tracking_uri, "policy")
+    return loaded.model, loaded.manifest
+
+
+def _load(name: str, alias: str, tracking_uri: str, kind: str) -> Loaded:
+    client = open_client(tracking_uri)
+    where = f"{name}@{alias}"
+    try:
+        with quiet():
+            version = client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        raise VerificationError(f"{where}: no such version ({error})") from error
+    where = f"{where} (version {version.version})"
+    with tempfile.TemporaryDirectory(prefix="joulewise-load-") as scratch:
+        folder = fetch(client, version, Path(scratch), tracking_uri)
+        manifest = verify_version(version, folder)
+        if manifest.kind != kind:
+            raise VerificationError(f"{where}: is a {manifest.kind}, a {kind} is needed")
+        return Loaded(manifest, _weights(package_of(folder), manifest, where))
+
+
+def fetch(client: MlflowClient, version: ModelVersion, scratch: Path, tracking_uri: str) -> Path:
+    """A private copy of all files of a version, so that what is verified is what is loaded."""
+    where = f"{version.name} version {version.version}"
+    try:
+        with quiet():
+            source = client.get_model_version_download_uri(version.name, version.version)
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(scratch), tracking_uri=tracking_uri))
+    except (MlflowException, OSError) as error:
+        raise VerificationError(f"{where}: its files cannot be read ({error})") from error
+
+
+def package_of(folder: Path) -> Path:
+    """The package inside a downloaded model."""
+    return folder / "artifacts" / "package"
+
+
+def verify_version(version: ModelVersion, folder: Path) -> Manifest:
+    """Check a downloaded version against its record in the registry.
+
+    Raises:
+        VerificationError: naming the first check that failed.
+    """
+    where = f"{version.name} version {version.version}"
+    tags = dict(version.tags)
+    for tag in (TREE_TAG, PACKAGE_TAG, GATES_TAG):
+        if not tags.get(tag):
+            raise VerificationError(f"{where}: its registry record has no tag '{tag}'")
+    package = package_of(folder)
+    manifest = verify_package(package, where, expected_manifest_sha256=tags[PACKAGE_TAG])
+    found = _digests(folder, where, _ADDED_BY_MLFLOW)
+    if tree_digest(found) != tags[TREE_TAG]:
+        raise VerificationError(f"{where}: a file beside the package was changed, added or removed (tree digest differs)")
+    if findings := scan_folder(folder):
+        raise VerificationError(f"{where}: scan refused it: {findings[0]}")
+    if manifest.registered_name != version.name:
+        raise VerificationError(f"{where}: its package was made for '{manifest.registered_name}'")
+    _verify_gates(tags, manifest, where)
+    return manifest
+
+
+def verify_package(package: Path, where: str, expected_manifest_sha256: str | None = None) -> Manifest:
+    """Manifest readable (and as expected), every file present and unchanged, none added. Raises VerificationError."""
+    path = package / MANIFEST_FILE
+    if not path.is_file():
+        raise VerificationError(f"{where}: {MANIFEST_FILE} is missing")
+    if expected_manifest_sha256 is not None and sha256_file(path) != expected_manifest_sha256:
+        raise VerificationError(f"{where}: {MANIFEST_FILE} was changed")
+    try:
+        manifest = read_manifest(package)
+        problems = differences(manifest.files, package_digests(package))
+    except (InputError, ValueError) as error:
+        raise VerificationError(f"{where}: {error}") from error
+    if problems:
+        raise VerificationError(f"{where}: {'; '.join(problems[:3])}")
+    return manifest
+
+
+def _digests(folder: Path, where: str, exclude: frozenset[str]) -> dict[str, str]:
+    try:
+        return folder_digests(folder, exclude)
+    except ValueError as error:
+        raise VerificationError(f"{where}: {error}") from error
+
+
+def _verify_gates(tags: Mapping[str, str], manifest: Manifest, where: str) -> None:
+    refused = [gate["gate"] for gate in manifest.gates if gate.get("passed") is not True]
+    if refused or not manifest.gates:
+        raise VerificationError(f"{where}: gates {'refused it: ' + ', '.join(refused) if refused else 'never ran'}")
+    if tags[GATES_TAG] != "passed":
+        raise VerificationError(f"{where}: the registry records its gates as '{tags[GATES_TAG]}'")
+    recorded = {key.removeprefix(GATE_TAG): value for key, value in tags.items() if key.startswith(GATE_TAG)}
+    expected = {gate["gate"]: clip(f"passed: {gate['reason']}", TAG_VALUE_LIMIT) for gate in manifest.gates}
+    if problems := differences(expected, recorded):
+        raise VerificationError(f"{where}: recorded verdict {problems[0]}")
+
+
+def open_package(package: Path) -> Loaded:
+    """Load a package folder by itself, against its own manifest and with its gates passed. Raises VerificationError."""
+    manifest = verify_package(package, str(package))
+    return Loaded(manifest, _weights(package, manifest, str(package)))
+
+
+def _weights(package: Path, manifest: Manifest, where: str) -> Any:
+    load = _loader(manifest, where)
+    try:
+        return load(package / WEIGHTS_FOLDER)
+    except Exception as error:  # whatever a library raises on weights that it cannot read, they must not serve
+        raise VerificationError(f"{where}: its weights cannot be loaded ({type(error).__name__}: {error})") from error
+
+
+def _loader(manifest: Manifest, where: str) -> Callable[[Path], Any]:
+    if manifest.kind == "forecaster":
+        from models.catalog import FORECASTERS
+
+        if manifest.name not in FORECASTERS:
+            raise VerificationError(f"{where}: unknown forecaster '{manifest.name}'; known: {', '.join(FORECASTERS)}")
+        return FORECASTERS[manifest.name].load
+    if manifest.name == "agent":
+        from envs.agent.policy import AgentPolicy
+
+        return AgentPolicy.load
+    return _load_judge
+
+
+def _load_judge(weights: Path) -> Policy:
+    from envs.heuristics import JUDGES
+
+    content = json.loads((weights / JUDGE_FILE).read_text())
+    return JUDGES[content["judge"]]
+
+
+def observation_layout(manifest: Manifest) -> Any:
+    """The observation layout that a policy package was made for."""
+    from envs.observation import ObservationLayout
+
+    return ObservationLayout(int(manifest.layout["pools"]), int(manifest.layout["levels"]))

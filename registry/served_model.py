@@ -1,0 +1,28 @@
+"""The served form of a package, logged from code: ``mlflow.pyfunc.load_model`` and the scoring server work on every version.
+
+Our own runtime does not use it: it loads through ``registry.loading``. This form, too, refuses a package whose files changed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlflow.models
+import mlflow.pyfunc
+import pandas as pd
+
+
+class PackagedModel(mlflow.pyfunc.PythonModel):
+    """A forecaster (rows newer than its history in, quantiles out) or a policy (observations ``[B, D]`` in, actions ``[B]`` out)."""
+
+    def load_context(self, context):  # type: ignore[no-untyped-def]
+        from registry.loading import open_package
+
+        self.served = open_package(Path(context.artifacts["package"]))
+
+    # MLflow wants a hint that it knows; a policy's input is an array, which the signature in the version says.
+    def predict(self, context, model_input: pd.DataFrame, params=None):  # type: ignore[no-untyped-def]
+        return self.served.predict(model_input, params or {})
+
+
+mlflow.models.set_model(PackagedModel())
