@@ -1,0 +1,118 @@
+"""Gates pass on the right evidence, refuse on the wrong, and refuse without any."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from registry.gates import (
+    AgentOverJudge,
+    BeatsChampion,
+    Coverage,
+    Digest,
+    NoPickle,
+    SkillOverNaive,
+    StandIn,
+    all_passed,
+    run_gates,
+    skill_interval,
+)
+
+SKILL = {"naive": "seasonal_naive", "skill": 0.1, "low": 0.02, "high": 0.2, "windows": 20}
+JUDGE = {
+    "judge": "lookahead",
+    "gain": 0.05,
+    "low": 0.01,
+    "high": 0.09,
+    "sla_violation_rate": 0.02,
+    "judge_sla_violation_rate": 0.02,
+    "windows": 50,
+}
+CHAMPION = {"version": "3", "gain": 0.02, "low": 0.01, "high": 0.03, "windows_sha256": "w", "champion_windows_sha256": "w"}
+
+
+@pytest.mark.parametrize(
+    ("gate", "key", "good", "bad"),
+    [
+        (SkillOverNaive(), "skill_over_naive", SKILL, {"low": 0.0}),
+        (SkillOverNaive(), "skill_over_naive", SKILL, {"windows": 19}),
+        (Coverage(), "coverage", {"observed": 0.8}, {"observed": 0.69}),
+        (Coverage(), "coverage", {"observed": 0.92}, {"observed": 0.93}),
+        (BeatsChampion(), "champion", CHAMPION, {"low": -0.01}),
+        (BeatsChampion(), "champion", CHAMPION, {"champion_windows_sha256": "other"}),
+        (AgentOverJudge(), "best_judge", JUDGE, {"low": -0.001}),
+        (AgentOverJudge(), "best_judge", JUDGE, {"sla_violation_rate": 0.021}),
+        (AgentOverJudge(), "best_judge", JUDGE, {"windows": 5}),
+        (StandIn(), "stand_in", {"learned": "lstm", "refusals": ["skill_over_naive"]}, {"refusals": []}),
+    ],
+)
+def test_gate_passes_and_refuses(gate, key, good, bad):
+    (passed,) = run_gates([gate], {key: good})
+    assert passed.passed, passed
+    assert passed.line.startswith("passed: ")
+    assert passed.threshold
+    (refused,) = run_gates([gate], {key: good | bad})
+    assert not refused.passed
+    assert refused.line.startswith("refused: ")
+
+
+@pytest.mark.parametrize(
+    ("gate", "key", "good"),
+    [
+        (SkillOverNaive(), "skill_over_naive", SKILL),
+        (Coverage(), "coverage", {"observed": 0.8}),
+        (BeatsChampion(), "champion", CHAMPION),
+        (AgentOverJudge(), "best_judge", JUDGE),
+        (StandIn(), "stand_in", {"learned": "lstm", "refusals": ["x"]}),
+    ],
+)
+def test_any_missing_or_senseless_part_of_the_evidence_refuses(gate, key, good):
+    assert not run_gates([gate], {})[0].passed
+    assert not run_gates([gate], {key: None})[0].passed
+    assert not run_gates([gate], {key: "yes"})[0].passed
+    for name, value in good.items():
+        without = {other: item for other, item in good.items() if other != name}
+        assert "no evidence" in run_gates([gate], {key: without})[0].reason
+        if isinstance(value, float):
+            for senseless in (float("nan"), float("inf"), None, "0.5", True):
+                assert not run_gates([gate], {key: good | {name: senseless}})[0].passed
+
+
+def test_package_gates_refuse_without_a_package():
+    verdicts = run_gates([NoPickle(), Digest()], {})
+    assert [verdict.reason for verdict in verdicts] == ["no evidence: 'package' was not given"] * 2
+    assert not all_passed(verdicts)
+    assert not all_passed([])
+
+
+def test_no_champion_yet_must_be_said_to_pass():
+    assert run_gates([BeatsChampion()], {"champion": {"version": None}})[0].passed
+    assert not run_gates([BeatsChampion()], {"champion": {}})[0].passed
+
+
+def test_skill_interval_of_a_constant_ratio_is_exact():
+    naive = np.random.default_rng(0).uniform(1, 2, 60)
+    interval = skill_interval(0.7 * naive, naive)
+    assert interval.mean == pytest.approx(0.3)
+    assert interval.low == pytest.approx(0.3)
+    assert interval.high == pytest.approx(0.3)
+
+
+def test_skill_interval_covers_the_truth_and_is_wider_in_blocks_when_windows_are_correlated():
+    rng = np.random.default_rng(1)
+    hits = 0
+    for seed in range(100):
+        naive = rng.gamma(4, 1, 80)
+        model = naive * 0.9 + rng.normal(0, 0.3, 80)
+        interval = skill_interval(model, naive, samples=400, seed=seed)
+        hits += interval.low <= 0.1 <= interval.high
+    assert 86 <= hits <= 100
+    slow = np.repeat(rng.normal(0, 0.5, 20), 4)
+    single, blocks = (skill_interval(3 + slow, np.full(80, 3.0), block=block) for block in (1, 8))
+    assert blocks.high - blocks.low > 1.2 * (single.high - single.low)
+
+
+@pytest.mark.parametrize(("losses", "baseline"), [([1.0], [1.0]), ([1.0, 2.0], [1.0]), ([1.0, 2.0], [0.0, 0.0]), ([1.0, np.nan], [1, 1])])
+def test_skill_interval_refuses_what_it_cannot_judge(losses, baseline):
+    with pytest.raises(ValueError):
+        skill_interval(np.array(losses), np.array(baseline))
