@@ -1,36 +1,33 @@
-"""From canonical tables to evaluation windows: job preparation, disjoint time splits, random window starts.
-
-Nothing that a policy sees is derived from the true duration: estimates are what users requested, else a default of the workload class.
-"""
+"""From canonical tables to evaluation windows: grid checks, disjoint time splits, random window starts."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from envs.cluster import ClusterSpec
-from telemetry.classes import CLASS_INDEX, WORKLOAD_CLASSES
+from envs.job_table import prepare_jobs, utc_times
 from telemetry.errors import InputError
 
+__all__ = [
+    "WindowTables",
+    "check_grid",
+    "constant_grid",
+    "cut_by_jobs",
+    "cut_windows",
+    "prepare_jobs",
+    "split_months",
+    "split_time",
+    "window_at",
+]
 DAY_S = 86_400
 HISTORY_S = 7 * DAY_S
 TAIL_S = 7 * DAY_S
 
-# Stated for a job that requests no run time. Round figures of the usual queue limits: a working day for training, half of it for
-# fine-tuning, an hour or two for the rest. They are deliberately not medians of the trace: a median over all jobs would know the future.
-DEFAULT_ESTIMATE_S: dict[str, int] = {
-    "training": 8 * 3600,
-    "fine_tuning": 4 * 3600,
-    "batch_inference": 2 * 3600,
-    "realtime_inference": 3600,
-    "interactive": 3600,
-}
-
-REQUIRED_JOB_COLUMNS = ("job_id", "submit_time", "duration_s", "gpus", "workers")
+GridMaker = Callable[[pd.Timestamp, pd.Timestamp], pd.DataFrame]
 REQUIRED_GRID_COLUMNS = ("time", "site", "price_usd_per_kwh", "carbon_g_per_kwh")
 
 
@@ -51,141 +48,6 @@ class WindowTables:
     length_s: int = 0
 
 
-def prepare_jobs(jobs: pd.DataFrame, cluster: ClusterSpec) -> pd.DataFrame:
-    """Complete the canonical jobs table with everything the simulator needs.
-
-    Filled: ``workload_class`` (see :func:`tag_class`), ``estimate_s`` (``requested_duration_s``, else ``DEFAULT_ESTIMATE_S`` of the class),
-    ``deadline`` and ``latest_start`` (objectives of ``cluster``), ``priority`` 0, ``max_watts`` infinity, ``gpu_utilization`` 1,
-    ``gpu_model`` None = any. ``submit_time`` is cut to whole seconds, ``duration_s`` rounded up to at least 1 s.
-
-    Returns:
-        A new frame sorted by ``submit_time, job_id`` with columns ``job_id, submit_time, duration_s, estimate_s, gpus, gpu_milli, workers,
-        workload_class, kind, priority, latest_start, deadline, max_watts, gpu_utilization, gpu_model`` and the original remaining columns.
-
-    Raises:
-        InputError: a missing column, an unknown class, or values outside their range, with the job named.
-    """
-    missing = [name for name in REQUIRED_JOB_COLUMNS if name not in jobs.columns]
-    if missing:
-        raise InputError(
-            f"missing column {', '.join(missing)}",
-            where="jobs table",
-            allowed=", ".join(REQUIRED_JOB_COLUMNS),
-            remedy="see the jobs schema",
-        )
-    table = jobs.reset_index(drop=True).copy()
-    table["job_id"] = table["job_id"].astype(str)
-    table["submit_time"] = _utc(table["submit_time"], "submit_time").dt.floor("s")
-    _check_numbers(table, "duration_s", lambda v: v >= 0, "0 or more seconds")
-    table["duration_s"] = np.maximum(np.ceil(table["duration_s"].astype(float)), 1).astype(np.int64)
-    _check_numbers(table, "workers", lambda v: (v >= 1) & (v == np.floor(v)), "a whole number from 1")
-    table["workers"] = table["workers"].astype(np.int64)
-    table["gpu_milli"] = _gpu_milli(table)
-    table["workload_class"] = tag_class(table)
-    table["kind"] = table["workload_class"].map(CLASS_INDEX).astype(np.int64)
-    table["estimate_s"] = estimate_seconds(table)
-    table["priority"] = _optional(table, "priority", 0.0).astype(np.int64)
-    table["max_watts"] = _optional(table, "max_watts", np.inf)
-    _check_numbers(table, "max_watts", lambda v: v > 0, "above 0 W", finite=False)
-    table["gpu_utilization"] = _optional(table, "gpu_utilization", 1.0)
-    _check_numbers(table, "gpu_utilization", lambda v: (v >= 0) & (v <= 1), "a fraction of 0 to 1")
-    models = table["gpu_model"] if "gpu_model" in table else pd.Series(None, index=table.index, dtype=object)
-    table["gpu_model"] = models.astype(object).where(models.notna() & (models.astype(str) != ""), None)
-    _objectives(table, cluster)
-    duplicated = table["job_id"].duplicated()
-    if duplicated.any():
-        raise InputError(
-            f"job_id '{table.loc[duplicated, 'job_id'].iloc[0]}' occurs twice", where="jobs table", remedy="make job_id unique"
-        )
-    return table.sort_values(["submit_time", "job_id"], kind="stable", ignore_index=True)
-
-
-def tag_class(jobs: pd.DataFrame) -> pd.Series:
-    """Workload class of each job: the given one, else by shape.
-
-    A job below one GPU is ``interactive`` (notebooks and debugging share GPUs), anything else is ``training``: the classes whose objectives
-    bind hardest are never guessed for a whole-GPU job.
-    """
-    guessed = pd.Series(np.where(jobs["gpus"].astype(float) < 1, "interactive", "training"), index=jobs.index, dtype=object)
-    if "workload_class" not in jobs:
-        return guessed
-    given = jobs["workload_class"].astype(object)
-    unknown = sorted({str(value) for value in given.dropna().unique()} - set(WORKLOAD_CLASSES) - {""})
-    if unknown:
-        raise InputError(f"unknown workload_class '{unknown[0]}'", where="jobs table", allowed=", ".join(WORKLOAD_CLASSES))
-    return given.where(given.notna() & (given != ""), guessed)
-
-
-def estimate_seconds(jobs: pd.DataFrame) -> pd.Series:
-    """Visible estimate of the run time on the reference GPU, int64 seconds; never derived from ``duration_s``."""
-    default = jobs["workload_class"].map(DEFAULT_ESTIMATE_S).astype(float)
-    requested = _optional(jobs, "requested_duration_s", np.nan)
-    usable = requested.notna() & np.isfinite(requested) & (requested > 0)
-    return np.ceil(requested.where(usable, default)).clip(lower=1).astype(np.int64)
-
-
-def _objectives(table: pd.DataFrame, cluster: ClusterSpec) -> None:
-    """Add ``deadline`` and ``latest_start`` as :class:`~envs.cluster.ClassObjective` defines them; a given deadline stays."""
-    column = {
-        name: table["workload_class"].map({k: getattr(o, name) for k, o in cluster.objectives.items()})
-        for name in ("max_wait_s", "deadline_stretch", "start_bound")
-    }
-    estimate = pd.to_timedelta(table["estimate_s"], unit="s")
-    wait_end = table["submit_time"] + pd.to_timedelta(column["max_wait_s"].astype(np.int64), unit="s")
-    stretch_s = np.ceil(column["deadline_stretch"].astype(float) * table["estimate_s"]).astype(np.int64)
-    default_deadline = wait_end + pd.to_timedelta(stretch_s, unit="s")
-    if "deadline" in table:
-        given = _utc(table["deadline"], "deadline", nullable=True).dt.floor("s")
-    else:
-        given = pd.Series(pd.NaT, index=table.index, dtype="datetime64[ns, UTC]")
-    own = given.notna()
-    table["deadline"] = given.where(own, default_deadline)
-    by_deadline = given - estimate
-    bound = column["start_bound"].astype(bool)
-    own_start = by_deadline.where(~bound | (by_deadline < wait_end), wait_end)
-    latest = own_start.where(own, wait_end)
-    table["latest_start"] = latest.where(latest > table["submit_time"], table["submit_time"])
-
-
-def _gpu_milli(table: pd.DataFrame) -> pd.Series:
-    _check_numbers(table, "gpus", lambda v: v > 0, "above 0")
-    table["gpus"] = table["gpus"].astype(float)
-    milli = (table["gpus"] * 1000).round().astype(np.int64)
-    bad = (milli < 1) | ((milli > 1000) & (milli % 1000 != 0))
-    if bad.any():
-        row = table[bad].iloc[0]
-        raise InputError(
-            f"gpus {row['gpus']:g}", where=f"jobs table, job '{row['job_id']}'", allowed="a share of one GPU (0.001 to 1) or whole GPUs"
-        )
-    return milli
-
-
-def _optional(table: pd.DataFrame, name: str, default: float) -> pd.Series:
-    if name not in table:
-        return pd.Series(default, index=table.index, dtype=float)
-    return pd.to_numeric(table[name], errors="coerce").astype(float).fillna(default)
-
-
-def _check_numbers(table: pd.DataFrame, name: str, allowed, words: str, *, finite: bool = True) -> None:
-    values = pd.to_numeric(table[name], errors="coerce").astype(float)
-    bad = values.isna() | ~allowed(values)
-    if finite:
-        bad |= ~np.isfinite(values)
-    if bad.any():
-        row = table[bad].iloc[0]
-        raise InputError(f"{name} {row[name]}", where=f"jobs table, job '{row['job_id']}'", allowed=words)
-
-
-def _utc(values: pd.Series, name: str, *, nullable: bool = False) -> pd.Series:
-    try:
-        times = pd.to_datetime(values, utc=True, format=None if pd.api.types.is_datetime64_any_dtype(values) else "ISO8601")
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{name} is not a time ({error})", where="jobs table", allowed="ISO 8601 with zone") from error
-    if times.isna().any() and not nullable:
-        raise InputError(f"{int(times.isna().sum())} rows without {name}", where="jobs table", remedy="drop or repair them")
-    return times.astype("datetime64[ns, UTC]")
-
-
 def check_grid(grid: pd.DataFrame) -> pd.DataFrame:
     """Check a canonical grid table and return it sorted by time and site; negative prices are allowed, gaps and NaN are not.
 
@@ -198,7 +60,7 @@ def check_grid(grid: pd.DataFrame) -> pd.DataFrame:
     if grid.empty:
         raise InputError("no rows", where="grid table", allowed="at least one step for each site")
     table = grid.copy()
-    table["time"] = _utc(table["time"], "time")
+    table["time"] = utc_times(table["time"], "time")
     table = table.sort_values(["time", "site"], kind="stable", ignore_index=True)
     for name in ("price_usd_per_kwh", "carbon_g_per_kwh"):
         values = pd.to_numeric(table[name], errors="coerce")
@@ -249,7 +111,7 @@ def split_time(jobs: pd.DataFrame, fractions: Sequence[float] = (0.6, 0.2, 0.2),
         raise InputError(f"fractions {tuple(fractions)}", allowed="positive, summing to 1")
     if jobs.empty:
         raise InputError("no jobs to split", where="jobs table")
-    times = _utc(jobs["submit_time"], "submit_time")
+    times = utc_times(jobs["submit_time"], "submit_time")
     first, last = times.min(), times.max() + pd.Timedelta(seconds=1)
     edges = [first + (last - first) * share for share in np.concatenate([[0.0], np.cumsum(fractions)])]
     edges[-1] = last
@@ -263,7 +125,7 @@ def split_time(jobs: pd.DataFrame, fractions: Sequence[float] = (0.6, 0.2, 0.2),
 
 def split_months(jobs: pd.DataFrame, *, validation: int = 1, test: int = 1) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Cut jobs by calendar months (UTC): the last ``test`` months, the ``validation`` months before them, the rest for training."""
-    months = _utc(jobs["submit_time"], "submit_time").dt.strftime("%Y-%m")
+    months = utc_times(jobs["submit_time"], "submit_time").dt.strftime("%Y-%m")
     names = sorted(months.unique())
     if len(names) < validation + test + 1:
         raise InputError(
@@ -328,6 +190,62 @@ def cut_windows(
     return [window_at(jobs, grid, at, length_s) for at in chosen]
 
 
+def cut_by_jobs(
+    jobs: pd.DataFrame, grid: pd.DataFrame | GridMaker, length: int, count: int, seed: int, first: int | None = None
+) -> list[WindowTables]:
+    """Cut ``count`` windows of ``length`` consecutive jobs each, as the literature on workload archives does.
+
+    Second 0 of a window is its first submission (with ``grid``, the grid step that holds it).
+
+    Args:
+        grid: canonical grid table, or what makes one from the limits of a window (a partial of :func:`constant_grid`).
+        first: index of the first job; windows follow each other from there. None = random distinct starts.
+
+    Raises:
+        InputError: the table has too few jobs.
+    """
+    need = (first or 0) + length * count if first is not None else length + count - 1
+    if length < 1 or count < 1 or need > len(jobs) or (first or 0) < 0:
+        raise InputError(
+            f"{count} windows of {length} jobs from job {0 if first is None else first}",
+            where="windows",
+            allowed=f"within {len(jobs)} jobs",
+        )
+    if first is None:
+        starts = np.sort(np.random.default_rng(seed).choice(len(jobs) - length + 1, count, replace=False))
+    else:
+        starts = first + length * np.arange(count)
+    table = grid if callable(grid) else check_grid(grid)
+    return [_window_of(jobs.iloc[at : at + length].reset_index(drop=True), table) for at in starts]
+
+
+def _window_of(jobs: pd.DataFrame, grid: pd.DataFrame | GridMaker) -> WindowTables:
+    begin, last = jobs["submit_time"].iloc[0], jobs["submit_time"].iloc[-1]
+    if callable(grid):
+        return WindowTables(begin, jobs, grid(begin - pd.Timedelta(seconds=DAY_S), begin), int((last - begin).total_seconds()) + 1)
+    before = grid["time"][grid["time"] <= begin]
+    start = before.max() if len(before) else begin
+    length_s = int((last - start).total_seconds()) + 1
+    window = window_at(jobs, grid, start, length_s)
+    return WindowTables(start, jobs, window.grid, length_s)
+
+
+def constant_grid(
+    sites: Sequence[str],
+    start: pd.Timestamp,
+    end: pd.Timestamp,
+    *,
+    price_usd_per_kwh: float = 0.10,
+    carbon_g_per_kwh: float = 400.0,
+    step_s: int = 3600,
+) -> pd.DataFrame:
+    """A canonical grid table that never changes: 0.10 USD/kWh and 400 gCO2/kWh unless said otherwise, no renewables, 15 °C."""
+    times = pd.date_range(start.floor("s"), end, freq=f"{step_s}s")
+    one = pd.DataFrame({"time": times, "price_usd_per_kwh": price_usd_per_kwh, "carbon_g_per_kwh": carbon_g_per_kwh})
+    one = one.assign(renewable_fraction=0.0, temperature_c=15.0)
+    return pd.concat([one.assign(site=site) for site in sites], ignore_index=True)
+
+
 def window_at(jobs: pd.DataFrame, grid: pd.DataFrame, start: pd.Timestamp, length_s: int) -> WindowTables:
     """The window of ``length_s`` seconds that begins at ``start``; ``grid`` as checked by :func:`check_grid`."""
     stop = start + pd.Timedelta(seconds=length_s)
@@ -354,6 +272,8 @@ def _span(
         first, last = jobs["submit_time"].min(), jobs["submit_time"].max() + pd.Timedelta(seconds=1)
     else:
         first, last = times.min(), grid_end
+    if start is None:  # the step that holds the first submission, so that no job is before every window
+        first = times[times <= first].max() if (times <= first).any() else first
     begin, stop = max(start or first, times.min()), min(end or last, grid_end)
     if begin >= stop:
         spans = f"jobs from {first.isoformat()} to {last.isoformat()}, grid from {times.min().isoformat()} to {grid_end.isoformat()}"

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from envs.cluster import ClusterSpec, PoolSpec, SiteSpec
-from envs.windows import DEFAULT_ESTIMATE_S, check_grid, cut_windows, prepare_jobs, split_months, split_time
+from envs.job_table import DEFAULT_ESTIMATE_S, prepare_jobs
+from envs.windows import check_grid, cut_windows, split_months, split_time
 from telemetry.errors import InputError
 
 CLUSTER = ClusterSpec("c", (SiteSpec("west"),), (PoolSpec("p", "west", "V100", 2, 4),))
