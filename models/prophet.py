@@ -1,0 +1,179 @@
+"""Prophet, anchored on the last value.
+
+Prophet describes the seasonal path well and the present badly: it has no autoregression. The forecast is therefore its path plus the
+share rho_h of the present deviation from it that historically survived h steps, and the quantiles are those of the errors that this rule
+made, renewed at every update. Prophet's own Monte-Carlo intervals are switched off: they cost most of its prediction time and miss both.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from models.base import QUANTILES
+from models.intervals import residual_quantiles
+from models.member import PanelForecaster, reading
+from models.series import NS_PER_DAY, Panel
+
+PARAMETERS = "prophet.json"
+PATH_CHUNK_ROWS = 512
+
+
+@dataclass(frozen=True)
+class ProphetOptions:
+    """Options of ``prophet``.
+
+    Args:
+        growth: Prophet's trend; ``flat`` because the anchor follows the level and an extrapolated trend hurts.
+        max_rows: newest rows used to fit and to measure errors.
+        daily_terms: Fourier pairs of the day (below daily frequencies), from two days of history on.
+        weekly_terms: Fourier pairs of the week, from two weeks on.
+        uncertainty_samples: Prophet's own samples; 0 since the intervals come from the errors.
+        max_fits: series fitted at most; the others fall back on empirical persistence and are reported.
+        workers: fits at a time; each runs in Stan's own process.
+    """
+
+    growth: str = "flat"
+    max_rows: int = 2016
+    daily_terms: int = 6
+    weekly_terms: int = 3
+    uncertainty_samples: int = 0
+    max_fits: int = 300
+    workers: int = 2
+
+
+class ProphetForecaster(PanelForecaster):
+    """Per series Prophet path plus the decaying deviation from it."""
+
+    name = "prophet"
+    options_class = ProphetOptions
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options)  # type: ignore[arg-type]
+        self.models: dict[str, Any] = {}
+        self.survival: dict[str, np.ndarray] = {}
+        self._paths: dict[str, tuple[int, np.ndarray]] = {}  # start in ns and Prophet's path from there on
+
+    @property
+    def history_rows(self) -> int:
+        return self.options.max_rows
+
+    def _fit(self, panel: Panel) -> None:
+        self.models, self.survival, self._paths = {}, {}, {}
+        tail = panel.tail(self.options.max_rows)
+        jobs = []
+        for i, uid in enumerate(tail.ids[: self.options.max_fits]):
+            values = tail.values[i]
+            if np.isfinite(values).sum() < 40:
+                self.fallbacks[uid] = f"history of {int(np.isfinite(values).sum())} rows is below 40"
+            elif np.nanmax(values) == np.nanmin(values):
+                self.fallbacks[uid] = "constant history"
+            else:
+                jobs.append(i)
+        with quiet_prophet(), ThreadPoolExecutor(max(1, self.options.workers)) as pool:
+            fitted = list(pool.map(lambda i: self._fit_one(tail.times_ns(i), tail.values[i]), jobs))
+        for i, model in zip(jobs, fitted, strict=True):
+            self.models[tail.ids[i]] = model
+        for i in jobs:
+            deviation = tail.values[i] - self._path(tail.ids[i], tail.times_ns(i))
+            self.survival[tail.ids[i]] = survival(deviation, self.horizon)
+
+    def _fit_one(self, times_ns: np.ndarray, values: np.ndarray) -> Any:
+        from prophet import Prophet
+
+        span_ns = times_ns[-1] - times_ns[0]
+        model = Prophet(
+            growth=self.options.growth,
+            uncertainty_samples=self.options.uncertainty_samples,
+            daily_seasonality=self.options.daily_terms if self.step_ns < NS_PER_DAY / 2 and span_ns >= 2 * NS_PER_DAY else False,
+            weekly_seasonality=self.options.weekly_terms if self.step_ns <= NS_PER_DAY and span_ns >= 14 * NS_PER_DAY else False,
+            yearly_seasonality=bool(span_ns >= 730 * NS_PER_DAY),
+        )
+        known = np.isfinite(values)
+        model.fit(pd.DataFrame({"ds": times_ns[known].astype("datetime64[ns]"), "y": values[known]}), seed=self.seed)
+        return model
+
+    def _path(self, uid: str, times_ns: np.ndarray) -> np.ndarray:
+        """Prophet's path at consecutive grid times, computed in chunks ahead and kept."""
+        start_ns, path = self._paths.get(uid, (int(times_ns[0]), np.empty(0)))
+        if times_ns[0] < start_ns:
+            start_ns, path = int(times_ns[0]), np.empty(0)
+        needed = int((times_ns[-1] - start_ns) // self.step_ns) + 1
+        if needed > len(path):
+            rows = np.arange(len(path), needed + PATH_CHUNK_ROWS, dtype=np.int64)
+            ds = pd.DataFrame({"ds": (start_ns + rows * self.step_ns).astype("datetime64[ns]")})
+            path = np.concatenate([path, self.models[uid].predict(ds)["yhat"].to_numpy()])
+        first = int((times_ns[0] - start_ns) // self.step_ns)
+        self._paths[uid] = (start_ns + first * self.step_ns, path[first:])
+        return path[first:needed]
+
+    def _quantiles(self, panel: Panel, horizon: int) -> np.ndarray:
+        out = np.empty((len(panel), horizon, len(QUANTILES)))
+        for i, uid in enumerate(panel.ids):
+            if uid not in self.models:
+                reason = self.fallbacks.get(uid, f"not fitted: new since the fit, or beyond the first {self.options.max_fits} series")
+                out[i] = self._fall_back(panel, i, horizon, reason)
+                continue
+            values, times_ns = panel.values[i], panel.times_ns(i)
+            path = self._path(uid, np.r_[times_ns, times_ns[-1] + (1 + np.arange(horizon)) * self.step_ns])
+            rho = self.survival[uid][:horizon]
+            deviation = values - path[: len(values)]
+            centre = path[len(values) :] + rho * deviation[-1]
+            out[i] = centre[:, None] + residual_quantiles(anchored_errors(deviation, rho))
+        return out
+
+    def _save_parameters(self, folder: Path) -> None:
+        from prophet.serialize import model_to_json
+
+        stored = {uid: {"model": model_to_json(m), "survival": self.survival[uid].tolist()} for uid, m in self.models.items()}
+        (folder / PARAMETERS).write_text(json.dumps(stored))
+
+    def _load_parameters(self, folder: Path) -> None:
+        with reading(folder), quiet_prophet():
+            from prophet.serialize import model_from_json
+
+            stored = json.loads((folder / PARAMETERS).read_text())
+            self.models = {uid: model_from_json(s["model"]) for uid, s in stored.items()}
+            self.survival = {uid: np.array(s["survival"]) for uid, s in stored.items()}
+
+
+def survival(deviation: np.ndarray, horizon: int) -> np.ndarray:
+    """Share of a deviation ``[T]`` that is left after h steps, ``[H]``: the regression coefficient of d[t+h] on d[t], within [0, 1]."""
+    out = np.zeros(horizon)
+    for h in range(1, min(horizon, len(deviation) - 2) + 1):
+        now, later = deviation[:-h], deviation[h:]
+        known = np.isfinite(now) & np.isfinite(later)
+        power = float(np.dot(now[known], now[known]))
+        out[h - 1] = np.clip(np.dot(now[known], later[known]) / power, 0.0, 1.0) if power > 0 else 0.0
+    return out
+
+
+def anchored_errors(deviation: np.ndarray, rho: np.ndarray) -> np.ndarray:
+    """Errors ``[T, H]`` of forecasting d[t+h] by rho_h d[t]; NaN where either end is not known."""
+    out = np.full((len(deviation), len(rho)), np.nan)
+    for h in range(1, min(len(rho), len(deviation) - 1) + 1):
+        out[:-h, h - 1] = deviation[h:] - rho[h - 1] * deviation[:-h]
+    return out
+
+
+@contextmanager
+def quiet_prophet() -> Iterator[None]:
+    """Silence cmdstanpy's line per chain and Prophet's notes on its optional plotting, for the time of the block."""
+    loggers = [logging.getLogger(name) for name in ("prophet", "prophet.plot", "prophet.models", "cmdstanpy")]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True  # a level would not last: cmdstanpy sets its own when it first speaks
+    try:
+        yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
