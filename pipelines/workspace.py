@@ -73,17 +73,17 @@ class Workspace:
         shutil.rmtree(stale, ignore_errors=True)
         shutil.rmtree(self.scratch(stage), ignore_errors=True)
 
-    def begin(self, key: str, meta: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Start a run; returns the unfinished run with the same fingerprint when there is one to resume."""
+    def begin(self, key: str, meta: Mapping[str, Any], *, resume: bool) -> bool:
+        """Start a whole run; True when it continues an unfinished one with the same fingerprint."""
         path = self.root / "run.json"
-        if path.exists():
+        if resume and path.exists():
             previous = read_json(path)
             if previous["status"] == "running" and previous["fingerprint"] == key:
-                return previous
+                return True
         for stage in STAGES:
             shutil.rmtree(self.scratch(stage), ignore_errors=True)
         write_json(path, {"status": "running", "fingerprint": key, **meta})
-        return None
+        return False
 
     def finish(self) -> None:
         """Mark the run complete: the next one starts anew."""

@@ -1,0 +1,177 @@
+"""The typed configuration of the main job: Hydra's answer turned into frozen dataclasses, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from envs.agent.config import AgentConfig
+from envs.cluster import ClusterSpec
+from envs.cluster_io import cluster_from_mapping
+from envs.reward import RewardSpec
+from models.backtest import BacktestConfig
+from models.catalog import forecaster_class
+from pipelines.cli import build
+from pipelines.workspace import STAGES
+from telemetry.errors import InputError
+
+TARGETS = ("workload", "power")
+
+
+def _one_of(value: str, allowed: tuple[str, ...], where: str) -> None:
+    if value not in allowed:
+        raise InputError(f"{value!r}", where=where, allowed=", ".join(allowed))
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """Which series families are forecast, and how far."""
+
+    names: tuple[str, ...]
+    freq: str
+    horizon: int
+    season_length: int
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise InputError("no target", where="target.names", allowed=", ".join(TARGETS))
+        for name in self.names:
+            _one_of(name, TARGETS, "target.names")
+
+
+@dataclass(frozen=True)
+class TraceConfig:
+    """Jobs for the agent: where from, and how the time line is split into training, validation and test windows."""
+
+    kind: str
+    path: str | None
+    window_hours: float
+    split: tuple[float, ...]
+    train_windows: int
+    validation_windows: int
+    test_windows: int
+    seeds: int
+
+    def __post_init__(self) -> None:
+        _one_of(self.kind, ("lake", "table", "philly"), "trace.kind")
+        if len(self.split) != 3 or min(self.split) <= 0 or abs(sum(self.split) - 1) > 1e-9:
+            raise InputError(f"{self.split}", where="trace.split", allowed="three shares above 0 that sum to 1")
+        for key in ("train_windows", "validation_windows", "test_windows", "seeds", "window_hours"):
+            if getattr(self, key) <= 0:
+                raise InputError(f"{getattr(self, key)}", where=f"trace.{key}", allowed="above 0")
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """Price and carbon: the lake's table, a table of one's own, or public zones standing for the sites."""
+
+    kind: str
+    path: str | None
+    zones: dict[str, str]
+
+    def __post_init__(self) -> None:
+        _one_of(self.kind, ("lake", "table", "public"), "grid.kind")
+
+
+@dataclass(frozen=True)
+class RegistryConfig:
+    """Where runs and models are kept, and the gates' thresholds."""
+
+    tracking_uri: str
+    artifact_root: str | None
+    experiment: str
+    coverage_low: float
+    coverage_high: float
+    bootstrap_samples: int
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Where the work runs."""
+
+    kind: str
+    workers: int
+
+    def __post_init__(self) -> None:
+        _one_of(self.kind, ("local",), "engine.kind")
+        if self.workers < 1:
+            raise InputError(f"{self.workers}", where="engine.workers", allowed="at least 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that the main job is told; ``raw`` is the composed configuration as plain types."""
+
+    source: dict[str, Any]
+    lake: dict[str, Any]
+    target: TargetConfig
+    forecasters: dict[str, dict[str, Any]]
+    backtest: BacktestConfig
+    cluster: ClusterSpec
+    trace: TraceConfig
+    grid: GridConfig
+    reward: RewardSpec
+    agent: AgentConfig
+    registry: RegistryConfig
+    engine: EngineConfig
+    seed: int
+    output_dir: Path
+    stages: tuple[str, ...]
+    resume: bool
+    raw: dict[str, Any]
+
+
+def _members(node: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Forecasters with their options: one (``name`` and options) or several (``{name: {name, options}}``)."""
+    entries = [node] if "name" in node else list(node.values())
+    members = {entry["name"]: {key: value for key, value in entry.items() if key != "name"} for entry in entries}
+    for name in members:
+        forecaster_class(name)
+    return members
+
+
+def train_config(cfg: DictConfig) -> TrainConfig:
+    """Check and convert the composed configuration.
+
+    Raises:
+        InputError: an unknown key, a value outside its range, or one left open.
+    """
+    try:
+        raw = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise InputError(str(error).splitlines()[0], where="config", remedy="give it on the command line: key=value") from error
+    for name in raw["stages"]:
+        _one_of(name, STAGES, "stages")
+    for key, kind in (("seed", int), ("resume", bool), ("output_dir", str)):
+        if not isinstance(raw[key], kind) or (kind is int and isinstance(raw[key], bool)):
+            raise InputError(f"{raw[key]!r}", where=key, allowed=f"a value of type {kind.__name__}")
+    members = _members(raw["forecaster"])
+    target = build(TargetConfig, raw["target"], "target")
+    backtest = build(
+        BacktestConfig,
+        {**raw["backtest"], "horizon": target.horizon, "season_length": target.season_length, "seed": raw["seed"]},
+        "backtest",
+    )
+    return TrainConfig(
+        source=raw["source"],
+        lake=raw["lake"],
+        target=target,
+        forecasters=members,
+        backtest=backtest,
+        cluster=cluster_from_mapping(raw["cluster"], "cluster"),
+        trace=build(TraceConfig, raw["trace"], "trace"),
+        grid=build(GridConfig, raw["grid"], "grid"),
+        reward=build(RewardSpec, raw["reward"], "reward"),
+        agent=build(AgentConfig, raw["agent"], "agent"),
+        registry=build(RegistryConfig, raw["registry"], "registry"),
+        engine=build(EngineConfig, raw["engine"], "engine"),
+        seed=raw["seed"],
+        output_dir=Path(raw["output_dir"]),
+        stages=tuple(raw["stages"]),
+        resume=raw["resume"],
+        raw=raw,
+    )

@@ -1,0 +1,54 @@
+"""What a stage gets: configuration, workspace, its MLflow run, and the fingerprint that says whether it is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import TrainConfig
+from pipelines.workspace import Workspace, fingerprint
+from registry.tracking import Run, Tracking
+from telemetry.errors import InputError
+
+# Config groups and earlier stages that each stage depends on; the stages of dvc.yaml say the same.
+DEPENDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "ingest": (("source", "lake"), ()),
+    "features": (("target", "trace", "grid", "cluster"), ("ingest",)),
+    "forecasters": (("target", "forecaster", "backtest", "seed"), ("features",)),
+    "agent": (("agent", "reward", "cluster", "trace", "seed"), ("features",)),
+    "evaluate": (("reward", "cluster", "trace", "seed", "registry"), ("features", "agent")),
+    "promote": (("registry", "target"), ("forecasters", "agent", "evaluate")),
+}
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Handed to every stage function."""
+
+    config: TrainConfig
+    workspace: Workspace
+    tracking: Tracking
+    run: Run
+
+    def folder(self, stage: str) -> Path:
+        """Folder of a finished stage.
+
+        Raises:
+            InputError: the stage has not run in this workspace.
+        """
+        folder = self.workspace.folder(stage)
+        if not (folder / "stage.json").exists():
+            raise InputError(
+                f"stage '{stage}' has not run", where=str(self.workspace.root), remedy=f"run stages=[{stage}] first, or all stages"
+            )
+        return folder
+
+    def key(self, stage: str) -> str:
+        """Fingerprint of the configuration and the earlier stages that ``stage`` depends on."""
+        groups, earlier = DEPENDS[stage]
+        values: dict[str, Any] = {group: self.config.raw[group] for group in groups}
+        for name in earlier:
+            self.folder(name)
+            values[f"stage:{name}"] = self.workspace.mark(name)
+        return fingerprint(values)

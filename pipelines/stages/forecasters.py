@@ -1,0 +1,95 @@
+"""Stage ``forecasters``: every forecaster backtested on every target; candidate and naive fitted on the whole history."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from models.backtest import NAIVES, BacktestConfig, run_backtest
+from models.catalog import make_forecaster
+from models.selection import choose_champion
+from pipelines.cli import quiet_libraries
+from pipelines.stages.context import StageContext
+from pipelines.stages.forecast_plots import log_target
+from pipelines.workspace import write_json
+
+BOUNDS_FILE = "bounds.json"
+
+
+def series_path(features: Path, target: str) -> Path:
+    """The series that stage ``features`` cut for a target."""
+    return features / f"series_{target}.parquet"
+
+
+def bounds_of(features: Path, target: str) -> dict[str, list[float]]:
+    """Physical bounds ``{unique_id: [floor, cap]}`` of a target's series."""
+    return dict(json.loads((features / BOUNDS_FILE).read_text()).get(target, {}))
+
+
+def members_with(members: dict[str, dict[str, Any]], bounds: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
+    """Forecasters and their options, the naives always among them, all with the same bounds."""
+    named = {**{name: {} for name in NAIVES}, **members}
+    return {name: {**options, **({"bounds": bounds} if bounds else {})} for name, options in named.items()}
+
+
+def backtest_target(
+    target: str, features: Path, out: Path, members: dict[str, dict[str, Any]], config: BacktestConfig, freq: str, events: Any
+) -> None:
+    """Backtest one target and fit candidate and naive on all of it; runs in a process of its own and leaves everything in ``out``."""
+    quiet_libraries()
+    torch.set_num_threads(1)
+    series = pd.read_parquet(series_path(features, target))
+    options = members_with(members, bounds_of(features, target))
+    result = run_backtest(series, freq, options, config, progress=lambda name, done, total: events.put((target, name, done, total)))
+    champion = choose_champion(result)
+    out.mkdir(parents=True)
+    for folder, name in (("candidate", champion.candidate), ("reference", champion.reference)):
+        if name:
+            events.put((target, f"final fit of {name}", 0, 0))
+            common = {"freq": freq, "horizon": config.horizon, "season_length": config.season_length, "seed": config.seed}
+            make_forecaster(name, **{**common, **options[name]}).fit(series).save(out / folder)
+    scored = {**result.reference_scores, **result.scores}
+    pd.concat([score.forecasts for score in scored.values()], ignore_index=True).to_parquet(out / "forecasts.parquet")
+    write_json(out / "backtest.json", result.to_json())
+    write_json(out / "champion.json", asdict(champion))
+
+
+def _follow(events: Any, futures: list[Any], total: int) -> None:
+    """Progress over all targets until every worker is done; the first failure is raised."""
+    with tqdm(total=total, desc="forecasters", unit="origin", dynamic_ncols=True) as bar:
+        while not all(future.done() for future in futures) or not events.empty():
+            try:
+                target, name, _done, steps = events.get(timeout=0.2)
+            except Empty:
+                continue
+            bar.set_postfix_str(f"{target}: {name}")
+            bar.update(1 if steps else 0)
+    for future in futures:
+        future.result()
+
+
+def run_forecasters(context: StageContext, out: Path) -> None:
+    """Write per target ``backtest.json``, ``champion.json``, ``forecasts.parquet`` and the fitted ``candidate/`` and ``reference/``."""
+    config, features = context.config, context.folder("features")
+    spawn = multiprocessing.get_context("spawn")
+    members = len({*NAIVES, *config.forecasters})
+    origins = config.backtest.origins + config.backtest.calibration_origins
+    with spawn.Manager() as manager, ProcessPoolExecutor(min(config.engine.workers, len(config.target.names)), mp_context=spawn) as pool:
+        events = manager.Queue()
+        futures = [
+            pool.submit(backtest_target, target, features, out / target, config.forecasters, config.backtest, config.target.freq, events)
+            for target in config.target.names
+        ]
+        _follow(events, futures, members * origins * len(futures))
+    for target in config.target.names:
+        with context.run.child(f"forecast {target}", tags={"target": target}) as run:
+            log_target(run, target, out / target, series_path(features, target))

@@ -1,0 +1,188 @@
+"""Stage ``promote``: package what was learned, put it before the gates, register it, and move the champion where it won."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from envs.agent.policy import AgentPolicy
+from envs.heuristics import JUDGES
+from envs.observation import ObservationLayout
+from models.catalog import FORECASTERS
+from pipelines.stages.context import StageContext
+from pipelines.stages.evaluate import POLICY_MODEL
+from pipelines.stages.forecast_plots import target_figures
+from pipelines.stages.forecasters import series_path
+from pipelines.stages.incumbent import champion_evidence
+from pipelines.stages.policy_plots import policy_figures
+from pipelines.workspace import read_json, write_json
+from registry.gates import AgentOverJudge, BeatsChampion, Coverage, Digest, Gate, NoPickle, SkillOverNaive, StandIn, all_passed, run_gates
+from registry.manifest import Manifest
+from registry.packaging import draft_package, judge_weights, register, seal_package
+from registry.promotion import champion_version, submit
+from registry.provenance import data_facts, environment, git_state
+
+INTEGRITY: tuple[Gate, ...] = (NoPickle(), Digest())
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something to package: identity, weights, what its card shows, and the gates that judge it."""
+
+    identity: Manifest
+    save: Callable[[Path], None]
+    figures: Mapping[str, Figure]
+    example: pd.DataFrame | np.ndarray
+    gates: tuple[Gate, ...]
+    evidence: Mapping[str, Any]
+
+
+def _submit(context: StageContext, out: Path, candidate: Candidate) -> dict[str, Any]:
+    """Judge, register and submit one candidate; returns what happened."""
+    name = candidate.identity.registered_name
+    expected = champion_version(context.tracking.client, name)
+    draft = draft_package(
+        out / name / candidate.identity.name, candidate.identity, candidate.save, figures=candidate.figures, input_example=candidate.example
+    )
+    verdicts = run_gates([*candidate.gates, *INTEGRITY], {**candidate.evidence, "draft": draft})
+    seal_package(draft, verdicts)
+    with context.run.child(f"package {name}: {candidate.identity.name}") as run:
+        version = register(run, draft.folder)
+        run.log_metrics(candidate.identity.metrics)
+        run.set_tags({f"gate.{verdict.gate}": verdict.line for verdict in verdicts})
+    outcome = submit(context.tracking.client, name, version, expected_champion=expected, reason="training run")
+    return {
+        "model": name,
+        "name": candidate.identity.name,
+        "version": version,
+        "action": outcome.action,
+        "champion": outcome.champion,
+        "reason": outcome.reason,
+        "passed": all_passed(verdicts),
+        "refusals": [f"{verdict.gate}: {verdict.reason}" for verdict in verdicts if not verdict.passed],
+        "gates": {verdict.gate: verdict.line for verdict in verdicts},
+    }
+
+
+def _with_stand_in(
+    context: StageContext, out: Path, learned: Candidate | None, stand_in: Callable[[dict[str, Any]], Candidate]
+) -> list[dict[str, Any]]:
+    """Submit what was learned; where nothing serves afterwards, submit the stand-in."""
+    results = [_submit(context, out, learned)] if learned is not None else []
+    name = learned.identity.registered_name if learned is not None else stand_in({"learned": None, "refusals": []}).identity.registered_name
+    if champion_version(context.tracking.client, name) is None:
+        word = {"learned": results[0]["name"], "refusals": results[0]["refusals"]} if results else {"learned": None, "refusals": []}
+        results.append(_submit(context, out, stand_in(word)))
+    return results
+
+
+def _identity(context: StageContext, kind: str, registered: str, name: str, **rest: Any) -> Manifest:
+    created = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    return Manifest(kind=kind, name=name, registered_name=registered, created=created, git=git_state(), environment=environment(), **rest)
+
+
+def _promote_target(context: StageContext, out: Path, target: str) -> list[dict[str, Any]]:
+    config = context.config
+    folder = context.folder("forecasters") / target
+    choice, scores = read_json(folder / "champion.json"), read_json(folder / "backtest.json")
+    series = pd.read_parquet(series_path(context.folder("features"), target))
+    registered = f"{target}-forecaster"
+    figures = target_figures(folder, series)
+    example = series.groupby("unique_id").tail(3)[["unique_id", "ds", "y"]].reset_index(drop=True)
+    skill = {"naive": choice["reference"], "windows": scores["n_origins"], "skill": 1 - choice["wql_ratio"]}
+    skill |= {"low": 1 - choice["wql_ratio_high"], "high": 1 - choice["wql_ratio_low"]}
+
+    def candidate(name: str, model: str, gates: tuple[Gate, ...], evidence: Mapping[str, Any]) -> Candidate:
+        scored = scores["forecasters"][name]
+        metrics = {
+            key: scored["overall"][key] for key in ("wql", "sql", "mase", "coverage80", "width80") if scored["overall"].get(key) is not None
+        }
+        identity = _identity(
+            context,
+            "forecaster",
+            registered,
+            name,
+            config={
+                "target": config.raw["target"],
+                "options": config.forecasters.get(name, {}),
+                "backtest": config.raw["backtest"],
+                "seed": config.seed,
+            },
+            layout={"freq": config.target.freq, "horizon": config.target.horizon, "series": sorted(series["unique_id"].unique())},
+            data=data_facts(series),
+            metrics=metrics,
+        )
+        loaded = FORECASTERS[name].load(folder / model)
+        return Candidate(
+            identity, loaded.save, figures, example, gates, {**evidence, "coverage": {"observed": scored["overall"]["coverage80"]}}
+        )
+
+    learned = None
+    if choice["candidate"]:
+        coverage = Coverage(low=config.registry.coverage_low, high=config.registry.coverage_high)
+        evidence = {"skill_over_naive": skill, "champion": champion_evidence(context, target, choice["candidate"])}
+        learned = candidate(choice["candidate"], "candidate", (SkillOverNaive(), coverage, BeatsChampion()), evidence)
+    return _with_stand_in(context, out, learned, lambda word: candidate(choice["reference"], "reference", (StandIn(),), {"stand_in": word}))
+
+
+def _promote_policy(context: StageContext, out: Path) -> list[dict[str, Any]]:
+    config, evaluated = context.config, context.folder("evaluate")
+    summary = read_json(evaluated / "summary.json")
+    jobs = pd.read_parquet(context.folder("features") / "jobs.parquet")
+    best = summary["best_judge"]["judge"]
+    layout = ObservationLayout(len(config.cluster.pools), len(config.cluster.level_fractions))
+    figures = policy_figures(evaluated, context.folder("agent"), context.folder("features"))
+    example = np.load(context.folder("agent") / "observation_example.npy")
+
+    def candidate(name: str, kind: str, save: Callable[[Path], None], gates: tuple[Gate, ...], evidence: Mapping[str, Any]) -> Candidate:
+        keys = ("objective_usd", "cost_usd", "energy_kwh", "carbon_kg", "sla_violation_rate", "mean_wait_s", "mean_bounded_slowdown")
+        identity = _identity(
+            context,
+            "policy",
+            POLICY_MODEL,
+            name,
+            config={key: config.raw[key] for key in ("agent", "reward", "cluster", "trace", "seed")},
+            layout={
+                "pools": layout.n_pools,
+                "levels": layout.n_levels,
+                "observation": layout.describe(),
+                "cluster": config.raw["cluster"],
+                "reward": config.raw["reward"],
+            },
+            data=data_facts(jobs, "submit_time"),
+            metrics={key: summary["means"][kind][key] for key in keys},
+        )
+        champion = {"version": summary["champion"]["version"], **summary["champion"].get(kind, {})}
+        return Candidate(identity, save, figures, example, gates, {**evidence, "champion": champion})
+
+    agent = AgentPolicy.load(context.folder("agent") / "policy")
+    learned = candidate("agent", "agent", agent.save, (AgentOverJudge(), BeatsChampion()), {"best_judge": summary["best_judge"]})
+    weights = judge_weights(best, JUDGES[best].settings)
+    return _with_stand_in(
+        context, out, learned, lambda word: candidate(best, best, weights, (StandIn(), BeatsChampion()), {"stand_in": word})
+    )
+
+
+def run_promote(context: StageContext, out: Path) -> None:
+    """Write ``promotion.json``: every submission with its gates' verdicts, and the champions that serve now."""
+    results: list[dict[str, Any]] = []
+    for target in context.config.target.names:
+        results += _promote_target(context, out, target)
+    results += _promote_policy(context, out)
+    client = context.tracking.client
+    names = dict.fromkeys(result["model"] for result in results)
+    champions = {}
+    for name in names:
+        version = champion_version(client, name)
+        champions[name] = {"version": version, "name": client.get_model_version(name, version).tags["model"]} if version else None
+    write_json(out / "promotion.json", {"submissions": results, "champions": champions})
+    context.run.log_text(json.dumps(results, indent=2), "promotion.json")
+    context.run.set_tags({f"champion.{name}": json.dumps(value) for name, value in champions.items()})

@@ -1,0 +1,62 @@
+"""Every choice of every config group composes into the typed configuration of the main job; wrong keys and values are named."""
+
+from __future__ import annotations
+
+import pytest
+
+from envs.agent.config import AgentConfig
+from envs.reward import RewardSpec
+from pipelines.cli import CONF_DIR, build, compose_config, group_choices
+from pipelines.config import train_config
+from telemetry.errors import InputError
+
+GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
+CHOICES = [(group, choice) for group in GROUPS for choice in group_choices(group)]
+NEEDS_PATH = {("trace", "table"): ["trace.path=jobs.csv"], ("grid", "table"): ["grid.path=grid.csv"]}
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES, ids=[f"{g}={c}" for g, c in CHOICES])
+def test_every_choice_composes(group, choice):
+    config = train_config(compose_config("train", [f"{group}={choice}", *NEEDS_PATH.get((group, choice), [])]))
+    assert config.agent.total_steps > 0
+    assert set(config.target.names) <= {"workload", "power"}
+
+
+def test_groups_mirror_the_design():
+    assert set(GROUPS) >= {
+        "source", "lake", "target", "forecaster", "backtest", "cluster", "trace", "grid", "reward", "agent", "registry", "engine", "experiment",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("cluster=nowhere", "sample"),
+        ("agent.totl_steps=5", "agent.total_steps"),
+        ("forecaster=oracle", "prophet"),
+        ("sed=1", "seed"),
+    ],
+)
+def test_wrong_key_or_choice_is_named_with_the_choices(override, named):
+    with pytest.raises(InputError) as caught:
+        compose_config("train", [override])
+    assert override.split("=")[0] in str(caught.value)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["agent.total_steps=many", "agent.gamma=1.5", "agent.batch_size=9999999", "stages=[bake]", "seed=now"])
+def test_wrong_values_are_refused(override):
+    with pytest.raises(InputError) as caught:
+        train_config(compose_config("train", [override]))
+    assert override.split("=")[0].split(".")[-1] in str(caught.value)
+
+
+def test_build_names_unknown_keys():
+    with pytest.raises(InputError, match="w_cots.*allowed.*w_cost"):
+        build(RewardSpec, {"w_cots": 1.0}, "reward")
+
+
+def test_defaults_in_config_and_code_agree():
+    config = train_config(compose_config("train"))
+    assert config.reward == RewardSpec()
+    assert config.agent == AgentConfig()
