@@ -1,1 +1,1 @@
-"""The generator of the embedded sample: a synthetic cluster written in native export formats."""
+"""The generator of the synthetic sample telemetry in ``data/sample``."""
