@@ -1,0 +1,203 @@
+"""What a reader of metrics hands over: points as exported, grouped by their labels, nothing repaired yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from telemetry.errors import InputError
+from telemetry.units import METRICS, factor
+
+GOOD, SENTINEL, UNPARSEABLE = 0, 1, 2
+SENTINEL_TEXT: frozenset[str] = frozenset(
+    {"", "-1", "nan", "na", "n/a", "none", "null", "no reading", "[not supported]", "[n/a]", "not supported", "disabled", "[unknown error]"}
+)
+# 2000-01-01 to 2100-01-01: anything else is a time in another unit.
+FIRST_S, LAST_S = 946_684_800, 4_102_444_800
+
+
+class Labels(NamedTuple):
+    """Labels of a group of points.
+
+    The identity of a series is ``metric, node, device, service``; a pod that comes or goes does not change it.
+    """
+
+    metric: str
+    node: str = ""
+    device: str = ""
+    service: str = ""
+    site: str = ""
+    pod: str = ""
+    namespace: str = ""
+    team: str = ""
+    project: str = ""
+    unit: str = ""
+    native_unit: str = ""
+    delta: bool = False
+
+    @property
+    def identity(self) -> tuple[str, str, str, str]:
+        return self.metric, self.node, self.device, self.service
+
+    @property
+    def entity(self) -> str:
+        """Whose clock stamped the points: the node, or the service."""
+        return self.node or self.service
+
+    @property
+    def place(self) -> str:
+        """Device as the quality report calls it."""
+        return "/".join(part for part in (self.entity, self.device) if part)
+
+
+@dataclass
+class RawSamples:
+    """Points of one file, in file order.
+
+    Attributes:
+        source: name of the file's source.
+        native_units: whether a label group's unit is its format's own; other units are converted *and* counted.
+    """
+
+    source: str
+    _index: dict[tuple[Labels, Any], int] = field(default_factory=dict)
+    _labels: list[Labels] = field(default_factory=list)
+    _streams: list[Any] = field(default_factory=list)
+    _times: list[list[float | int]] = field(default_factory=list)
+    _values: list[list[Any]] = field(default_factory=list)
+    _orders: list[list[int]] = field(default_factory=list)
+    _order: int = 0
+
+    def _group(self, labels: Labels, stream: Any) -> int:
+        key = (labels, stream)
+        group = self._index.get(key)
+        if group is None:
+            group = self._index[key] = len(self._labels)
+            self._labels.append(labels)
+            self._streams.append(stream)
+            self._times.append([])
+            self._values.append([])
+            self._orders.append([])
+        return group
+
+    def add(self, labels: Labels, time_s: Any, value: Any) -> None:
+        """One point; its order is judged against the other points of the same series."""
+        group = self._group(labels, labels.identity)
+        self._times[group].append(time_s)
+        self._values[group].append(value)
+        self._orders[group].append(self._order)
+        self._order += 1
+
+    def add_block(self, labels: Labels, time_s: Sequence[Any], value: Sequence[Any]) -> None:
+        """A run of points that belong together; their order is judged within the run alone."""
+        group = self._group(labels, len(self._labels))
+        self._times[group].extend(time_s)
+        self._values[group].extend(value)
+        self._orders[group].extend(range(self._order, self._order + len(time_s)))
+        self._order += len(time_s)
+
+    def __len__(self) -> int:
+        return self._order
+
+    def arrays(self, *, where: str) -> RawArrays:
+        """Everything as arrays of N points.
+
+        Raises:
+            InputError: a unit that cannot be converted.
+        """
+        sizes = [len(times) for times in self._times]
+        stream_index: dict[Any, int] = {}
+        streams = [stream_index.setdefault(stream, len(stream_index)) for stream in self._streams]
+        scale = [factor(la.unit, METRICS[la.metric].unit, where=f"{where}, metric {la.metric} of {la.place}") for la in self._labels]
+        values, state = parse_values([v for chunk in self._values for v in chunk])
+        time_ns, bad_time = parse_times([t for chunk in self._times for t in chunk])
+        return RawArrays(
+            labels=self._labels,
+            scale=np.asarray(scale, dtype=float),
+            group=np.repeat(np.arange(len(sizes), dtype=np.int64), sizes),
+            stream=np.repeat(np.asarray(streams, dtype=np.int64), sizes),
+            order=np.asarray([o for chunk in self._orders for o in chunk], dtype=np.int64),
+            time_ns=time_ns,
+            bad_time=bad_time,
+            value=values,
+            state=state,
+        )
+
+
+@dataclass(frozen=True)
+class RawArrays:
+    """Points as arrays of N; ``labels`` and ``scale`` are per group."""
+
+    labels: list[Labels]
+    scale: np.ndarray
+    group: np.ndarray
+    stream: np.ndarray
+    order: np.ndarray
+    time_ns: np.ndarray
+    bad_time: np.ndarray
+    value: np.ndarray
+    state: np.ndarray
+
+    def take(self, rows: np.ndarray) -> RawArrays:
+        """The points at ``rows`` (positions or mask)."""
+        picked = {n: getattr(self, n)[rows] for n in ("group", "stream", "order", "time_ns", "bad_time", "value", "state")}
+        return RawArrays(labels=self.labels, scale=self.scale, **picked)
+
+
+def parse_values(raw: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers [N] and what each is: ``GOOD``, ``SENTINEL`` or ``UNPARSEABLE`` (NaN in the numbers)."""
+    try:
+        value = np.asarray(raw, dtype=float)
+        state = np.zeros(len(value), dtype=np.int8)
+    except (ValueError, TypeError):
+        value, state = _parse_slowly(raw)
+    state[(np.isnan(value) | (value == -1)) & (state == GOOD)] = SENTINEL
+    state[np.isinf(value)] = UNPARSEABLE
+    value[state != GOOD] = np.nan
+    return value, state
+
+
+def _parse_slowly(raw: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
+    values, states = [], []
+    for item in raw:
+        state, number = GOOD, np.nan
+        if item is None or (isinstance(item, str) and item.strip().lower() in SENTINEL_TEXT):
+            state = SENTINEL
+        else:
+            try:
+                number = float(item)
+            except (ValueError, TypeError):
+                state = UNPARSEABLE
+        values.append(number)
+        states.append(state)
+    return np.asarray(values, dtype=float), np.asarray(states, dtype=np.int8)
+
+
+def parse_times(raw: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Nanoseconds since 1970 [N] of seconds (rounded to milliseconds), and which are no time."""
+    try:
+        seconds = np.asarray(raw, dtype=float)
+    except (ValueError, TypeError):
+        seconds, _ = _parse_slowly(raw)
+    bad = ~((seconds >= FIRST_S) & (seconds < LAST_S))
+    return np.round(np.where(bad, 0.0, seconds) * 1e3).astype(np.int64) * 1_000_000, bad
+
+
+def text_of(labels: Mapping[str, Any], *names: str) -> str:
+    """First non-empty label of several spellings."""
+    for name in names:
+        value = labels.get(name)
+        if value not in (None, ""):
+            return str(value)
+    return ""
+
+
+def require_points(raw: RawSamples, where: str, known: str) -> None:
+    """Refuse a file without a single usable point."""
+    if not len(raw):
+        raise InputError(
+            "empty export: no samples of a known metric", where=where, allowed=known, remedy="check the query and its time range"
+        )

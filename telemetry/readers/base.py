@@ -1,0 +1,105 @@
+"""The one interface of all readers, and how their files are opened."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+
+from telemetry.cleaning import Inventory
+from telemetry.errors import InputError
+from telemetry.quality import QualityReport
+
+
+@dataclass(frozen=True)
+class ReadContext:
+    """What a reader is told besides the file.
+
+    Attributes:
+        source: name that the rows carry in their ``source`` column and the report counts under.
+        inventory: nodes with site and pool.
+        max_grid_gap_s: longest gap of a price series that is filled; longer ones are refused.
+    """
+
+    source: str
+    inventory: Inventory = field(default_factory=Inventory)
+    max_grid_gap_s: int = 24 * 3600
+
+
+@dataclass(frozen=True)
+class ReadResult:
+    """Canonical tables by name (``samples``, ``jobs``, ``grid``), and what was found on the way."""
+
+    tables: dict[str, pd.DataFrame]
+    quality: QualityReport
+
+
+class Reader(Protocol):
+    """Reads one export format.
+
+    Every reader: times become UTC; the tables fit ``telemetry.schema``; what is dropped or repaired is counted; the same file gives the
+    same result; ``InputError`` names file and place when the file cannot be read at all (missing, empty, cut short, another format).
+    """
+
+    name: str
+    reads: str  # one line for --help and errors
+
+    def read(self, path: Path, context: ReadContext) -> ReadResult: ...
+
+
+def read_text(path: Path) -> str:
+    """Whole text of a plain or gzipped file (by content, not by name).
+
+    Raises:
+        InputError: missing, empty, corrupt or truncated gzip, not UTF-8.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot be opened: {error.strerror}", where=str(path), remedy="check the path and its permissions") from error
+    if data[:2] == b"\x1f\x8b":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"corrupt or truncated gzip ({error})", where=str(path), remedy="export or copy the file again") from error
+    elif path.suffix == ".gz" and data:
+        raise InputError("corrupt gzip: the header is missing", where=str(path), remedy="export or copy the file again")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 text at byte {error.start}", where=str(path)) from error
+    if not text.strip():
+        raise InputError("empty export", where=str(path), remedy="check the query and its time range")
+    return text
+
+
+def read_json(path: Path) -> Any:
+    """JSON of a plain or gzipped file.
+
+    Raises:
+        InputError: as :func:`read_text`, or no JSON, with line and column.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        at = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "deep nesting"
+        problem = "truncated JSON" if isinstance(error, json.JSONDecodeError) and error.pos >= len(text.rstrip()) - 1 else "no valid JSON"
+        raise InputError(problem, where=f"{path}, {at}", remedy="export the file again") from error
+
+
+def mapping_at(value: Any, key: str, where: str) -> Any:
+    """``value[key]`` of a JSON object.
+
+    Raises:
+        InputError: no object, or without the key.
+    """
+    if not isinstance(value, dict) or key not in value:
+        found = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
+        raise InputError(f"missing key '{key}' (found {found[:120]})", where=where, remedy="is this the right reader for the file?")
+    return value[key]

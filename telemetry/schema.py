@@ -1,0 +1,152 @@
+"""Canonical tables: columns, units and limits, checked where data enters.
+
+Time is UTC and tz-aware (``datetime64[ns, UTC]``); the unit is part of a column's name. Text columns hold '' (samples) or None (jobs) where
+nothing is known. ``samples.service`` and the ``pool`` columns go beyond what an exporter knows of a device: the service that a request
+counter belongs to, and the pool of the inventory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+
+from telemetry.classes import WORKLOAD_CLASSES
+from telemetry.errors import InputError
+from telemetry.units import SAMPLE_METRICS
+
+SAMPLE_TEXT: tuple[str, ...] = (
+    "metric", "unit", "site", "pool", "node", "device", "service", "pod_uid", "namespace", "team", "project", "source",
+)  # fmt: skip
+SAMPLE_COLUMNS: tuple[str, ...] = ("time", "metric", "value", *SAMPLE_TEXT[1:])
+JOB_REQUIRED: tuple[str, ...] = ("job_id", "submit_time", "duration_s", "gpus", "workers", "workload_class", "team", "project")
+JOB_TIMES: tuple[str, ...] = ("submit_time", "start_time", "end_time", "deadline")
+JOB_NUMBERS: tuple[str, ...] = (
+    "duration_s", "gpus", "workers", "cpus", "memory_gib", "requested_duration_s", "max_watts", "priority", "gpu_utilization",
+)  # fmt: skip
+JOB_TEXT: tuple[str, ...] = ("job_id", "workload_class", "team", "project", "gpu_model", "pool", "state", "source")
+JOB_STATES: tuple[str, ...] = ("pending", "running", "completed", "failed", "cancelled", "timeout")
+JOB_COLUMNS: tuple[str, ...] = (
+    *JOB_REQUIRED, "start_time", "end_time", "cpus", "memory_gib", "requested_duration_s", "deadline", "preemptible", "max_watts",
+    "gpu_model", "priority", "gpu_utilization", "pool", "state", "source",
+)  # fmt: skip
+GRID_NUMBERS: tuple[str, ...] = ("price_usd_per_kwh", "carbon_g_per_kwh", "renewable_fraction", "temperature_c")
+GRID_COLUMNS: tuple[str, ...] = ("time", "site", *GRID_NUMBERS, "source")
+TIME_COLUMN: dict[str, str] = {"samples": "time", "jobs": "submit_time", "grid": "time"}
+UTC = "datetime64[ns, UTC]"
+
+
+def _text(name: str, *, nullable: bool = False, allowed: tuple[str, ...] = ()) -> pa.Column:
+    checks = [pa.Check(_is_text, name=f"{name} is text", element_wise=False)]
+    if allowed:
+        checks.append(pa.Check.isin(allowed))
+    return pa.Column(None, checks, nullable=nullable)
+
+
+def _is_text(values: pd.Series) -> bool:
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = pd.Series(values.cat.categories)
+    return len(values) == 0 or all(isinstance(v, str) for v in values.dropna().unique())
+
+
+def _number(*, low: float | None = None, high: float | None = None, nullable: bool = True, inf: bool = False) -> pa.Column:
+    checks = [] if inf else [pa.Check(lambda v: ~np.isinf(v), name="finite")]
+    if low is not None:
+        checks.append(pa.Check.ge(low))
+    if high is not None:
+        checks.append(pa.Check.le(high))
+    return pa.Column(float, checks, nullable=nullable)
+
+
+def _no_future_end(jobs: pd.DataFrame) -> pd.Series:
+    return jobs["end_time"].isna() | jobs["start_time"].isna() | (jobs["end_time"] >= jobs["start_time"])
+
+
+SAMPLES = pa.DataFrameSchema(
+    {
+        "time": pa.Column(UTC),
+        "value": _number(nullable=False),
+        **{name: _text(name, allowed=SAMPLE_METRICS if name == "metric" else ()) for name in SAMPLE_TEXT},
+    },
+    strict=True,
+)
+JOBS = pa.DataFrameSchema(
+    {
+        "job_id": pa.Column(None, [pa.Check(_is_text, name="job_id is text")], unique=True),
+        **{name: pa.Column(UTC, nullable=name != "submit_time") for name in JOB_TIMES},
+        "duration_s": _number(low=0),
+        "gpus": _number(low=0, nullable=False),
+        "workers": _number(low=1, nullable=False),
+        "cpus": _number(low=0),
+        "memory_gib": _number(low=0),
+        "requested_duration_s": _number(low=0),
+        "max_watts": _number(low=0, inf=True),
+        "priority": _number(),
+        "gpu_utilization": _number(low=0, high=1),
+        "preemptible": pa.Column("boolean", nullable=True),
+        "workload_class": _text("workload_class", nullable=True, allowed=WORKLOAD_CLASSES),
+        "state": _text("state", nullable=True, allowed=JOB_STATES),
+        **{name: _text(name, nullable=True) for name in ("team", "project", "gpu_model", "pool", "source")},
+    },
+    checks=pa.Check(_no_future_end, name="end_time is not before start_time"),
+    strict=True,
+)
+GRID = pa.DataFrameSchema(
+    {
+        "time": pa.Column(UTC),
+        "site": _text("site"),
+        "price_usd_per_kwh": _number(nullable=False),
+        "carbon_g_per_kwh": _number(low=0, nullable=False),
+        "renewable_fraction": _number(low=0, high=1),
+        "temperature_c": _number(low=-90, high=70),
+        "source": _text("source"),
+    },
+    strict=True,
+    unique=["time", "site"],
+)
+SERIES = pa.DataFrameSchema({"unique_id": _text("unique_id"), "ds": pa.Column("datetime64[ns]"), "y": _number(nullable=False)}, strict=True)
+SCHEMAS: dict[str, pa.DataFrameSchema] = {"samples": SAMPLES, "jobs": JOBS, "grid": GRID}
+COLUMNS: dict[str, tuple[str, ...]] = {"samples": SAMPLE_COLUMNS, "jobs": JOB_COLUMNS, "grid": GRID_COLUMNS}
+
+
+def validate(table: str, frame: pd.DataFrame, *, where: str) -> pd.DataFrame:
+    """Check a canonical table and return it with its columns in the canonical order.
+
+    Raises:
+        InputError: names the column, the row and the value.
+    """
+    schema = SCHEMAS[table]
+    try:
+        schema.validate(frame)
+    except pa.errors.SchemaError as error:
+        raise InputError(*_told(error, frame), where=f"{where}, table '{table}'") from error
+    return frame[list(COLUMNS[table])]
+
+
+def _told(error: pa.errors.SchemaError, frame: pd.DataFrame) -> tuple[str]:
+    cases = error.failure_cases
+    column = getattr(error.schema, "name", None)
+    check = error.check if isinstance(error.check, str) else getattr(error.check, "name", None) or getattr(error.check, "error", "")
+    if isinstance(cases, pd.DataFrame) and "index" in cases and len(cases) and pd.notna(cases["index"].iloc[0]):
+        row, value = cases["index"].iloc[0], cases["failure_case"].iloc[0]
+        return (f"column {column!r}, row {row}: {value!r} fails {check} ({len(cases)} row(s) of {len(frame)})",)
+    first = str(error).splitlines()[0]
+    return (f"column {column!r}: {first}" if column and column not in first else first,)
+
+
+def empty(table: str) -> pd.DataFrame:
+    """A canonical table without rows, with its dtypes."""
+    kinds: dict[str, Callable[[], Any]] = {}
+    for name in COLUMNS[table]:
+        if name in ("time", *JOB_TIMES):
+            kinds[name] = lambda: pd.Series(dtype=UTC)
+        elif name == "value" or name in JOB_NUMBERS or name in GRID_NUMBERS:
+            kinds[name] = lambda: pd.Series(dtype=float)
+        elif name == "preemptible":
+            kinds[name] = lambda: pd.Series(dtype="boolean")
+        else:
+            kinds[name] = lambda: pd.Series(dtype=object)
+    return pd.DataFrame({name: make() for name, make in kinds.items()})
