@@ -1,7 +1,8 @@
 """Prometheus HTTP API answers (``query_range`` or ``query``), plain or gzipped: DCGM, IPMI and HTTP request metrics.
 
 Label spellings of old and new exporters are read alike (``Hostname`` or ``hostname``, ``pod`` or ``pod_name`` or ``exported_pod``). A
-device whose pod label is lost for a while is a second ``result`` entry: both are one series here. Kepler's zones overlap, so they are left out.
+device whose pod label is lost for a while is a second ``result`` entry: both are one series here. Kepler's zones
+overlap, so they are left out.
 """
 
 from __future__ import annotations

@@ -1,0 +1,170 @@
+"""From source files to the lake: read what changed, store all of it or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from telemetry.cleaning import Inventory, NodeInfo
+from telemetry.errors import InputError
+from telemetry.lake import Lake, SourceTables
+from telemetry.quality import QualityReport
+from telemetry.readers import READERS, ReadContext, reader_named
+from telemetry.readers.base import mapping_at, read_json
+
+# Part of every digest: raise it when readers give other tables for the same file, so that lakes are filled anew.
+READERS_VERSION = 1
+DEFAULT_MAX_GRID_GAP_S = 24 * 3600
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """A file and who reads it; ``name`` (default: the file's name) is the rows' ``source``."""
+
+    path: Path
+    reader: str
+    name: str = ""
+
+    @property
+    def source(self) -> str:
+        return self.name or Path(self.path).name
+
+
+@dataclass(frozen=True)
+class IngestResult:
+    """What an ingest did.
+
+    Attributes:
+        quality: report over the given sources, also of those that were unchanged.
+        rows: table -> rows in the lake, of all its sources.
+        status: source -> ``ingested`` or ``unchanged``.
+        data_hash: digest of the lake.
+    """
+
+    quality: QualityReport
+    rows: dict[str, int]
+    status: dict[str, str] = field(default_factory=dict)
+    data_hash: str = ""
+
+
+def load_inventory(path: Path) -> Inventory:
+    """Inventory of a JSON file ``{"nodes": {name: {"site", "pool", "gpu_model", "gpus"}}, "shards_per_gpu": 4}``; other keys are ignored.
+
+    Raises:
+        InputError: unreadable, or a node without site or pool.
+    """
+    value = read_json(path)
+    nodes: dict[str, NodeInfo] = {}
+    for name, info in mapping_at(value, "nodes", str(path)).items():
+        where = f"{path}, node '{name}'"
+        nodes[name] = NodeInfo(
+            site=str(mapping_at(info, "site", where)),
+            pool=str(mapping_at(info, "pool", where)),
+            gpu_model=str(info.get("gpu_model", "")),
+            gpus=int(info.get("gpus", 0)),
+        )
+    shards = value.get("shards_per_gpu", 4)
+    if not isinstance(shards, int) or shards < 1:
+        raise InputError(f"shards_per_gpu {shards!r}", where=str(path), allowed="a whole number from 1")
+    return Inventory(nodes=nodes, shards_per_gpu=shards)
+
+
+def source_digest(spec: SourceSpec, context: ReadContext) -> str:
+    """Hex digest of the file's content and of everything else that its tables depend on.
+
+    Raises:
+        InputError: the file cannot be opened.
+    """
+    inventory = {name: asdict(info) for name, info in sorted(context.inventory.nodes.items())}
+    told = [READERS_VERSION, spec.reader, context.source, inventory, context.inventory.shards_per_gpu, context.max_grid_gap_s]
+    digest = hashlib.sha256(json.dumps(told).encode())
+    try:
+        with Path(spec.path).open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    except OSError as error:
+        raise InputError(
+            f"cannot be opened: {error.strerror}", where=str(spec.path), remedy="check the path and its permissions"
+        ) from error
+    return digest.hexdigest()
+
+
+def ingest_sources(
+    lake: Lake,
+    sources: Sequence[SourceSpec],
+    inventory: Inventory | None = None,
+    *,
+    max_grid_gap_s: int = DEFAULT_MAX_GRID_GAP_S,
+    replace: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> IngestResult:
+    """Read every source that changed and store them in one step.
+
+    Args:
+        inventory: nodes with site and pool; None = what the exports themselves say.
+        replace: forget sources that the lake holds but that are not given.
+        progress: called with the name of each source when it is done.
+
+    Raises:
+        InputError: no source, an unknown reader, two sources of one name, a job in two sources, or a file that its reader refuses. The lake
+            is as before.
+        OSError: the disk is full or not writable; the lake is as before.
+    """
+    if not sources:
+        raise InputError(
+            "no files",
+            where="source.files",
+            allowed=f"[{{path: FILE, reader: {'|'.join(READERS)}}}, ...]",
+            remedy="name the exports to read",
+        )
+    names = [spec.source for spec in sources]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"two files are named '{twice[0]}'", where="source.files", remedy="give each a name: {path:, reader:, name:}")
+    for spec in sources:
+        reader_named(spec.reader)
+    held, fresh, status = lake.sources(), [], {}
+    for spec in sources:
+        context = ReadContext(spec.source, inventory or Inventory(), max_grid_gap_s)
+        digest = source_digest(spec, context)
+        status[spec.source] = "unchanged" if held.get(spec.source) == digest else "ingested"
+        if status[spec.source] == "ingested":
+            result = reader_named(spec.reader).read(Path(spec.path), context)
+            fresh.append(SourceTables(spec.source, digest, result.tables, result.quality))
+        if progress is not None:
+            progress(spec.source)
+    gone = sorted(set(held) - set(names)) if replace else []
+    _unique_jobs(lake, fresh, gone)
+    if fresh or gone:
+        lake.ingest(*fresh, remove=gone)
+    return IngestResult(_of(lake.quality(), names), lake.rows(), status, lake.data_hash())
+
+
+def _unique_jobs(lake: Lake, fresh: Sequence[SourceTables], gone: Sequence[str]) -> None:
+    """Refuse a job id that two sources claim."""
+    changed = {s.source for s in fresh} | set(gone)
+    held = lake.table("jobs", columns=["job_id", "source"]) if any("jobs" in s.tables for s in fresh) else None
+    owner: dict[str, str] = {}
+    if held is not None:
+        held = held[~held["source"].isin(changed)]
+        owner = dict(zip(held["job_id"], held["source"], strict=True))
+    for source in fresh:
+        if "jobs" in source.tables:
+            for job in source.tables["jobs"]["job_id"]:
+                if owner.setdefault(job, source.source) != source.source:
+                    raise InputError(
+                        f"job '{job}' is also in source '{owner[job]}'",
+                        where=f"source '{source.source}'",
+                        remedy="do not give the same jobs twice; replace=true forgets the sources of before",
+                    )
+
+
+def _of(quality: QualityReport, names: Sequence[str]) -> QualityReport:
+    chosen = QualityReport()
+    for name in names:
+        for part, own in ((chosen.counts, quality.counts), (chosen.notes, quality.notes), (chosen.rows, quality.rows)):
+            if name in own:
+                part[name] = own[name]  # type: ignore[index]
+    return chosen
