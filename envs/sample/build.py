@@ -22,7 +22,7 @@ FILE_KINDS: dict[str, str] = {
     "dcgm_query_range.json.gz": "prometheus",
     "otel_metrics.jsonl.gz": "otlp",
     "ipmi_nodes.txt.gz": "ipmi",
-    "sacct.txt.gz": "sacct",
+    "sacct.txt.gz": "slurm",
     "k8s_jobs.json.gz": "kubernetes",
     "grid.csv": "grid",
 }

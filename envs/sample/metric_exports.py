@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,46 +118,54 @@ def _plant_prometheus(settings: SampleSettings, planted: Planted, series: list[_
     gauges = [one for one in series if not one.labels["__name__"].endswith("CONSUMPTION")]
     power = [one for one in series if one.labels["__name__"].endswith("POWER_USAGE")]
     utilization = [one for one in series if one.labels["__name__"].endswith("GPU_UTIL")]
-    of_node: Callable[[str], list[_Series]] = lambda name: [one for one in series if one.source == name]  # noqa: E731
     failure = failure_bins(settings)
     if failure and failure[0] in planted.sources:
-        silent = planted.gap(failure[0], len(failure[1]), len(of_node(failure[0])), begin=failure[1].start)
-        for one in of_node(failure[0]):
-            one.keep[silent.start : silent.stop] = False
+        _silence(planted, series, failure[0], len(failure[1]), failure[1].start)
     for _ in range(scaled(14, settings)):
-        node = planted.any_source()
-        silent = planted.gap(node, int(planted.rng.integers(1, 9)), len(of_node(node)))
-        for one in of_node(node):
-            one.keep[silent.start : silent.stop] = False
-    for _ in range(scaled(6, settings)):  # the exporter lost the pod mapping of a device for some hours
-        one = utilization[int(planted.rng.integers(len(utilization)))]
-        length = int(planted.rng.integers(4, 30))
-        begin = planted.pick((one.source,), length)
-        for twin in of_node(one.source):
-            if twin.labels["gpu"] == one.labels["gpu"]:
-                twin.bare[begin : begin + length] = True
-        planted.counts["missing_pod_label"] += sum(int(value) > 0 for value in one.values[begin : begin + length])
-    for count, flaw, make in (
-        (70, "sentinel", lambda value: "NaN"),
-        (25, "sentinel", lambda value: "-1"),
-    ):
+        _silence(planted, series, planted.any_source(), int(planted.rng.integers(1, 9)))
+    for _ in range(scaled(6, settings)):
+        _lose_pod(planted, series, _any(planted, utilization), int(planted.rng.integers(4, 30)))
+    for count, mark in ((70, "NaN"), (25, "-1")):
         for _ in range(scaled(count, settings)):
-            one = gauges[int(planted.rng.integers(len(gauges)))]
-            begin = planted.pick((one.source,))
-            one.values[begin] = make(one.values[begin])
-            planted.counts[flaw] += 1
+            one = _any(planted, gauges)
+            one.values[planted.pick((one.source,))] = mark
+            planted.counts["sentinel"] += 1
     for _ in range(scaled(5, settings)):
-        one = power[int(planted.rng.integers(len(power)))]
+        one = _any(planted, power)
         one.values[planted.pick((one.source,))] = f"-{int(planted.rng.integers(2, 40))}"
         planted.counts["negative_power"] += 1
     for _ in range(scaled(40, settings)):
-        one = gauges[int(planted.rng.integers(len(gauges)))]
-        begin = planted.pick((one.source,))
-        same = bool(planted.rng.random() < 0.7)
-        one.doubled[begin] = one.values[begin]
-        if not same:  # the first of the two is stale; the last one in file order is right
-            one.values[begin] = str(max(int(one.values[begin]) - 3, 0))
-        planted.counts["duplicate"] += 1
+        _double(planted, _any(planted, gauges))
+
+
+def _any(planted: Planted, series: list[_Series]) -> _Series:
+    return series[int(planted.rng.integers(len(series)))]
+
+
+def _silence(planted: Planted, series: list[_Series], node: str, length: int, begin: int | None = None) -> None:
+    """The exporter of a node did not answer."""
+    of_node = [one for one in series if one.source == node]
+    silent = planted.gap(node, length, len(of_node), begin)
+    for one in of_node:
+        one.keep[silent.start : silent.stop] = False
+
+
+def _lose_pod(planted: Planted, series: list[_Series], one: _Series, length: int) -> None:
+    """The exporter lost the pod mapping of a device for some hours, in every metric of the device."""
+    begin = planted.pick((one.source,), length)
+    for twin in series:
+        if (twin.source, twin.labels["gpu"]) == (one.source, one.labels["gpu"]):
+            twin.bare[begin : begin + length] = True
+    planted.counts["missing_pod_label"] += sum(int(value) > 0 for value in one.values[begin : begin + length])
+
+
+def _double(planted: Planted, one: _Series) -> None:
+    """A sample that comes twice; when the two differ the first is stale, the last one in file order is right."""
+    begin = planted.pick((one.source,))
+    one.doubled[begin] = one.values[begin]
+    if planted.rng.random() >= 0.7:
+        one.values[begin] = str(max(int(one.values[begin]) - 3, 0))
+    planted.counts["duplicate"] += 1
 
 
 def _entries(one: _Series) -> Iterator[dict[str, object]]:

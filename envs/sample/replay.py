@@ -102,63 +102,80 @@ class _Cluster:
 
 def replay(jobs: pd.DataFrame, cluster: ClusterSpec, settings: SampleSettings) -> Replay:
     """Run the jobs through the cluster. Jobs on the failed node end with state ``node_fail``."""
-    rng = settings.rng("replay")
-    state = _Cluster(cluster)
-    speed = {pool.gpu_model: levels_for(pool.gpu_model, (1.0,))[0][0] for pool in cluster.pools}
-    records = jobs.to_dict("records")
-    order = [_allowed_pools(rng, job, cluster) for job in records]
-    count = len(records)
-    start, end = np.full(count, NEVER), np.full(count, NEVER)
-    pool_of, outcome = np.full(count, -1), [str(job["outcome"]) for job in records]
-    held: dict[int, list[tuple[int, int, int]]] = {}
-    shares: list[Share] = []
-    failed = cluster.node_names.index(NODE_FAILURE[0]) if NODE_FAILURE[0] in cluster.node_names else -1
-    events: list[tuple[int, int, int]] = [(int(job["submit_s"]), 2, row) for row, job in enumerate(records)]
-    if failed >= 0:
-        events += [(settings.second_of(NODE_FAILURE[1]), 1, 1), (settings.second_of(NODE_FAILURE[2]), 1, 0)]
-    heapq.heapify(events)
-    waiting: list[int] = []
-    while events:
-        now = events[0][0]
-        if now >= settings.length_s:
-            break
-        while events and events[0][0] == now:
-            _, what, which = heapq.heappop(events)
-            if what == 2:
-                waiting.append(which)
-            elif what == 1:
-                state.down[failed] = bool(which)
-                for row in [row for row, taken in held.items() if which and any(node == failed for node, _, _ in taken)]:
-                    end[row], outcome[row] = now, "node_fail"
-                    _release(state, held.pop(row))
-            elif which in held and end[which] == now:
-                _release(state, held.pop(which))
-        still: list[int] = []
-        for row in waiting:
-            job = records[row]
-            milli, workers = round(job["gpus"] * GPU), int(job["workers"])
-            taken = None
-            for pool in order[row]:
-                taken = state.place(pool, milli, workers)
-                if taken:
-                    break
-            if not taken:
-                still.append(row)
-                continue
-            model = cluster.pools[pool].gpu_model
-            run_s = int(np.ceil(job["duration_s"] / speed[model][CLASS_INDEX[job["kind"]]]))
-            if run_s > job["requested_s"]:
-                run_s, outcome[row] = int(job["requested_s"]), "timeout"
-            start[row], end[row], pool_of[row] = now, now + run_s, pool
-            held[row] = taken
-            shares.extend(Share(row, node * state.gpus + gpu, part) for node, gpu, part in taken)
-            heapq.heappush(events, (now + run_s, 0, row))
-        waiting = still
-    table = _outcome_table(jobs, cluster, settings, start, end, pool_of, outcome, shares, state.gpus)
+    run = _Run(jobs, cluster, settings)
+    run.go()
+    table = _outcome_table(jobs, run)
     keep = np.flatnonzero((table["end_s"] > 0).to_numpy())
     new_row = {int(row): place for place, row in enumerate(keep)}
-    kept = [Share(new_row[share.job], share.device, share.milli) for share in shares if share.job in new_row]
-    return Replay(table.iloc[keep].reset_index(drop=True), kept, state.gpus)
+    kept = [Share(new_row[share.job], share.device, share.milli) for share in run.shares if share.job in new_row]
+    return Replay(table.iloc[keep].reset_index(drop=True), kept, run.state.gpus)
+
+
+_END, _NODE, _SUBMIT = 0, 1, 2  # what happens first at one second
+
+
+class _Run:
+    """One pass over the events: job ends, the node failure, submissions; then the queue is walked once in order of submission."""
+
+    def __init__(self, jobs: pd.DataFrame, cluster: ClusterSpec, settings: SampleSettings) -> None:
+        rng = settings.rng("replay")
+        self.cluster, self.settings = cluster, settings
+        self.state = _Cluster(cluster)
+        self.speed = {pool.gpu_model: levels_for(pool.gpu_model, (1.0,))[0][0] for pool in cluster.pools}
+        self.records = jobs.to_dict("records")
+        self.order = [_allowed_pools(rng, job, cluster) for job in self.records]
+        self.start = np.full(len(self.records), NEVER)
+        self.end = np.full(len(self.records), NEVER)
+        self.pool = np.full(len(self.records), -1)
+        self.outcome = [str(job["outcome"]) for job in self.records]
+        self.held: dict[int, list[tuple[int, int, int]]] = {}
+        self.shares: list[Share] = []
+        self.failed = cluster.node_names.index(NODE_FAILURE[0]) if NODE_FAILURE[0] in cluster.node_names else -1
+        self.events = [(int(job["submit_s"]), _SUBMIT, row) for row, job in enumerate(self.records)]
+        if self.failed >= 0:
+            self.events += [(settings.second_of(NODE_FAILURE[1]), _NODE, 1), (settings.second_of(NODE_FAILURE[2]), _NODE, 0)]
+        heapq.heapify(self.events)
+
+    def go(self) -> None:
+        """All events of the warm-up and the period."""
+        waiting: list[int] = []
+        while self.events and self.events[0][0] < self.settings.length_s:
+            now = self.events[0][0]
+            while self.events and self.events[0][0] == now:
+                _, what, which = heapq.heappop(self.events)
+                if what == _SUBMIT:
+                    waiting.append(which)
+                elif what == _NODE:
+                    self._set_down(bool(which), now)
+                elif which in self.held and self.end[which] == now:
+                    _release(self.state, self.held.pop(which))
+            waiting = [row for row in waiting if not self._try_start(row, now)]
+
+    def _set_down(self, down: bool, now: int) -> None:
+        self.state.down[self.failed] = down
+        hit = [row for row, taken in self.held.items() if down and any(node == self.failed for node, _, _ in taken)]
+        for row in hit:
+            self.end[row], self.outcome[row] = now, "node_fail"
+            _release(self.state, self.held.pop(row))
+
+    def _try_start(self, row: int, now: int) -> bool:
+        job = self.records[row]
+        milli, workers = round(job["gpus"] * GPU), int(job["workers"])
+        for pool in self.order[row]:
+            taken = self.state.place(pool, milli, workers)
+            if taken:
+                break
+        else:
+            return False
+        speed = self.speed[self.cluster.pools[pool].gpu_model][CLASS_INDEX[job["kind"]]]
+        run_s = int(np.ceil(job["duration_s"] / speed))
+        if run_s > job["requested_s"]:
+            run_s, self.outcome[row] = int(job["requested_s"]), "timeout"
+        self.start[row], self.end[row], self.pool[row] = now, now + run_s, pool
+        self.held[row] = taken
+        self.shares.extend(Share(row, node * self.state.gpus + gpu, part) for node, gpu, part in taken)
+        heapq.heappush(self.events, (now + run_s, _END, row))
+        return True
 
 
 def _allowed_pools(rng: np.random.Generator, job: dict[str, object], cluster: ClusterSpec) -> list[int]:
@@ -176,30 +193,20 @@ def _release(state: _Cluster, taken: list[tuple[int, int, int]]) -> None:
         state.free[node, gpu] += part
 
 
-def _outcome_table(
-    jobs: pd.DataFrame,
-    cluster: ClusterSpec,
-    settings: SampleSettings,
-    start: np.ndarray,
-    end: np.ndarray,
-    pool_of: np.ndarray,
-    outcome: list[str],
-    shares: list[Share],
-    gpus: int,
-) -> pd.DataFrame:
-    nodes: list[list[str]] = [[] for _ in outcome]
-    for share in shares:
-        name = cluster.node_names[share.device // gpus]
-        if name not in nodes[share.job]:
-            nodes[share.job].append(name)
-    table = jobs.copy()
-    running = (start < NEVER) & (end > settings.length_s)
-    table["start_s"], table["end_s"] = start, np.where(running, NEVER, end)
-    table["run_until_s"] = np.where(start < NEVER, np.minimum(end, settings.length_s), NEVER)
-    table["state"] = np.select([start == NEVER, running], ["pending", "running"], outcome)
-    table["pool"] = [cluster.pools[pool].name if pool >= 0 else "" for pool in pool_of]
-    table["nodes"] = [",".join(sorted(names)) for names in nodes]
-    return table
+def _outcome_table(jobs: pd.DataFrame, run: _Run) -> pd.DataFrame:
+    names, length_s = run.cluster.node_names, run.settings.length_s
+    nodes: list[set[str]] = [set() for _ in run.records]
+    for share in run.shares:
+        nodes[share.job].add(names[share.device // run.state.gpus])
+    running = (run.start < NEVER) & (run.end > length_s)
+    return jobs.assign(
+        start_s=run.start,
+        end_s=np.where(running, NEVER, run.end),
+        run_until_s=np.where(run.start < NEVER, np.minimum(run.end, length_s), NEVER),
+        state=np.select([run.start == NEVER, running], ["pending", "running"], run.outcome),
+        pool=[run.cluster.pools[pool].name if pool >= 0 else "" for pool in run.pool],
+        nodes=[",".join(sorted(held)) for held in nodes],
+    )
 
 
 def interval_watts(result: Replay, cluster: ClusterSpec, settings: SampleSettings) -> Watts:
