@@ -203,7 +203,9 @@ class State(NamedTuple):
     expected_usd: np.ndarray  # float64 [B, A], expected objective
     expected_kwh: np.ndarray  # float64 [B, A]
     expected_late: np.ndarray  # float64 [B, A], expected penalty, USD
+    expected_start_s: np.ndarray  # int64 [B, A]
     expected_end_s: np.ndarray  # int64 [B, A]
+    scored: np.ndarray  # bool [B], the expectations are those of the question
     start_delay_s: np.ndarray  # int64 [B, P]
     nodes_woken: np.ndarray  # int64 [B, P]
     # event log
@@ -245,7 +247,9 @@ _SHAPES: dict[str, tuple[str, type]] = {
     "site_totals": ("S 4", np.float64),
     "idle_totals": ("S 3 3", np.float64),
     "mask": ("A", np.bool_),
+    "expected_start_s": ("A", np.int64),
     "expected_end_s": ("A", np.int64),
+    "scored": ("", np.bool_),
     "log": ("E 7", np.int64),
 }
 

@@ -302,12 +302,15 @@ def _build_grid(cluster: ClusterSpec, windows: Sequence[WindowTables], warm_rese
     width = max(part["price"].shape[1] for part in parts)
 
     def stacked(name: str) -> np.ndarray:
-        return np.stack([np.pad(part[name], ((0, 0), (0, width - part[name].shape[1])), mode="edge") for part in parts])
+        rows = [np.pad(part[name], ((0, 0), (0, width - part[name].shape[1])), mode="edge") for part in parts]
+        return np.ascontiguousarray(np.stack(rows))
 
     price, carbon, renewable, pue = (stacked(name) for name in ("price", "carbon", "renewable", "pue"))
 
     def summed(values: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.zeros((*values.shape[:2], 1)), np.cumsum(values, axis=2)], axis=2)
+        sums = np.zeros((*values.shape[:2], values.shape[2] + 1))
+        np.cumsum(values, axis=2, out=sums[..., 1:])
+        return sums
 
     monday = pd.Timestamp("1970-01-05", tz="UTC")
     return Grid(

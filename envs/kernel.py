@@ -1,0 +1,280 @@
+"""The compiled simulator: a batch of clusters that advance from question to question (definition: docs/simulator.md).
+
+Entry points are cached on disk under a digest of all kernel sources, because numba itself looks only at the file of the entry point.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from envs.kernel_choosers import choose_from_rows, choose_from_state
+from envs.kernel_clock import advance, log_is_full, reset_one, reward_since_mark
+from envs.kernel_decisions import apply_action
+from envs.kernel_scores import score_question
+from envs.observation import ObservationLayout, write_observation
+from envs.reward import RewardSpec
+from envs.state import (
+    CARBON,
+    COST,
+    ENERGY,
+    LATE_START,
+    LOG_FIELDS,
+    MISSED_DEADLINE,
+    PENALTY,
+    EpisodeTotals,
+    Params,
+    Policy,
+    PolicySettings,
+    State,
+    allocate_state,
+    make_params,
+)
+from envs.world import World
+from telemetry.errors import InputError
+
+ENVS_PER_THREAD = 8
+
+
+def _sources_digest() -> str:
+    folder = Path(__file__).parent
+    files = sorted([*folder.glob("kernel*.py"), folder / "observation.py", folder / "state.py", folder / "world.py", folder / "events.py"])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _compile(digest: str) -> tuple[Callable, Callable, Callable, Callable]:
+    """Entry points over environments ``low <= b < high``; ``digest`` is part of each one's cache key."""
+
+    @njit(cache=True, nogil=True)
+    def reset_range(static, jobs, grid, params, state, windows, low, high):
+        for b in range(low, high):
+            if windows[b] >= 0:
+                reset_one(static, jobs, grid, params, state, b, windows[b])
+        return len(digest)
+
+    @njit(cache=True, nogil=True)
+    def step_range(static, jobs, grid, params, state, actions, observe, rewards, observations, low, high):
+        for b in range(low, high):
+            if not state.done[b]:
+                if state.asking[b] < 0:
+                    advance(static, jobs, grid, params, state, b)
+                elif actions[b] >= 0:
+                    if params.plan_regret[b] and not state.scored[b]:
+                        score_question(static, jobs, grid, params, state, b)
+                    apply_action(static, jobs, params, state, b, actions[b])
+                    advance(static, jobs, grid, params, state, b)
+            if observe:
+                if state.asking[b] >= 0 and not state.scored[b]:
+                    score_question(static, jobs, grid, params, state, b)
+                write_observation(static, jobs, grid, params, state, b, observations[b])
+            if actions[b] >= 0:
+                rewards[b, 0], rewards[b, 1] = reward_since_mark(params, state, b)
+        return len(digest)
+
+    @njit(cache=True, nogil=True)
+    def play_range(static, jobs, grid, params, state, kind, limits, low, high):
+        for b in range(low, high):
+            while not state.done[b] and state.decisions[b] < limits[b]:
+                if state.asking[b] >= 0:
+                    if params.plan_regret[b] and not state.scored[b]:
+                        score_question(static, jobs, grid, params, state, b)
+                    action = choose_from_state(static, jobs, grid, params, state, b, kind)
+                    apply_action(static, jobs, params, state, b, action)
+                advance(static, jobs, grid, params, state, b)
+                if state.asking[b] < 0 and not state.done[b] and log_is_full(jobs, state, b):
+                    break
+        return len(digest)
+
+    @njit(cache=True, nogil=True)
+    def choose_rows(rows, candidates, kind, actions):
+        choose_from_rows(rows, candidates, kind, actions)
+        return len(digest)
+
+    return reset_range, step_range, play_range, choose_rows
+
+
+_reset_range, _step_range, _play_range, choose_rows = _compile(_sources_digest())
+
+
+class Simulator:
+    """B clusters of one world, each in a window of its own.
+
+    Attributes:
+        layout: of the observations.
+        rewards: float64 ``[B, 2]`` of the last step: exact, and by regret against the jobs' plans.
+
+    Args:
+        settings: of all environments; ``params`` may then be changed per environment before a reset.
+        threads: Python threads over which a call is spread; results do not depend on it.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        num_envs: int,
+        settings: PolicySettings,
+        reward: RewardSpec,
+        *,
+        plan_regret: bool = False,
+        event_log: bool = False,
+        threads: int = 1,
+    ) -> None:
+        if num_envs < 1 or threads < 1:
+            raise InputError(f"{num_envs} environments on {threads} threads", where="simulator", allowed="at least 1 of each")
+        self.world = world
+        self.num_envs = num_envs
+        self.params: Params = make_params(num_envs, settings, reward, plan_regret=plan_regret)
+        self.state: State = allocate_state(world, num_envs, event_log=event_log)
+        pools, levels, _ = world.static.speed.shape
+        self.layout = ObservationLayout(pools, levels)
+        self.rewards = np.zeros((num_envs, 2))
+        self.observations = np.zeros((num_envs, self.layout.size), dtype=np.float32)
+        self._logs: list[list[np.ndarray]] = [[] for _ in range(num_envs)]
+        self._event_log = event_log
+        self._threads = max(1, min(threads, num_envs // ENVS_PER_THREAD))
+        self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
+        self.state.done[:] = True
+        self.state.asking[:] = -1
+
+    def reset(self, windows: np.ndarray | Sequence[int]) -> None:
+        """Begin a window in each environment and go on to its first question; -1 leaves an environment as it is."""
+        chosen = np.asarray(windows, dtype=np.int64)
+        if chosen.shape != (self.num_envs,) or (chosen >= self.world.n_windows).any() or (chosen < -1).any():
+            raise InputError(
+                f"windows {chosen.tolist()}", where="reset", allowed=f"{self.num_envs} numbers from -1 to {self.world.n_windows - 1}"
+            )
+        for b in np.flatnonzero(chosen >= 0):
+            self._logs[b] = []
+        self._call(_reset_range, chosen)
+        self._drain()
+
+    def step(self, actions: np.ndarray, *, observe: bool = False) -> None:
+        """Answer every pending question and go on to the next; environments that are done ignore their action, and -1 answers nothing.
+
+        Raises:
+            InputError: an action that the mask excludes (a ValueError); nothing has moved then.
+        """
+        chosen = np.asarray(actions, dtype=np.int64)
+        self._check(chosen)
+        self._call(_step_range, chosen, observe, self.rewards, self.observations)
+        self._drain()
+        if observe and self._event_log:
+            self.observe()
+
+    def observe(self) -> np.ndarray:
+        """Observations float32 ``[B, D]`` of the pending questions (a buffer that the next call overwrites); zeros without a question."""
+        self._call(_step_range, np.full(self.num_envs, -1, dtype=np.int64), True, self.rewards, self.observations)
+        return self.observations
+
+    def play(self, chooser: int, limits: np.ndarray | None = None) -> None:
+        """Let a compiled judge decide until each environment is done or has made ``limits[b]`` decisions."""
+        most = np.full(self.num_envs, np.iinfo(np.int64).max) if limits is None else np.asarray(limits, dtype=np.int64)
+        while True:
+            self._call(_play_range, chooser, most)
+            if not self._drain(resume=False):
+                return
+
+    def _check(self, actions: np.ndarray) -> None:
+        if actions.shape != (self.num_envs,):
+            raise InputError(f"actions of shape {actions.shape}", where="step", allowed=f"({self.num_envs},)")
+        asked = (self.state.asking >= 0) & (actions != -1)
+        inside = (actions >= 0) & (actions < self.layout.n_candidates)
+        bad = asked & ~(inside & self.state.mask[np.arange(self.num_envs), np.where(inside, actions, 0)])
+        if bad.any():
+            b = int(np.flatnonzero(bad)[0])
+            allowed = ", ".join(f"{a} = {self.layout.action_name(int(a))}" for a in np.flatnonzero(self.state.mask[b]))
+            name = self.layout.action_name(int(actions[b])) if inside[b] else "no action"
+            job = self.world.job_ids[self.state.window[b]][self.state.asking[b]]
+            raise InputError(f"action {actions[b]} ({name}) for job '{job}' is masked", where=f"environment {b}", allowed=allowed)
+
+    def _call(self, entry: Callable, *arguments: Any) -> None:
+        world = self.world
+        common = (world.static, world.jobs, world.grid, self.params, self.state, *arguments)
+        if self._pool is None:
+            entry(*common, 0, self.num_envs)
+            return
+        edges = [self.num_envs * part // self._threads for part in range(self._threads + 1)]
+        others = [self._pool.submit(entry, *common, low, high) for low, high in zip(edges[1:-1], edges[2:], strict=True)]
+        entry(*common, edges[0], edges[1])
+        for other in others:
+            other.result()
+
+    def _drain(self, *, resume: bool = True) -> bool:
+        """Move full event logs to memory and go on; whether anything was stopped by a full log."""
+        if not self._event_log:
+            return False
+        state = self.state
+        stopped = False
+        while True:
+            stuck = (state.asking < 0) & ~state.done
+            if not stuck.any():
+                return stopped
+            stopped = True
+            for b in np.flatnonzero(stuck):
+                self._logs[b].append(state.log[b, : state.log_count[b]].copy())
+                state.log_count[b] = 0
+            if not resume:
+                return True
+            self._call(_step_range, np.full(self.num_envs, -1, dtype=np.int64), False, self.rewards, self.observations)
+
+    def events(self, b: int) -> np.ndarray:
+        """Event log of environment ``b`` so far, int64 ``[E, 7]``."""
+        if not self._event_log:
+            raise InputError("no event log", where="simulator", remedy="make it with event_log=True")
+        return np.concatenate([*self._logs[b], self.state.log[b, : self.state.log_count[b]]]).reshape(-1, LOG_FIELDS)
+
+    def totals(self) -> EpisodeTotals:
+        """Totals so far of all environments, one row each."""
+        s = self.state
+        rejected = np.where(s.status == 5, self.world.jobs.reject[s.window], 0)
+        return EpisodeTotals(
+            energy_kwh=s.site_totals[:, :, ENERGY].copy(),
+            cost_usd=s.site_totals[:, :, COST].copy(),
+            carbon_kg=s.site_totals[:, :, CARBON].copy(),
+            penalty_usd=s.site_totals[:, :, PENALTY].copy(),
+            idle_energy_kwh=s.idle_totals[..., ENERGY].copy(),
+            idle_cost_usd=s.idle_totals[..., COST].copy(),
+            idle_carbon_kg=s.idle_totals[..., CARBON].copy(),
+            objective_usd=s.objective_usd.copy(),
+            busy_gpu_s=s.busy_gpu_s.copy(),
+            end_s=s.time_s.copy(),
+            decisions=s.decisions.copy(),
+            job_start_s=s.start_s.copy(),
+            job_end_s=s.end_s.copy(),
+            job_pool=s.pool.copy(),
+            job_level=s.level.copy(),
+            job_energy_kwh=s.job_kwh.copy(),
+            job_cost_usd=s.job_usd.copy(),
+            job_carbon_kg=s.job_kg.copy(),
+            job_penalty_usd=s.job_penalty.copy(),
+            job_late_start=(s.violation & LATE_START) > 0,
+            job_missed_deadline=(s.violation & MISSED_DEADLINE) > 0,
+            job_rejected=rejected,
+            events=tuple(self.events(b) for b in range(self.num_envs)) if self._event_log else None,
+        )
+
+
+def run_policy(world: World, policy: Policy, reward: RewardSpec, *, event_log: bool = False, threads: int = 1) -> EpisodeTotals:
+    """Run every window of ``world`` to its end under ``policy``.
+
+    A policy with a compiled ``chooser`` (the judges) stays in compiled code; any other is asked in batches over the windows.
+    """
+    simulator = Simulator(world, world.n_windows, policy.settings, reward, event_log=event_log, threads=threads)
+    simulator.reset(np.arange(world.n_windows))
+    chooser = getattr(policy, "chooser", None)
+    if chooser is not None:
+        simulator.play(chooser)
+        return simulator.totals()
+    observations = simulator.observe()
+    while not simulator.state.done.all():
+        asked = np.flatnonzero(simulator.state.asking >= 0)
+        actions = np.full(world.n_windows, -1, dtype=np.int64)
+        actions[asked] = policy.act(observations[asked], simulator.layout)
+        simulator.step(actions, observe=True)
+    return simulator.totals()

@@ -1,0 +1,211 @@
+"""Stable-Baselines3 vectorised environment directly on the compiled simulator: one call steps the whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
+
+from envs.kernel import Simulator
+from envs.kernel_choosers import LOOKAHEAD
+from envs.observation import LIMIT
+from envs.reward import RewardSpec
+from envs.state import COST, ENERGY, PENALTY, PolicySettings
+from envs.world import World
+from telemetry.errors import InputError
+
+REWARD_MODES: tuple[str, ...] = ("exact", "regret")
+PREFERENCES: tuple[str, ...] = ("w_cost", "w_carbon", "w_energy", "w_sla")
+
+
+class ClusterVecEnv(VecEnv):
+    """``num_envs`` clusters, each in a random window of ``world``, restarted in another one when it ends.
+
+    Observation: float32 ``[D]`` as in ``envs.observation``, the mask within it. Action: 0 holds the job in question, 1 + p L + l runs it.
+
+    Reward ``exact``: minus the objective (``envs.reward``) that accrued until the next question, over ``scale_usd``. Reward ``regret``: each job
+    has a planned objective, its cheapest expected start at arrival. A decision is charged what its expected objective exceeds that of the best
+    allowed action; what the best action has become dearer since (waiting, new prices, no free pool) is charged when it is found; the SLA
+    penalty beyond the expected one is charged when the job ends. The sum per job is its expected objective when run, less its plan, plus the
+    penalty surprise: far less noisy, and blind to the idle watts of nodes.
+
+    Args:
+        preferences: ``{weight: (low, high)}``: the objective's weights are drawn uniformly anew for every window.
+        stagger: the environments begin at random decisions of their first windows, played there by the look-ahead judge.
+        threads: Python threads that share a step.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        num_envs: int,
+        reward_spec: RewardSpec,
+        settings: PolicySettings,
+        seed: int,
+        *,
+        preferences: dict[str, tuple[float, float]] | None = None,
+        reward_mode: str = "exact",
+        stagger: bool = True,
+        threads: int = 1,
+    ) -> None:
+        if reward_mode not in REWARD_MODES:
+            raise InputError(f"reward_mode '{reward_mode}'", where="vec_env", allowed=", ".join(REWARD_MODES))
+        unknown = sorted(set(preferences or {}) - set(PREFERENCES))
+        if unknown:
+            raise InputError(f"unknown preference '{unknown[0]}'", where="vec_env", allowed=", ".join(PREFERENCES))
+        if not (world.jobs.reject[np.arange(world.jobs.reject.shape[1]) < world.jobs.count[:, None]] == 0).any():
+            raise InputError(
+                "no window has a job that the cluster can run", where="vec_env", remedy="train on other windows or a larger cluster"
+            )
+        self.simulator = Simulator(world, num_envs, settings, reward_spec, plan_regret=reward_mode == "regret", threads=threads)
+        self.layout = self.simulator.layout
+        self.world = world
+        self.reward_mode = reward_mode
+        self._preferences = preferences or {}
+        self._stagger = stagger
+        self._generator = np.random.default_rng(seed)
+        self._actions: np.ndarray | None = None
+        self._episode_reward = np.zeros(num_envs)
+        self.render_mode = None
+        observation_space = gym.spaces.Box(-LIMIT, LIMIT, (self.layout.size,), np.float32)
+        super().__init__(num_envs, observation_space, gym.spaces.Discrete(self.layout.n_candidates))
+
+    # ---------------------------------------------------------------- stepping
+
+    def reset(self) -> np.ndarray:
+        """Begin anew in all environments; observations ``[B, D]``."""
+        self._begin(np.ones(self.num_envs, dtype=np.bool_))
+        if self._stagger:
+            self._fast_forward()
+        return self._observe_fresh(np.ones(self.num_envs, dtype=np.bool_)).copy()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._actions = np.asarray(actions, dtype=np.int64).reshape(self.num_envs)
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Rewards float32 ``[B]``, dones, and infos that are empty except at the end of a window, where they hold its totals."""
+        assert self._actions is not None
+        simulator = self.simulator
+        simulator.step(self._actions, observe=True)
+        rewards = simulator.rewards[:, REWARD_MODES.index(self.reward_mode)].astype(np.float32)
+        self._episode_reward += rewards
+        dones = simulator.state.done.copy()
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        observations = simulator.observations
+        if dones.any():
+            for b in np.flatnonzero(dones):
+                infos[b] = self._summary(int(b))
+                infos[b]["terminal_observation"] = observations[b].copy()
+                infos[b]["TimeLimit.truncated"] = False
+            self._begin(dones)
+            observations = self._observe_fresh(dones)
+        return observations.copy(), rewards, dones, infos
+
+    def action_masks(self) -> np.ndarray:
+        """Allowed actions of the pending questions, bool ``[B, A]``."""
+        return self.simulator.state.mask.copy()
+
+    def _summary(self, b: int) -> dict[str, Any]:
+        state = self.simulator.state
+        totals = state.site_totals[b].sum(axis=0)
+        count = int(self.world.jobs.count[state.window[b]])
+        return {
+            "episode": {"r": float(self._episode_reward[b]), "l": int(state.decisions[b]), "t": float(state.time_s[b])},
+            "window": int(state.window[b]),
+            "objective_usd": float(state.objective_usd[b]),
+            "cost_usd": float(totals[COST]),
+            "energy_kwh": float(totals[ENERGY]),
+            "penalty_usd": float(totals[PENALTY]),
+            "sla_violation_rate": float((state.violation[b, :count] > 0).mean()) if count else 0.0,
+        }
+
+    # ---------------------------------------------------------------- windows
+
+    def _begin(self, which: np.ndarray) -> None:
+        """Begin random windows in the chosen environments; windows without a question are drawn again."""
+        left = which.copy()
+        while left.any():
+            windows = np.full(self.num_envs, -1, dtype=np.int64)
+            for b in np.flatnonzero(left):
+                windows[b] = self._generator.integers(self.world.n_windows)
+                for name, (low, high) in sorted(self._preferences.items()):
+                    self.simulator.params.weights[b, PREFERENCES.index(name)] = self._generator.uniform(low, high)
+                self._episode_reward[b] = 0.0
+            self.simulator.reset(windows)
+            left &= self.simulator.state.done
+
+    def _fast_forward(self) -> None:
+        """Bring each environment to a random place of its window, so that their batches are not all mornings."""
+        state = self.simulator.state
+        jobs = self.world.jobs.count[state.window]
+        limits = (self._generator.random(self.num_envs) * jobs).astype(np.int64)
+        self.simulator.play(LOOKAHEAD, limits)
+        ended = state.done.copy()
+        if ended.any():
+            self._begin(ended)
+
+    def _observe_fresh(self, which: np.ndarray) -> np.ndarray:
+        """Observations after a reset; what accrued before the first question belongs to no action."""
+        observations = self.simulator.observe()
+        state = self.simulator.state
+        state.marked_usd[which, 0] = state.objective_usd[which]
+        state.marked_usd[which, 1] = state.regret_usd[which]
+        return observations
+
+    # ---------------------------------------------------------------- exact resume
+
+    def state_dict(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Everything that a resumed run needs: JSON-serialisable meta data and arrays."""
+        state = self.simulator.state
+        meta = {"generator": self._generator.bit_generator.state, "num_envs": self.num_envs, "windows": self.world.n_windows}
+        arrays = {f"state.{name}": array.copy() for name, array in zip(state._fields, state, strict=True)}
+        arrays["weights"] = self.simulator.params.weights.copy()
+        arrays["episode_reward"] = self._episode_reward.copy()
+        return meta, arrays
+
+    def load_state_dict(self, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Go on exactly where :meth:`state_dict` was taken, in an environment made with the same arguments."""
+        state = self.simulator.state
+        for name, array in zip(state._fields, state, strict=True):
+            saved = arrays[f"state.{name}"]
+            if saved.shape != array.shape:
+                raise InputError(
+                    f"state of shape {saved.shape} for '{name}'",
+                    where="resume",
+                    allowed=str(array.shape),
+                    remedy="use the same world and num_envs",
+                )
+            array[...] = saved
+        self.simulator.params.weights[...] = arrays["weights"]
+        self._episode_reward[...] = arrays["episode_reward"]
+        self._generator.bit_generator.state = meta["generator"]
+
+    # ---------------------------------------------------------------- the rest of the interface
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seed the windows' order from the next reset on."""
+        self._generator = np.random.default_rng(seed)
+        return [seed] * self.num_envs
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        raise InputError(f"attribute '{attr_name}' cannot be set", where="vec_env", allowed="attributes are fixed when it is made")
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        """Call a method once for the batch; ``action_masks`` gives one row per environment."""
+        result = getattr(self, method_name)(*method_args, **method_kwargs)
+        rows = list(self._get_indices(indices))
+        if method_name == "action_masks":
+            return [result[row] for row in rows]
+        return [result] * len(rows)
+
+    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
+        return [False] * len(list(self._get_indices(indices)))
