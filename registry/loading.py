@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,10 @@ _ADDED_BY_MLFLOW = frozenset({"registered_model_meta"})
 
 class VerificationError(RuntimeError):
     """A model must not be used; the message says which and why. Whoever holds a good version keeps it."""
+
+
+class NoVersionError(VerificationError):
+    """The alias points to nothing: nothing of that name was promoted yet."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,9 @@ def _load(name: str, alias: str, tracking_uri: str, kind: str) -> Loaded:
         with quiet():
             version = client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
-        raise VerificationError(f"{where}: no such version ({error})") from error
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise NoVersionError(f"{where}: no such version; nothing was promoted yet") from error
+        raise VerificationError(f"{where}: the registry does not answer ({error})") from error
     where = f"{where} (version {version.version})"
     with tempfile.TemporaryDirectory(prefix="joulewise-load-") as scratch:
         folder = fetch(client, version, Path(scratch), tracking_uri)
@@ -200,9 +206,11 @@ def _loader(manifest: Manifest, where: str) -> Callable[[Path], Any]:
 
 def _load_judge(weights: Path) -> Policy:
     from envs.heuristics import JUDGES
+    from envs.state import PolicySettings
 
     content = json.loads((weights / JUDGE_FILE).read_text())
-    return JUDGES[content["judge"]]
+    judge = JUDGES[content["judge"]]
+    return judge if content["settings"] is None else replace(judge, settings=PolicySettings(**content["settings"]))
 
 
 def observation_layout(manifest: Manifest) -> Any:

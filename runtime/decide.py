@@ -1,0 +1,199 @@
+"""``python -m runtime.decide JOB.json``: one job, one answer, from the promoted models.
+
+Exit status: 0 a decision, 2 a state file or argument that cannot be used, 3 the job is refused, 4 no model that can be trusted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from envs.cluster import ClusterSpec
+from envs.cluster_io import cluster_from_mapping
+from envs.heuristics import JUDGES
+from envs.reward import RewardSpec
+from envs.state import Policy
+from registry.loading import VerificationError, load_policy
+from registry.manifest import Manifest
+from registry.mlflow_client import DEFAULT_URI
+from runtime.decision import Candidate, Decision, decide
+from runtime.forecasts import expectation_lines, expectations
+from runtime.jobs import JobRefusedError, JobRequest, read_job
+from runtime.state_file import StateFile, read_state
+from telemetry.errors import InputError
+
+EXIT_INPUT, EXIT_REFUSED, EXIT_UNVERIFIED = 2, 3, 4
+FALLBACK_JUDGE = "lookahead"
+EXAMPLES = Path(__file__).resolve().parents[1] / "deploy" / "examples"
+
+_EPILOG = f"""
+JOB.json is a canonical job ({{"job_id", "gpus", "workload_class", and optionally "workers", "requested_duration_s", "deadline",
+"max_watts", "gpu_model", "priority"}}), or a Kubernetes Pod or Job: GPUs from the resource nvidia.com/gpu, limits from annotations
+such as joulewise.io/max-watts (any domain). STATE.json is described in runtime/state_file.py; examples of both lie in deploy/examples.
+
+exit status: 0 decided, {EXIT_INPUT} state or argument unusable, {EXIT_REFUSED} job refused, {EXIT_UNVERIFIED} no model that can be trusted
+
+examples:
+  python -m runtime.decide deploy/examples/job.json
+  python -m runtime.decide pod.json --state now.json --json
+  python -m runtime.decide pod.json --tracking-uri http://mlflow:5000 --fallback
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        answer = answer_for(options.job, options.state, options.tracking_uri, fallback=options.fallback, forecasts=not options.no_forecasts)
+    except JobRefusedError as refusal:
+        return _fail(options.json, EXIT_REFUSED, "refused", str(refusal))
+    except VerificationError as doubt:
+        remedy = "repair or roll back the registry, or decide by the judge with --fallback"
+        return _fail(options.json, EXIT_UNVERIFIED, "unverified", f"{doubt}; no decision is made from it; remedy: {remedy}")
+    except InputError as error:
+        return _fail(options.json, EXIT_INPUT, "unusable", str(error))
+    print(json.dumps(answer, indent=2) if options.json else render(answer))
+    return 0
+
+
+def answer_for(
+    job: Path, state: Path | None = None, tracking_uri: str = DEFAULT_URI, *, fallback: bool = False, forecasts: bool = True
+) -> dict[str, Any]:
+    """The whole answer as plain data.
+
+    Raises:
+        JobRefusedError: the job must not run.
+        VerificationError: no policy, or a promoted model fails its checks, and no ``fallback`` is wanted.
+        InputError: the state file cannot be used.
+    """
+    request = read_job(job)
+    notices = list(request.notes)
+    if state is None:
+        state = EXAMPLES / "state.json"
+        notices.append(f"no --state given: the example state of {state.name} is used")
+    seen = read_state(state)
+    policy, manifest = _policy(tracking_uri, fallback, notices)
+    rows: list[dict[str, Any]] = []
+    if forecasts:
+        try:
+            rows, more = expectations(tracking_uri, seen.history, seen.time)
+            notices += more
+        except (VerificationError, InputError) as doubt:
+            if not fallback:
+                raise
+            notices.append(f"no forecast: {doubt}")
+    decision = _decide(request, seen, policy, manifest)
+    return _answer(decision, manifest, rows, notices)
+
+
+def _policy(tracking_uri: str, fallback: bool, notices: list[str]) -> tuple[Policy, Manifest | None]:
+    try:
+        return load_policy(tracking_uri=tracking_uri)
+    except (VerificationError, InputError) as doubt:
+        if not fallback:
+            raise doubt if isinstance(doubt, VerificationError) else VerificationError(str(doubt)) from doubt
+        notices.append(f"FALLBACK: the judge '{FALLBACK_JUDGE}' decides, because {doubt}")
+        return JUDGES[FALLBACK_JUDGE], None
+
+
+def _decide(request: JobRequest, seen: StateFile, policy: Policy, manifest: Manifest | None) -> Decision:
+    return decide(seen.snapshot(request, _cluster(seen, manifest)), request.job_id, policy, _reward(manifest))
+
+
+def _cluster(seen: StateFile, manifest: Manifest | None) -> ClusterSpec:
+    if seen.cluster is not None:
+        return seen.cluster
+    if manifest is not None and manifest.layout.get("cluster"):
+        return cluster_from_mapping(manifest.layout["cluster"], "cluster of the promoted policy")
+    raise InputError("no cluster", where="state file", allowed="'cluster' as in conf/cluster", remedy="add it to the state file")
+
+
+def _reward(manifest: Manifest | None) -> RewardSpec:
+    return RewardSpec(**manifest.layout["reward"]) if manifest is not None and manifest.layout.get("reward") else RewardSpec()
+
+
+def _answer(decision: Decision, manifest: Manifest | None, rows: list[dict[str, Any]], notices: list[str]) -> dict[str, Any]:
+    content = asdict(decision)
+    content["decision"] = decision.chosen.verb
+    content["policy"] = {"name": decision.policy, "verified": manifest is not None}
+    if manifest is not None:
+        gates = [f"{gate['gate']}: {gate['reason']}" for gate in manifest.gates]
+        content["policy"] |= {"created": manifest.created, "commit": manifest.git.get("commit"), "gates": gates}
+    return content | {"forecasts": rows, "notices": notices}
+
+
+def render(answer: dict[str, Any]) -> str:
+    """The answer for a person at a terminal."""
+    chosen = Candidate(**answer["chosen"])
+    title = "HOLD (no room now)" if answer["blocked"] else "HOLD" if chosen.verb == "hold" else f"RUN in {chosen.pool} ({chosen.site})"
+    limit = f", power limit {chosen.power_limit:.0%} (level {chosen.level})" if chosen.verb == "run" else ""
+    policy = answer["policy"]
+    origin = f"verified, made {policy['created']}" if policy["verified"] else "not a promoted model"
+    lines = [f"{answer['job_id']} at {answer['time']}: {title}{limit}", f"  by {policy['name']} ({origin})"]
+    lines += [f"  because {reason}" for reason in answer["reasons"]]
+    if answer["ahead"]:
+        lines += ["first in the queue:", *(f"  {line}" for line in answer["ahead"])]
+    lines += ["", _table([chosen, *(Candidate(**other) for other in answer["alternatives"])], answer["blocked"])]
+    if answer["forecasts"]:
+        lines += ["", "expected:", *(f"  {line}" for line in expectation_lines(answer["forecasts"]))]
+    lines += [f"note: {notice}" for notice in answer["notices"]]
+    return "\n".join(lines)
+
+
+def _table(candidates: list[Candidate], blocked: bool) -> str:
+    head = ("", "choice", "kWh", "USD", "kg CO2", "penalty", "objective", "start", "finish")
+    rows = [head]
+    for index, candidate in enumerate(candidates):
+        mark = "->" if index == 0 else ""
+        if candidate.objective_usd is None:
+            rows.append((mark, candidate.name, candidate.why_not or ("waits for room" if blocked else ""), *[""] * 6))
+            continue
+        figures = (candidate.energy_kwh, candidate.cost_usd, candidate.carbon_kg, candidate.penalty_usd, candidate.objective_usd)
+        shown = [f"{figure or 0.0:.3f}" for figure in figures]
+        rows.append((mark, candidate.name, *shown, _clock(candidate.start), _clock(candidate.finish)))
+    numeric = [row for row in rows if row[8] or row is head]
+    widths = [max(len(row[column]) for row in (rows if column < 2 else numeric)) for column in range(len(head))]
+    return "\n".join(_line(row, widths, excluded=not row[8]) for row in rows)
+
+
+def _line(row: tuple[str, ...], widths: list[int], *, excluded: bool) -> str:
+    start = f"{row[0]:>2} {row[1]:<{widths[1]}}"
+    if excluded:
+        return f"{start}  {row[2]}"
+    return start + "".join(f"  {cell:>{width}}" for cell, width in zip(row[2:], widths[2:], strict=True))
+
+
+def _clock(moment: str | None) -> str:
+    return "" if moment is None else moment[5:16].replace("T", " ")
+
+
+def _fail(as_json: bool, status: int, word: str, reason: str) -> int:
+    if as_json:
+        print(json.dumps({"decision": None, "error": word, "reason": reason}, indent=2))
+    print(f"{word}: {reason}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime.decide",
+        description="Hold this job, or run it in which pool at which power level? Answers from the promoted models, after verifying them.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("job", type=Path, metavar="JOB.json", help="the job that asks")
+    parser.add_argument("--state", type=Path, metavar="STATE.json", help="the cluster now (default: the example in deploy/examples)")
+    parser.add_argument("--tracking-uri", default=DEFAULT_URI, help="model registry (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument("--fallback", action="store_true", help=f"decide by the judge '{FALLBACK_JUDGE}' when no model can be trusted")
+    parser.add_argument("--no-forecasts", action="store_true", help="do not load the forecasters, which are shown but do not decide")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
