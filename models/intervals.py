@@ -48,7 +48,7 @@ def residual_quantiles(errors: np.ndarray, quantiles: tuple[float, ...] = QUANTI
 def change_quantiles(values: np.ndarray, horizon: int, rows: np.ndarray | None = None, prior_windows: float = 1.0) -> np.ndarray:
     """Quantiles ``[H, Q]`` of the historical h-step changes of one series, leaning on a Gaussian random walk while the history is short.
 
-    Overlapping changes repeat each other: n of them over h steps are worth about n / h.
+    Overlapping changes repeat each other, so those issued within the same h steps count as one window.
 
     Args:
         values: ``[T]`` with NaN gaps.
@@ -62,7 +62,8 @@ def change_quantiles(values: np.ndarray, horizon: int, rows: np.ndarray | None =
     one_step = one_step[np.isfinite(one_step)]
     sigma = float(np.sqrt(np.mean(one_step**2))) if one_step.size else 0.0
     steps = 1.0 + np.arange(horizon)
-    windows = np.isfinite(changes).sum(axis=0) / steps
+    issued = np.arange(len(values)) if rows is None else np.flatnonzero(rows)
+    windows = np.array([len(np.unique(issued[np.isfinite(changes[:, h - 1])] // h)) for h in range(1, horizon + 1)])
     weight = (windows / (windows + prior_windows))[:, None]
     return weight * residual_quantiles(changes) + (1.0 - weight) * sigma * np.sqrt(steps)[:, None] * NORMAL_SCORES
 

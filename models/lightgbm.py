@@ -10,6 +10,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import lightgbm as lgb
@@ -129,11 +130,17 @@ class LightGbm(PanelForecaster):
         }
         data = lgb.Dataset(features, target, params=shared, free_raw_data=False)
         data.construct()
-        boosters = [lgb.Booster({**shared, "objective": "quantile", "alpha": q}, data) for q in QUANTILES]
-        with ThreadPoolExecutor(max(1, self.options.threads)) as pool:
-            self.boosters = list(pool.map(self._boost, boosters))
+        preparing = Lock()
 
-    def _boost(self, booster: lgb.Booster) -> lgb.Booster:
+        def boost(quantile: float) -> lgb.Booster:
+            with preparing:  # here and not outside: LightGBM keeps its verbosity per thread
+                booster = lgb.Booster({**shared, "objective": "quantile", "alpha": quantile}, data)
+            return self._grow(booster)
+
+        with ThreadPoolExecutor(max(1, self.options.threads)) as pool:
+            self.boosters = list(pool.map(boost, QUANTILES))
+
+    def _grow(self, booster: lgb.Booster) -> lgb.Booster:
         for _ in range(self.options.n_estimators):
             if booster.update():
                 break

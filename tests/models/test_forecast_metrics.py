@@ -1,0 +1,167 @@
+"""Metrics against values worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from models.base import QUANTILE_COLUMNS, QUANTILES, monotone
+from models.intervals import (
+    Correction,
+    blend_weights,
+    change_quantiles,
+    fit_correction,
+    residual_quantiles,
+    step_differences,
+    width_factors,
+)
+from models.metrics import bootstrap_ratio, coverage80, peak_error, pinball, quantile_loss, ramp_error, score, width80, wql
+from models.series import seasonal_scale
+
+
+def test_pinball_by_hand() -> None:
+    assert pinball(np.array([10.0]), np.array([8.0]), 0.9)[0] == pytest.approx(1.8)
+    assert pinball(np.array([10.0]), np.array([12.0]), 0.9)[0] == pytest.approx(0.2)
+
+
+@given(st.floats(-100, 100), st.floats(-100, 100))
+def test_quantile_loss_of_a_point_mass_is_the_absolute_error(y: float, forecast: float) -> None:
+    loss = quantile_loss(np.array([y]), np.full((1, 9), forecast))
+    assert loss[0] == pytest.approx(abs(y - forecast), abs=1e-9)
+
+
+def test_quantile_loss_approaches_the_crps_of_a_normal() -> None:
+    """CRPS of N(0, 1) at 0 is (sqrt(2) - 1) / sqrt(pi) = 0.2337; nine quantiles average the inner part of that integral."""
+    levels = np.asarray(QUANTILES)
+    loss = quantile_loss(np.array([0.0]), norm.ppf(levels)[None, :])[0]
+    by_hand = 2 * np.mean(np.where(levels < 0.5, levels, 1 - levels) * np.abs(norm.ppf(levels)))
+    assert loss == pytest.approx(by_hand)
+    assert loss == pytest.approx((np.sqrt(2) - 1) / np.sqrt(np.pi), rel=0.1)
+
+
+def test_true_quantiles_lose_least() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=20_000)
+    losses = [quantile_loss(y, np.tile(norm.ppf(QUANTILES) * width, (len(y), 1))).mean() for width in (0.5, 0.8, 1.0, 1.25, 2.0)]
+    assert int(np.argmin(losses)) == 2
+
+
+def test_wql_pools_over_series_and_handles_zero() -> None:
+    actual, forecast = np.array([10.0, 30.0]), np.array([[12.0] * 9, [27.0] * 9])
+    assert wql(actual, forecast) == pytest.approx((2 + 3) / 40)
+    assert wql(np.zeros(2), np.zeros((2, 9))) == 0.0
+    assert np.isnan(wql(np.zeros(2), np.ones((2, 9))))
+
+
+def test_coverage_and_width_by_hand() -> None:
+    quantiles = np.tile(np.arange(1.0, 10.0), (4, 1))
+    assert coverage80(np.array([1.0, 5.0, 9.0, 9.5]), quantiles) == 0.75
+    assert width80(quantiles) == 8.0
+
+
+def test_mase_scale_is_the_seasonal_difference() -> None:
+    values = np.array([1.0, 5.0, 2.0, 7.0, 4.0, 8.0])
+    assert seasonal_scale(values, 2) == pytest.approx(np.mean([1, 2, 2, 1]))
+    assert seasonal_scale(values, 10) == pytest.approx(np.mean([4, 3, 5, 3, 4]))
+    assert np.isnan(seasonal_scale(values[:1], 2))
+
+
+def rows_of(y: list[float], median: list[float], uid: str = "a") -> pd.DataFrame:
+    frame = pd.DataFrame(np.tile(np.array(median)[:, None], (1, 9)), columns=list(QUANTILE_COLUMNS))
+    return frame.assign(unique_id=uid, issued_at=pd.Timestamp("2025-01-01"), y=y)
+
+
+def test_scaled_metrics_average_series_in_their_own_units() -> None:
+    rows = pd.concat([rows_of([10.0, 10.0], [11.0, 11.0], "a"), rows_of([100.0, 100.0], [130.0, 130.0], "b")])
+    scores = score(rows, {"a": 2.0, "b": 10.0})
+    assert scores["mase"] == pytest.approx((0.5 + 3.0) / 2)
+    assert scores["sql"] == pytest.approx(scores["mase"])  # a point mass
+    assert scores["wql"] == pytest.approx(62 / 220)
+    assert scores["width80_relative"] == 0.0
+
+
+def test_series_without_a_scale_count_only_when_forecast_exactly() -> None:
+    constant = rows_of([5.0, 5.0], [5.0, 5.0], "c")
+    assert score(constant, {"c": 0.0})["mase"] == 0.0
+    assert np.isnan(score(rows_of([5.0, 5.0], [5.0, 6.0], "c"), {"c": 0.0})["mase"])
+    mixed = pd.concat([rows_of([10.0], [11.0], "a"), rows_of([5.0], [6.0], "c")])
+    assert score(mixed, {"a": 2.0, "c": 0.0})["mase"] == 0.5
+
+
+def test_peak_and_ramp_error_by_hand() -> None:
+    rows = rows_of([1.0, 5.0, 3.0], [2.0, 4.0, 4.0])
+    assert peak_error(rows) == pytest.approx(1 / 5)
+    assert ramp_error(rows) == pytest.approx(abs(2 - 4) / 4)
+
+
+def test_bootstrap_interval_holds_the_ratio_and_narrows() -> None:
+    rng = np.random.default_rng(1)
+    wide = bootstrap_ratio(rng.gamma(2.0, 1.0, 20), rng.gamma(2.0, 2.0, 20))
+    narrow = bootstrap_ratio(rng.gamma(2.0, 1.0, 2000), rng.gamma(2.0, 2.0, 2000))
+    for point, low, high in (wide, narrow):
+        assert low < point < high
+    assert narrow[2] - narrow[1] < (wide[2] - wide[1]) / 4
+    assert bootstrap_ratio(np.full(20, 3.0), np.full(20, 4.0)) == pytest.approx((0.75, 0.75, 0.75))
+
+
+def test_blocks_widen_the_interval_of_dependent_losses() -> None:
+    slow = np.repeat(np.random.default_rng(2).gamma(1.0, 1.0, 10), 10)
+    alone, blocked = (bootstrap_ratio(slow, np.ones(100), block=b) for b in (1, 10))
+    assert blocked[2] - blocked[1] > 1.5 * (alone[2] - alone[1])
+
+
+def test_bootstrap_without_any_loss_is_even() -> None:
+    assert bootstrap_ratio(np.zeros(5), np.zeros(5)) == (1.0, 1.0, 1.0)
+    assert np.isnan(bootstrap_ratio(np.ones(5), np.zeros(5))[0])
+
+
+def test_step_differences_and_their_quantiles() -> None:
+    values = np.array([1.0, 3.0, np.nan, 6.0])
+    expected = np.array([[2.0, np.nan], [np.nan, 3.0], [np.nan, np.nan], [np.nan, np.nan]])
+    np.testing.assert_array_equal(step_differences(values, 2), expected)
+    errors = np.column_stack([np.arange(11.0), np.full(11, np.nan)])
+    table = residual_quantiles(errors)
+    np.testing.assert_allclose(table[0], np.arange(1.0, 10.0))
+    np.testing.assert_allclose(table[1], np.arange(1.0, 10.0) * np.sqrt(2.0))
+    np.testing.assert_array_equal(residual_quantiles(np.full((3, 2), np.nan)), 0.0)
+
+
+def test_changes_of_a_long_random_walk_have_its_spread() -> None:
+    values = np.cumsum(np.random.default_rng(3).normal(size=50_000))
+    table = change_quantiles(values, 4)
+    np.testing.assert_allclose(table, np.sqrt([1, 2, 3, 4])[:, None] * norm.ppf(QUANTILES), atol=0.08)
+    assert np.ptp(change_quantiles(values[:3], 4)[3]) > 0
+
+
+def test_width_factors_make_held_out_coverage_nominal() -> None:
+    rng = np.random.default_rng(4)
+    actual = rng.normal(size=40_000)
+    predicted = np.tile(norm.ppf(QUANTILES) * 0.6, (len(actual), 1))  # too narrow
+    bands = np.zeros(len(actual), dtype=int)
+    factors = width_factors(actual, predicted, bands)
+    np.testing.assert_allclose(np.delete(factors[0], 4), 1 / 0.6, rtol=0.06)
+    assert coverage80(actual, predicted * factors[0]) == pytest.approx(0.8, abs=0.01)
+
+
+def test_blending_keeps_what_is_right() -> None:
+    rng = np.random.default_rng(5)
+    actual, bands = rng.normal(size=4000), np.zeros(4000, dtype=int)
+    right, wrong = (np.tile(norm.ppf(QUANTILES) + shift, (4000, 1)) for shift in (0.0, 2.0))
+    assert blend_weights(actual, right, wrong, bands)[0] == 1.0
+    assert blend_weights(actual, wrong, right, bands)[0] == 0.0
+
+
+def test_correction_survives_json_and_none_changes_nothing() -> None:
+    rng = np.random.default_rng(6)
+    change = monotone(rng.normal(size=(3, 5, 9)))
+    np.testing.assert_allclose(Correction.none(8).apply(change), change, rtol=1e-12)
+    steps = np.tile(np.arange(1, 9), 100)
+    held = rng.normal(size=800)
+    fitted = fit_correction(held, np.tile(norm.ppf(QUANTILES) * 3, (800, 1)), steps, rng.normal(size=800), steps, 8)
+    again = Correction.from_json(fitted.to_json())
+    np.testing.assert_array_equal(again.apply(change), fitted.apply(change))
+    assert np.ptp(fitted.apply(change)) < np.ptp(change) * 1.5

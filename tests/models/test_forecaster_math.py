@@ -1,0 +1,153 @@
+"""Where a forecaster has a formula or a library to agree with, it does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.signal import lfilter
+from scipy.stats import norm
+from series_makers import QUICK, daily, series_frame
+
+from models import arima as arima_module
+from models.base import QUANTILE_COLUMNS, QUANTILES
+from models.catalog import make_forecaster
+from models.features import design_matrix, issue_table
+from models.metrics import quantile_loss
+from models.prophet import survival
+from models.series import Panel, freq_step_ns, validate_series
+from telemetry.errors import InputError
+
+Q = list(QUANTILE_COLUMNS)
+
+
+def test_persistence_is_a_gaussian_random_walk() -> None:
+    values = np.array([4.0, 6.0, 5.0, 9.0])
+    forecast = make_forecaster("persistence", freq="10min", horizon=4, floor=None).fit(series_frame({"a": values})).predict()
+    sigma = np.sqrt(np.mean([4.0, 1.0, 16.0]))
+    expected = 9.0 + sigma * np.sqrt([1, 2, 3, 4])[:, None] * norm.ppf(QUANTILES)
+    np.testing.assert_allclose(forecast[Q].to_numpy(), expected)
+
+
+def test_seasonal_naive_repeats_the_season_even_beyond_one() -> None:
+    values = np.tile([1.0, 2.0, 3.0], 3)
+    forecast = make_forecaster("seasonal_naive", freq="10min", horizon=7, season_length=3).fit(series_frame({"a": values})).predict()
+    np.testing.assert_array_equal(forecast["q50"], [1, 2, 3, 1, 2, 3, 1])
+    np.testing.assert_array_equal(forecast["q10"], forecast["q90"])
+
+
+def test_empirical_persistence_knows_the_hour() -> None:
+    """Twice a day the level jumps: right before a jump the conditional intervals must see it coming."""
+    rows = 144 * 8 + 60  # ends at 10:00
+    hour = (np.arange(rows) // 6) % 24
+    values = np.where((hour >= 11) & (hour < 20), 50.0, 10.0) + np.random.default_rng(0).normal(scale=0.1, size=rows)
+    frame = series_frame({"a": values})
+    options = {"freq": "10min", "horizon": 18}
+    plain = make_forecaster("empirical_persistence", **options, condition="none").fit(frame).predict()
+    hourly = make_forecaster("empirical_persistence", **options, condition="hour", hours=0.3).fit(frame).predict()
+    chosen = make_forecaster("empirical_persistence", **options, hours=0.3).fit(frame)
+    assert plain["q50"].iloc[-1] < 20.0
+    assert hourly["q50"].iloc[-1] > 45.0
+    assert chosen.conditions == {"a": "hour"}
+    with pytest.raises(InputError, match="none, hour, activity, auto"):
+        make_forecaster("empirical_persistence", **options, condition="moon")
+
+
+@pytest.mark.parametrize("order", [(1, 1, 1), (2, 0, 1)])
+def test_arima_continues_as_statsmodels_append_does(order: tuple[int, int, int]) -> None:
+    from statsmodels.tsa.arima.model import ARIMA
+
+    rng = np.random.default_rng(1)
+    noise = lfilter([1.0, 0.3], [1.0, -0.7], rng.normal(size=700))
+    values = (np.cumsum(noise) if order[1] else noise) + 50.0
+    step = np.arange(730)
+    fourier = np.column_stack([f(2 * np.pi * step / 144) for f in (np.sin, np.cos)])
+    ours = arima_module.estimate(values[:600], fourier[:600], order)
+    assert ours is not None
+    model = ARIMA(values[:600] / ours.scale, exog=fourier[:600], order=order, trend="n" if order[1] else "c")
+    constant = [] if order[1] else [ours.constant]
+    fitted = model.filter([*constant, *ours.fourier, *ours.ar, *ours.ma, 1.0])
+    theirs = fitted.append(values[600:] / ours.scale, exog=fourier[600:700], refit=False).forecast(30, exog=fourier[700:])
+    path = arima_module.residual_series(ours, values, fourier[:700])
+    mine = arima_module.forecast_path(ours, path, 30) + fourier[700:] @ np.array(ours.fourier) + ours.constant
+    np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_arima_errors_are_the_forecast_s_own() -> None:
+    parameters = arima_module.ArimaParameters(1, 1.0, 0.0, [], [0.6], [0.2])
+    path = np.cumsum(lfilter([1.0, 0.2], [1.0, -0.6], np.random.default_rng(2).normal(size=300)))
+    errors = arima_module.forecast_errors(parameters, path, 5)
+    origin = 200
+    ahead = arima_module.forecast_path(parameters, path[: origin + 1], 5)
+    for h in range(1, 6):
+        # errors are indexed by the differenced series, one shorter than the path
+        assert errors[origin + h - 1, h - 1] == pytest.approx(path[origin + h] - ahead[h - 1])
+
+
+def test_survival_of_deviations() -> None:
+    deviation = lfilter([1.0], [1.0, -0.8], np.random.default_rng(3).normal(size=60_000))
+    np.testing.assert_allclose(survival(deviation, 3), [0.8, 0.64, 0.512], atol=0.02)
+    np.testing.assert_array_equal(survival(np.zeros(50), 3), 0.0)
+
+
+def test_features_do_not_change_when_the_future_does() -> None:
+    """Features of (t, h) before and after everything later than t is replaced."""
+    frame, _ = validate_series(series_frame({"a": daily(700, 1), "b": daily(650, 2)}), "10min")
+    panel = Panel.from_frame(frame, freq_step_ns("10min"))
+    scales = np.array([2.0, 3.0])
+    for t in (5, 150, 431, 640):
+        other = Panel(panel.step_ns, panel.ids, panel.starts_ns, [v.copy() for v in panel.values])
+        for values in other.values:
+            values[t + 1 :] = np.random.default_rng(t).permutation(values[t + 1 :]) * 50.0 - 7.0
+        rows, steps = [], np.arange(1, 19)
+        for each in (panel, other):
+            table = issue_table(each, scales, 144)
+            at = np.repeat(np.flatnonzero(table.position == t), 18)
+            rows.append(design_matrix(table, at, np.tile(steps, 2), season_length=144, step_ns=panel.step_ns))
+        np.testing.assert_array_equal(rows[0], rows[1])
+
+
+def test_features_of_the_last_row_are_those_of_any_row() -> None:
+    """Training rows and prediction rows come out of the same numbers: cutting the series at t changes nothing at t."""
+    values = daily(600, 1)
+    for t in (300, 599):
+        tables = [issue_table(Panel(600 * 10**9, ["a"], [0], [v]), np.ones(1), 144) for v in (values, values[: t + 1])]
+        matrices = [design_matrix(x, np.full(18, t), np.arange(1, 19), season_length=144, step_ns=600 * 10**9) for x in tables]
+        np.testing.assert_allclose(matrices[0], matrices[1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["arima", "prophet", "lightgbm", "lstm"])
+def test_learners_learn_a_rhythm_that_persistence_cannot(name: str) -> None:
+    """A clean daily rhythm: every learner must beat the last value clearly, on an unseen day."""
+    rng = np.random.default_rng(5)
+    series = {
+        uid: 40 + 20 * np.sin(2 * np.pi * (np.arange(144 * 8) + phase) / 144) + rng.normal(scale=0.5, size=144 * 8)
+        for uid, phase in (("a", 0), ("b", 50), ("c", 95))
+    }
+    frame = series_frame(series)
+    position = frame.groupby("unique_id").cumcount()
+    quick = {
+        **QUICK[name],
+        **({"epochs": 6, "max_windows": 1500} if name == "lstm" else {"n_estimators": 40} if name == "lightgbm" else {}),
+    }
+    quick |= {"max_rows": 576} if "max_rows" in quick else {}
+    losses = {}
+    for member, options in ((name, quick), ("persistence", {})):
+        forecaster = make_forecaster(member, freq="10min", horizon=18, **options).fit(frame[position < 1000])
+        total = 0.0
+        for begin in range(1000, 1130, 13):
+            joined = forecaster.predict().merge(frame, on=["unique_id", "ds"])
+            total += quantile_loss(joined["y"].to_numpy(), joined[Q].to_numpy()).sum()
+            forecaster.update(frame[(position >= begin) & (position < begin + 13)])
+        losses[member] = total
+    assert losses[name] < 0.5 * losses["persistence"]
+
+
+def test_fallbacks_are_told() -> None:
+    frame = pd.concat([series_frame({"a": daily(300, 1)}), series_frame({"flat": np.ones(300)})])
+    fitted = make_forecaster("arima", freq="10min", horizon=3, max_fits=1).fit(frame)
+    fitted.predict()
+    assert "beyond the first 1" in fitted.fallbacks["flat"]
+    short = make_forecaster("seasonal_naive", freq="10min", horizon=3).fit(series_frame({"a": daily(20, 1)}))
+    short.predict()
+    assert "not above one season" in short.fallbacks["a"]
