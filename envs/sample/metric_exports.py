@@ -123,8 +123,9 @@ def _plant_prometheus(settings: SampleSettings, planted: Planted, series: list[_
         _silence(planted, series, failure[0], len(failure[1]), failure[1].start)
     for _ in range(scaled(14, settings)):
         _silence(planted, series, planted.any_source(), int(planted.rng.integers(1, 9)))
+    busy = [one for one in utilization if sum(int(value) > 0 for value in one.values) > settings.bins // 4]
     for _ in range(scaled(6, settings)):
-        _lose_pod(planted, series, _any(planted, utilization), int(planted.rng.integers(4, 30)))
+        _lose_pod(planted, series, _any(planted, busy), int(planted.rng.integers(4, 30)))
     for count, mark in ((70, "NaN"), (25, "-1")):
         for _ in range(scaled(count, settings)):
             one = _any(planted, gauges)
@@ -152,7 +153,7 @@ def _silence(planted: Planted, series: list[_Series], node: str, length: int, be
 
 def _lose_pod(planted: Planted, series: list[_Series], one: _Series, length: int) -> None:
     """The exporter lost the pod mapping of a device for some hours, in every metric of the device."""
-    begin = planted.pick((one.source,), length)
+    begin = planted.pick((one.source,), length, wanted=np.array([int(value) > 0 for value in one.values]))
     for twin in series:
         if (twin.source, twin.labels["gpu"]) == (one.source, one.labels["gpu"]):
             twin.bare[begin : begin + length] = True
@@ -235,10 +236,10 @@ def _plant_otlp(
     node = scene.cluster.node_names.index(first)
     for _ in range(scaled(5, settings)):
         gpu, length = int(planted.rng.integers(gpus)), int(planted.rng.integers(4, 25))
-        begin = planted.pick((first,), length)
+        used = np.round(scene.watts.utilization[node * gpus + gpu], 2) > 0
+        begin = planted.pick((first,), length, wanted=used)
         bare.update((first, gpu, i) for i in range(begin, begin + length))
-        used = np.round(scene.watts.utilization[node * gpus + gpu, begin : begin + length], 2) > 0
-        planted.counts["missing_pod_label"] += int(used.sum())
+        planted.counts["missing_pod_label"] += int(used[begin : begin + length].sum())
     kilowatt: set[tuple[str, int]] = set()
     changed = OTLP_SKEW[0]
     length = min(36, settings.bins // 12)
