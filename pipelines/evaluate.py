@@ -1,0 +1,149 @@
+"""``python -m pipelines.evaluate``: what any policies would have used, cost and emitted on any jobs, grid and cluster."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from envs.evaluate import CONTRACT_METRICS, METRICS, evaluate, paired_difference, summarise
+from envs.reward import RewardSpec
+from envs.state import Policy
+from envs.world import World, build_world
+from pipelines.cli import build, hydra_command
+from pipelines.policies import resolve_policy
+from pipelines.trials import Trial, is_archive, queue_policy, swf_trial, table_trial, whole_number
+from pipelines.workspace import write_json
+from telemetry.errors import InputError
+
+DEFAULT_POLICIES = ("k8s_default", "most_allocated", "easy", "greedy_cost", "lookahead")
+VALUE_OF_GROUP = ("cluster", "grid")
+TABLE_COLUMNS = (*CONTRACT_METRICS, "objective_usd")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the command found: rows of :func:`envs.evaluate.evaluate`, and the paired differences (empty without a baseline)."""
+
+    frame: pd.DataFrame
+    differences: pd.DataFrame
+    trial: Trial
+    seeds: tuple[int, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The contract: per policy and window the metrics, their means, and the difference to the baseline with its interval."""
+        names = list(dict.fromkeys(self.frame["policy"]))
+        rows = {name: self.frame[self.frame["policy"] == name].drop(columns="policy") for name in names}
+        differences: dict[str, dict[str, Any]] = {}
+        for row in self.differences.to_dict("records"):
+            differences.setdefault(row.pop("policy"), {})[row.pop("metric")] = row
+        return plain(
+            {
+                **self.trial.description,
+                "seeds": list(self.seeds),
+                "notes": list(self.trial.notes),
+                "policies": {name: {"windows": table.to_dict("records")} for name, table in rows.items()},
+                "summary": summarise(self.frame).to_dict("index"),
+                "paired_difference": differences,
+            }
+        )
+
+
+def plain(value: Any) -> Any:
+    """JSON values only: NaN and infinity become null, times ISO 8601."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, pd.Timestamp):
+        return value.isoformat()
+    if isinstance(value, bool | str) or value is None:
+        return value
+    number = float(value)
+    if not math.isfinite(number):
+        return None
+    return int(number) if isinstance(value, int) or (hasattr(value, "dtype") and value.dtype.kind in "iu") else number
+
+
+def run(cfg: DictConfig) -> Report:
+    """Everything but printing and writing."""
+    if not cfg.jobs:
+        raise InputError("no jobs given", where="jobs", allowed="jobs=FILE.csv, FILE.parquet or FILE.swf", remedy="see --help")
+    seeds = tuple(range(cfg.seed, cfg.seed + whole_number(cfg.seeds, "seeds")))
+    reward = build(RewardSpec, cfg.reward, "reward")
+    archive = is_archive(str(cfg.jobs)) and cfg.policies is None and cfg.cluster.source is None
+    if not archive and (cfg.queue.order or cfg.queue.discipline):
+        raise InputError(
+            "queue.* given", where="queue", allowed="an SWF file with neither policies= nor cluster=", remedy="name a judge instead"
+        )
+    policies: dict[str, Policy]
+    if archive:
+        trial = swf_trial(cfg, seeds)
+        policies = queue_policy(cfg.queue.order or "fcfs", cfg.queue.discipline or "strict")
+    else:
+        if cfg.policies is not None and not (OmegaConf.is_list(cfg.policies) and len(cfg.policies)):
+            raise InputError(f"policies={cfg.policies}", where="policies", allowed="a list: policies=[k8s_default,easy]")
+        names = list(cfg.policies or DEFAULT_POLICIES)
+        if cfg.baseline and cfg.baseline not in names:
+            names.insert(0, str(cfg.baseline))
+        policies = {str(name): resolve_policy(str(name), cfg.registry.tracking_uri) for name in names}
+        trial = table_trial(cfg, seeds)
+    worlds: dict[int, World] = {seed: build_world(trial.cluster, windows) for seed, windows in trial.windows.items()}
+    frame = evaluate(
+        worlds,
+        policies,
+        seeds,
+        reward=reward,
+        slowdown_threshold_s=float(cfg.trace.bounded_slowdown_threshold_s),
+        progress=bool(cfg.progress),
+    )
+    baseline = cfg.baseline if cfg.baseline in policies else None
+    differences = paired_difference(frame, baseline, metrics=METRICS) if baseline and len(policies) > 1 else pd.DataFrame()
+    return Report(frame, differences, trial, seeds)
+
+
+def render(report: Report) -> str:
+    """The printed tables: means by policy, then the difference of cost, energy, carbon and violations to the baseline."""
+    means = summarise(report.frame)[list(TABLE_COLUMNS)]
+    lines = [f"{key}: {value}" for key, value in report.trial.description.items()]
+    lines += [f"note: {note}" for note in report.trial.notes]
+    lines += ["", "mean over windows and seeds", means.to_string(float_format=lambda v: f"{v:,.3f}")]
+    if len(report.differences):
+        shown = report.differences[
+            report.differences["metric"].isin(["energy_kwh", "cost_usd", "carbon_kg", "sla_violation_rate", "objective_usd"])
+        ]
+        baseline = shown["baseline"].iloc[0]
+        lines += ["", f"paired difference to {baseline}, 95 % interval over windows"]
+        for row in shown.to_dict("records"):
+            relative = f"  ({100 * row['relative']:+.1f} %)" if math.isfinite(row["relative"]) else ""
+            interval = f"[{row['low']:+.4g}, {row['high']:+.4g}]" if math.isfinite(row["low"]) else "[one window: no interval]"
+            lines.append(f"  {row['policy']:<16} {row['metric']:<20} {row['mean']:+.4g} {interval}{relative}")
+    return "\n".join(lines)
+
+
+@hydra_command("evaluate")
+def _command(cfg: DictConfig) -> int:
+    report = run(cfg)
+    out = Path(str(cfg.out))
+    write_json(out, report.as_json())
+    print(render(report))
+    print(f"\nwritten: {out}")
+    return 0
+
+
+def main() -> None:
+    """Entry point. ``cluster=`` and ``grid=`` take files here, while ``conf/`` has groups of these names: they set ``*.source``."""
+    for index, argument in enumerate(sys.argv[1:], start=1):
+        key, equals, value = argument.partition("=")
+        if key in VALUE_OF_GROUP and equals:
+            sys.argv[index] = f"{key}.source={value}"
+    _command()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""What an evaluation runs on: a cluster and, for each seed, its windows, from job and grid files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from omegaconf import DictConfig
+
+from envs.cluster import ClusterSpec, PoolSpec, SiteSpec
+from envs.cluster_io import load_cluster
+from envs.heuristics import JUDGES
+from envs.state import DISCIPLINES, Policy, PolicySettings
+from envs.windows import DAY_S, GridMaker, WindowTables, check_grid, constant_grid, cut_by_jobs, cut_windows, prepare_jobs
+from pipelines.cli import CONF_DIR
+from telemetry.errors import InputError
+from telemetry.quality import FLAWS
+from telemetry.readers import READERS, ReadContext, ReadResult
+
+DEFAULT_WINDOWS = 5
+DEFAULT_WINDOW_HOURS = 48.0
+DAY = pd.Timedelta(days=1)
+ARCHIVE_ORDERS = ("fcfs", "sjf", "priority", "f1")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A cluster, its windows by seed, and what to tell about them."""
+
+    cluster: ClusterSpec
+    windows: dict[int, list[WindowTables]]
+    description: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+def read_jobs(path: str, notes: list[str]) -> pd.DataFrame:
+    """A canonical jobs table (CSV or Parquet); what the reader dropped or repaired goes to ``notes``."""
+    return _tell(READERS["jobs_table"].read(Path(path), ReadContext(source="jobs")), "jobs", notes)
+
+
+def read_grid(path: str, notes: list[str]) -> pd.DataFrame:
+    """A canonical grid table. CSV goes through the grid reader, which fills short gaps and says so; a Parquet table has to be whole."""
+    if not path.endswith(".parquet"):
+        return _tell(READERS["grid"].read(Path(path), ReadContext(source="grid")), "grid", notes)
+    try:
+        return check_grid(pd.read_parquet(path))
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"cannot be read: {str(error).splitlines()[0]}", where=path, remedy="is it a whole Parquet file?") from error
+
+
+def read_archive(path: str, notes: list[str]) -> tuple[pd.DataFrame, int]:
+    """Jobs of an SWF file as gangs of single processors, and the header's ``MaxProcs`` (0 when it has none).
+
+    Job numbers are padded with zeros, so that jobs of one second keep the order of the file.
+    """
+    jobs = _tell(READERS["swf"].read(Path(path), ReadContext(source="jobs")), "jobs", notes)
+    processors = int(jobs.attrs.get("max_procs", 0))
+    width = jobs["job_id"].str.len().max()
+    each = jobs["gpus"] * jobs["workers"]
+    return jobs.assign(job_id=jobs["job_id"].str.zfill(width), gpus=1.0, workers=each, workload_class="training"), processors
+
+
+def _tell(result: ReadResult, table: str, notes: list[str]) -> pd.DataFrame:
+    notes += [f"{table}: {count} x {flaw} ({FLAWS[flaw]})" for flaw, count in result.quality.total().items()]
+    notes += [f"{table}: {what}: {count}" for told in result.quality.notes.values() for what, count in sorted(told.items())]
+    return result.tables[table]
+
+
+def swf_cluster(processors: int) -> ClusterSpec:
+    """One pool of ``processors`` single-GPU nodes at the reference speed: a processor of the archive is a GPU here."""
+    pool = PoolSpec("processors", "archive", "V100", nodes=processors, gpus_per_node=1)
+    return ClusterSpec(f"{processors} processors", (SiteSpec("archive"),), (pool,), level_fractions=(1.0,))
+
+
+def queue_policy(order: str, discipline: str) -> dict[str, Policy]:
+    """The queue order itself as the one policy: first in the order that fits starts at once, at full power; nothing sleeps.
+
+    ``f1`` (Carastan-Santos and de Camargo 2017) reaches the queue as priorities, see :func:`f1_priority`.
+    """
+    if order not in ARCHIVE_ORDERS:
+        raise InputError(f"queue.order={order}", where="queue.order", allowed=", ".join(ARCHIVE_ORDERS))
+    if discipline not in DISCIPLINES:
+        raise InputError(f"queue.discipline={discipline}", where="queue.discipline", allowed=", ".join(DISCIPLINES))
+    settings = PolicySettings(
+        node_rule="best_fit", sleep_after_s=-1, discipline=discipline, queue_order="priority" if order == "f1" else order
+    )
+    name = f"{order}_{discipline}"
+    return {name: replace(JUDGES["fifo"], name=name, settings=settings)}
+
+
+def f1_priority(jobs: pd.DataFrame) -> pd.Series:
+    """Priorities that put jobs in F1 order: log10(estimate) x processors + 870 log10(submit), smallest first.
+
+    ``submit`` counts seconds from the first job of the file, at least 1; equal scores keep the order of submission.
+    """
+    submit_s = (jobs["submit_time"] - jobs["submit_time"].iloc[0]).dt.total_seconds().clip(lower=1)
+    score = np.log10(jobs["estimate_s"].astype(float)) * jobs["gpus"] * jobs["workers"] + 870 * np.log10(submit_s)
+    return -score.rank(method="first").astype(np.int64)
+
+
+def swf_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
+    """An archive file on its own processors, on a constant grid unless one is given."""
+    notes: list[str] = []
+    jobs, processors = read_archive(str(cfg.jobs), notes)
+    processors = whole_number(cfg.cluster.processors, "cluster.processors", processors)
+    if processors < 1:
+        raise InputError("no MaxProcs in the header", where=str(cfg.jobs), remedy="give cluster.processors=N")
+    cluster = swf_cluster(processors)
+    prepared = _prepared(jobs, cluster, notes)
+    if cfg.queue.order == "f1":
+        prepared["priority"] = f1_priority(prepared)
+    return _trial_by_jobs(cfg, cluster, prepared, notes, seeds, count=whole_number(cfg.windows, "windows", 1))
+
+
+def table_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
+    """Any jobs on any cluster and grid, in windows of time (of jobs with ``trace.length``)."""
+    notes: list[str] = []
+    if cfg.cluster.processors is not None:
+        cluster = swf_cluster(whole_number(cfg.cluster.processors, "cluster.processors"))
+    else:
+        cluster = load_cluster(str(cfg.cluster.source or "sample"), CONF_DIR)
+    if is_archive(str(cfg.jobs)):
+        jobs, _ = read_archive(str(cfg.jobs), notes)
+    else:
+        jobs = read_jobs(str(cfg.jobs), notes)
+    prepared = _prepared(jobs, cluster, notes)
+    count = whole_number(cfg.windows, "windows", DEFAULT_WINDOWS)
+    if cfg.trace.length is not None or cfg.trace.start is not None:
+        return _trial_by_jobs(cfg, cluster, prepared, notes, seeds, count)
+    grid = _grid(cfg, notes)
+    if grid is None:
+        grid = _constant(cfg, cluster, 3600)(prepared["submit_time"].min().floor("h") - DAY, prepared["submit_time"].max() + DAY)
+    hours = _window_hours(cfg, prepared, grid, count, notes)
+    windows = {seed: cut_windows(prepared, grid, round(hours * 3600), count, seed) for seed in seeds}
+    return Trial(cluster, windows, _description(cfg, cluster, prepared, count, f"{hours:g} h each"), notes)
+
+
+def _trial_by_jobs(
+    cfg: DictConfig, cluster: ClusterSpec, jobs: pd.DataFrame, notes: list[str], seeds: tuple[int, ...], count: int
+) -> Trial:
+    """Windows of ``trace.length`` jobs from job ``trace.start`` on; without a length they share what there is, from the first job."""
+    random_starts = cfg.trace.start is None and cfg.trace.length is not None
+    first = None if random_starts else whole_number(cfg.trace.start, "trace.start", 0, low=0)
+    length = whole_number(cfg.trace.length, "trace.length", (len(jobs) - (first or 0)) // count)
+    grid = _grid(cfg, notes)
+    source = grid if grid is not None else _constant(cfg, cluster, DAY_S)
+    windows = {seed: cut_by_jobs(jobs, source, length, count, seed, first) for seed in seeds}
+    return Trial(cluster, windows, _description(cfg, cluster, jobs, count, f"{length} jobs each"), notes)
+
+
+def whole_number(value: Any, where: str, default: int | None = None, *, low: int = 1) -> int:
+    """``value`` when it is a whole number from ``low``; ``default`` for None."""
+    if value is None and default is not None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise InputError(f"{where}={value}", where=where, allowed=f"a whole number from {low}")
+    return value
+
+
+def is_archive(path: str) -> bool:
+    """Whether a path names a workload archive file."""
+    return path.endswith((".swf", ".swf.gz"))
+
+
+def _prepared(jobs: pd.DataFrame, cluster: ClusterSpec, notes: list[str]) -> pd.DataFrame:
+    """Prepared jobs; those that had not ended when the table was written have no duration and are left out, counted."""
+    if "duration_s" in jobs:
+        unfinished = jobs["duration_s"].isna()
+        if unfinished.any():
+            notes.append(f"{int(unfinished.sum())} jobs without a duration (not ended) left out")
+            jobs = jobs[~unfinished]
+    if jobs.empty:
+        raise InputError("no jobs", where="jobs table", allowed="at least one job that has ended")
+    return prepare_jobs(jobs, cluster)
+
+
+def _grid(cfg: DictConfig, notes: list[str]) -> pd.DataFrame | None:
+    """The grid table given, or None and a note that it is constant."""
+    if cfg.grid.source:
+        return read_grid(str(cfg.grid.source), notes)
+    notes.append(f"no grid given: constant {cfg.grid.price_usd_per_kwh:g} USD/kWh and {cfg.grid.carbon_g_per_kwh:g} gCO2/kWh")
+    return None
+
+
+def _constant(cfg: DictConfig, cluster: ClusterSpec, step_s: int) -> GridMaker:
+    values = {key: float(cfg.grid[key]) for key in ("price_usd_per_kwh", "carbon_g_per_kwh")}
+    return partial(constant_grid, [site.name for site in cluster.sites], step_s=step_s, **values)
+
+
+def _window_hours(cfg: DictConfig, jobs: pd.DataFrame, grid: pd.DataFrame, count: int, notes: list[str]) -> float:
+    """The length asked for; else 48 h, or what a short table allows for ``count`` distinct starts."""
+    if cfg.window_hours is not None:
+        return float(cfg.window_hours)
+    times = pd.DatetimeIndex(grid["time"].unique()).sort_values()
+    step = times[1] - times[0] if len(times) > 1 else pd.Timedelta(hours=1)
+    begin = max(jobs["submit_time"].min().floor(step), times[0])
+    end = min(jobs["submit_time"].max() + pd.Timedelta(seconds=1), times[-1] + step)
+    room = (end - begin - (count - 1) * step) / pd.Timedelta(hours=1)
+    if room >= DEFAULT_WINDOW_HOURS or room <= 0:
+        return DEFAULT_WINDOW_HOURS
+    notes.append(f"jobs span only {(end - begin) / pd.Timedelta(hours=1):.1f} h: windows of {room:.2f} h that overlap")
+    return room
+
+
+def _description(cfg: DictConfig, cluster: ClusterSpec, jobs: pd.DataFrame, count: int, length: str) -> dict[str, Any]:
+    return {
+        "jobs": str(cfg.jobs),
+        "jobs_in_table": len(jobs),
+        "grid": str(cfg.grid.source or "constant"),
+        "cluster": cluster.name,
+        "gpus": cluster.total_gpus,
+        "windows": count,
+        "window_length": length,
+    }
