@@ -29,14 +29,17 @@ def _one_of(value: str, allowed: tuple[str, ...], where: str) -> None:
 
 @dataclass(frozen=True)
 class TargetConfig:
-    """Which series families are forecast, and how far."""
+    """Which series families are forecast, and how far; cut from the lake, or from public traces under ``path``."""
 
+    kind: str
+    path: str | None
     names: tuple[str, ...]
     freq: str
     horizon: int
     season_length: int
 
     def __post_init__(self) -> None:
+        _one_of(self.kind, ("lake", "public"), "target.kind")
         if not self.names:
             raise InputError("no target", where="target.names", allowed=", ".join(TARGETS))
         for name in self.names:

@@ -1,0 +1,123 @@
+"""Stage ``features``: series per target, and jobs and grid tables for the simulator, cut from the lake or from public traces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from envs.cluster import ClusterSpec
+from envs.power.curves import levels_for
+from pipelines.config import TrainConfig
+from pipelines.stages.context import StageContext
+from pipelines.stages.forecasters import BOUNDS_FILE, series_path
+from pipelines.stages.ingest import open_lake
+from pipelines.stages.real_traces import public_grid, public_jobs, public_series
+from pipelines.workspace import write_json
+from registry.provenance import frame_hash
+from telemetry.classes import CLASS_INDEX
+from telemetry.errors import InputError
+from telemetry.lake import Lake
+from telemetry.readers import ReadContext, reader_named
+from telemetry.series import SeriesConfig, cut_series
+
+SIMULATED_STATES = ("completed", "failed", "timeout", "cancelled")
+
+
+def to_reference_gpu(jobs: pd.DataFrame, cluster: ClusterSpec) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Jobs with durations on the reference GPU, as the simulator wants them, and counts of what was left out.
+
+    An export tells how long a job ran on the GPU it got: ``duration_s`` and ``requested_duration_s`` are multiplied by that GPU's speed for
+    the job's class (V100 at full power = 1). Jobs that have not ended, or never started, have no duration and are left out.
+    """
+    state = jobs["state"] if "state" in jobs else pd.Series("completed", index=jobs.index)
+    ended = state.isna() | state.isin(SIMULATED_STATES)
+    usable = ended & jobs["duration_s"].notna() & (jobs["duration_s"] > 0) & (jobs["gpus"] > 0)
+    kept = jobs[usable].copy()
+    speeds = {pool.name: levels_for(pool.gpu_model, (1.0,))[0][0] for pool in cluster.pools}
+    kind = kept["workload_class"].map(CLASS_INDEX)
+    pools = kept["pool"] if "pool" in kept else pd.Series(None, index=kept.index, dtype=object)
+    speed = np.array([speeds[p][int(k)] if p in speeds and pd.notna(k) else 1.0 for p, k in zip(pools, kind, strict=True)], dtype=float)
+    for name in ("duration_s", "requested_duration_s"):
+        if name in kept:
+            kept[name] = kept[name].astype(float) * speed
+    counts = {"jobs": len(jobs), "not_ended": int((~ended).sum()), "without_duration_or_gpus": int((ended & ~usable).sum())}
+    return kept.reset_index(drop=True), counts
+
+
+def _table(kind: str, path: str) -> pd.DataFrame:
+    """A canonical table of the user's own."""
+    result = reader_named(kind).read(Path(path), ReadContext(source=Path(path).name))
+    return result.tables["grid" if kind == "grid" else "jobs"]
+
+
+def _jobs(config: TrainConfig, lake: Lake) -> tuple[pd.DataFrame, dict[str, int]]:
+    trace = config.trace
+    if trace.kind == "philly":
+        return public_jobs(Path(str(trace.path)))
+    if trace.kind == "table":
+        return to_reference_gpu(_table("jobs_table", str(trace.path)), config.cluster)
+    return to_reference_gpu(lake.table("jobs"), config.cluster)
+
+
+def _grid(config: TrainConfig, lake: Lake) -> pd.DataFrame:
+    grid = config.grid
+    if grid.kind == "public":
+        return public_grid(Path(str(grid.path)), grid.zones)
+    table = _table("grid", str(grid.path)) if grid.kind == "table" else lake.table("grid")
+    sites = [site.name for site in config.cluster.sites]
+    missing = sorted(set(sites) - set(table["site"].unique()))
+    if missing:
+        raise InputError(
+            f"no price and carbon for site {', '.join(missing)}",
+            where="grid table",
+            allowed=f"rows for every site of cluster '{config.cluster.name}': {', '.join(sites)}",
+        )
+    return table[table["site"].isin(sites)].reset_index(drop=True)
+
+
+def power_bounds(series: pd.DataFrame, cluster: ClusterSpec) -> dict[str, list[float]]:
+    """Physical bounds in W of power series named after nodes, pools and sites of the cluster: asleep, and every GPU at its limit."""
+    bounds: dict[str, list[float]] = {}
+    by_site: dict[str, list[float]] = {}
+    for pool in cluster.pools:
+        most = float(levels_for(pool.gpu_model, (1.0,))[1].max())
+        low = pool.node_sleep_w
+        high = pool.node_idle_w + pool.gpus_per_node * (most + pool.cpu_w_per_gpu)
+        for index in range(pool.nodes):
+            bounds[f"power/node/{pool.name}-{index:04d}"] = [low, high]
+        bounds[f"power/pool/{pool.name}"] = [low * pool.nodes, high * pool.nodes]
+        site = by_site.setdefault(pool.site, [0.0, 0.0])
+        site[0], site[1] = site[0] + low * pool.nodes, site[1] + high * pool.nodes
+    bounds |= {f"power/site/{name}": pair for name, pair in by_site.items()}
+    return {uid: bounds[uid] for uid in series["unique_id"].unique() if uid in bounds}
+
+
+def _series(config: TrainConfig, lake: Lake, target: str) -> tuple[pd.DataFrame, dict[str, int]]:
+    if config.target.kind == "public":
+        return public_series(Path(str(config.target.path)), target, config.target.freq)
+    cut = cut_series([target], lake.table("samples"), lake.table("jobs"), SeriesConfig(freq=config.target.freq))
+    return cut.frame, {name: int(cut.counts[name].sum()) for name in ("filled", "missing")}
+
+
+def run_features(context: StageContext, out: Path) -> None:
+    """Write ``series_<target>.parquet``, ``bounds.json``, ``jobs.parquet``, ``grid.parquet`` and ``features.json`` (counts, hashes)."""
+    config = context.config
+    lake = open_lake(config)
+    facts: dict[str, object] = {}
+    bounds: dict[str, dict[str, list[float]]] = {}
+    for target in config.target.names:
+        series, counts = _series(config, lake, target)
+        series.to_parquet(series_path(out, target))
+        bounds[target] = power_bounds(series, config.cluster) if target == "power" else {}
+        facts[target] = {"series": int(series["unique_id"].nunique()), "rows": len(series), "sha256": frame_hash(series), **counts}
+    jobs, counts = _jobs(config, lake)
+    jobs.to_parquet(out / "jobs.parquet")
+    grid = _grid(config, lake)
+    grid.to_parquet(out / "grid.parquet")
+    facts["jobs"] = {"rows": len(jobs), "sha256": frame_hash(jobs), **counts}
+    facts["grid"] = {"rows": len(grid), "sha256": frame_hash(grid)}
+    write_json(out / BOUNDS_FILE, bounds)
+    write_json(out / "features.json", facts)
+    context.run.log_text((out / "features.json").read_text(), "features.json")

@@ -1,0 +1,34 @@
+"""Stage ``ingest``: the configured exports into the lake, with the quality report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.config import TrainConfig
+from pipelines.ingest import ingest, summary
+from pipelines.stages.context import StageContext
+from pipelines.workspace import write_json
+from telemetry.lake import Lake
+
+
+def open_lake(config: TrainConfig) -> Lake:
+    """The lake of this configuration."""
+    return Lake(config.lake["root"])
+
+
+def run_ingest(context: StageContext, out: Path) -> None:
+    """Write ``ingest.json`` (rows, data hash, flaws) and ``quality.html``; the tables themselves are in the lake.
+
+    Without source files nothing is read: the other stages then get their data elsewhere (``target.kind``, ``trace.kind``, ``grid.kind``).
+    """
+    config = context.config
+    if not config.source["files"]:
+        write_json(out / "ingest.json", {"data_hash": None, "rows": {}, "quality": {}})
+        return
+    _, result = ingest(config.source, config.lake, replace=True)
+    write_json(out / "ingest.json", {"data_hash": result.data_hash, "rows": result.rows, "quality": result.quality.to_dict()})
+    (out / "quality.html").write_text(result.quality.to_html())
+    context.run.set_tags({"data.hash": result.data_hash})
+    context.run.log_text((out / "quality.html").read_text(), "quality.html")
+    context.run.log_text(summary(result), "quality.txt")
+    context.run.log_metrics({f"rows/{table}": rows for table, rows in result.rows.items()})

@@ -1,0 +1,84 @@
+"""Public research traces as the main job's input (``experiment=real_traces``); their origin is in ``telemetry/readers/public_traces.py``.
+
+Nobody measured the power of these virtual clusters: their power series are *replayed*, running GPUs through the measured V100 curve, and
+are named so (``power/replayed/...``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from envs.power.curves import levels_for
+from telemetry.classes import CLASS_INDEX
+from telemetry.errors import InputError
+from telemetry.readers.public_traces import read_helios_demand, read_philly_gavel, read_public_grid, read_servegen_rates
+
+HELIOS = "a_jobs/helios_earth_vc_sequence.parquet"
+PHILLY = "a_jobs/philly_gavel_seed0_vcs.parquet"
+THROUGHPUTS = "a_jobs/gavel_simulation_throughputs_isolated.parquet"
+SERVEGEN = "b_requests/servegen_m-small_trace.parquet"
+PRICES = "d_grid/iso_price_train.parquet"
+CARBON = "d_grid/electricitymaps_ci_train.parquet"
+TEMPERATURE = "d_grid/openmeteo_train.parquet"
+# Dates that the sources do not state; the grid data of this year goes with them.
+SERVEGEN_START, PHILLY_START = "2023-03-06", "2022-03-07"
+IDLE_GPU_W, NODE_SHARE_W = 30.0, 62.5
+LONGEST_JOB_S = 2 * 86_400
+
+
+def _require(root: Path) -> None:
+    if not (root / HELIOS).exists():
+        raise InputError(
+            "the public traces are not there", where=str(root), remedy="set JOULEWISE_TRACES to their folder, or train on the sample"
+        )
+
+
+def public_series(root: Path, target: str, freq: str) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Helios demand and the total ServeGen rate (``workload``), or Helios power replayed (``power``)."""
+    _require(root)
+    if target == "workload":
+        demand, counts = read_helios_demand(root / HELIOS, freq=freq)
+        rates, rate_counts = read_servegen_rates(root / SERVEGEN, start=SERVEGEN_START, total=True)
+        busiest = rates.groupby("unique_id")["y"].mean().nlargest(8).index
+        rates = rates[rates["unique_id"].isin(busiest)]
+        return pd.concat([demand, rates], ignore_index=True), {**counts, **{f"servegen_{k}": v for k, v in rate_counts.items()}}
+    return replayed_power(root / HELIOS, freq), {}
+
+
+def replayed_power(path: Path, freq: str) -> pd.DataFrame:
+    """Mean watts per virtual cluster and bin: idle GPUs and node shares, and running GPUs at the V100's measured training power."""
+    raw = pd.read_parquet(path, columns=["vc", "time", "running_gpu_num", "idle_gpu_num"])
+    active_w = float(levels_for("V100", (1.0,))[1][0][CLASS_INDEX["training"]])
+    gpus = raw["running_gpu_num"] + raw["idle_gpu_num"]
+    raw["y"] = gpus * NODE_SHARE_W + raw["running_gpu_num"] * active_w + raw["idle_gpu_num"] * IDLE_GPU_W
+    raw["ds"] = pd.to_datetime(raw["time"]).dt.floor(freq) + pd.Timedelta(freq)
+    table = raw.groupby(["vc", "ds"], as_index=False)["y"].mean()
+    table["unique_id"] = "power/replayed/" + table["vc"]
+    site = table.groupby("ds", as_index=False)["y"].sum().assign(unique_id="power/replayed/all")
+    return pd.concat([table, site], ignore_index=True)[["unique_id", "ds", "y"]].sort_values(["unique_id", "ds"], ignore_index=True)
+
+
+def public_jobs(root: Path) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Philly jobs of the four virtual clusters that fit a 96-GPU cluster together, tagged with a class by GPU count and run time.
+
+    The trace names no classes: run times under 30 minutes on one GPU are ``interactive``, others on one GPU ``fine_tuning``, larger jobs
+    ``training``. The tag uses the true run time; it stands for what a user would have said on submission, and no estimate is made from it.
+    """
+    _require(root)
+    jobs, counts = read_philly_gavel(
+        root / PHILLY, root / THROUGHPUTS, start=PHILLY_START, vcs=("6214e9", "b436b2", "103959", "ed69ec"), max_duration_s=LONGEST_JOB_S
+    )
+    total = jobs["gpus"] * jobs["workers"]
+    short = (total <= 1) & (jobs["duration_s"] < 1800)
+    jobs["workload_class"] = np.where(short, "interactive", np.where(total <= 1, "fine_tuning", "training"))
+    return jobs, counts
+
+
+def public_grid(root: Path, zones: dict[str, str]) -> pd.DataFrame:
+    """ISO prices, carbon intensity and temperature; ``zones`` maps our sites to the sources' zones."""
+    _require(root)
+    of_zone = {zone: site for site, zone in zones.items()}
+    return read_public_grid(root / PRICES, root / CARBON, of_zone, temperature_path=root / TEMPERATURE)[0]
