@@ -139,6 +139,8 @@ def ingest_sources(
     _unique_jobs(lake, fresh, gone)
     if fresh or gone:
         lake.ingest(*fresh, remove=gone)
+    else:
+        lake.tidy()
     return IngestResult(_of(lake.quality(), names), lake.rows(), status, lake.data_hash())
 
 

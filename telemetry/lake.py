@@ -8,8 +8,8 @@
     ROOT/.staging-*                                             files of an ingest that is not committed
 
 Readers see only files that the manifest names. Files are written to a staging folder, moved into place, and then one ``os.replace`` of
-the manifest makes all sources of the ingest visible at once. An ingest that is killed, or that runs out of disk, leaves the last good state; what
-it left behind is removed by the next one. A source whose content, reader and inventory are unchanged is not read again.
+the manifest makes all sources of the ingest visible at once. An ingest that is killed, or that runs out of disk, leaves the last good
+state; what it left behind is removed by the next one. A source whose content, reader and inventory are unchanged is not read again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 
 from telemetry.errors import InputError
 from telemetry.quality import QualityReport
-from telemetry.schema import SCHEMAS, TIME_COLUMN, empty, validate
+from telemetry.schema import SCHEMAS, TIME_COLUMN, UTC, empty, validate
 
 FORMAT = 1
 
@@ -153,6 +153,14 @@ class Lake:
             self._sweep(fresh)
             self._report()
 
+    def tidy(self) -> None:
+        """Remove what a killed ingest left behind, and write the report again if it is not that of the manifest."""
+        with self.lock():
+            self._sweep(self.manifest())
+            path = self.root / "quality" / "report.json"
+            if not path.exists() or json.loads(path.read_text()) != self.quality().to_dict():
+                self._report()
+
     def _stage(self, source: SourceTables, staging: Path) -> dict[str, Any]:
         """Write one source's files below ``staging``; its manifest entry."""
         tables: dict[str, list[dict[str, Any]]] = {}
@@ -169,7 +177,7 @@ class Lake:
                 day = str(date.iloc[first])
                 path = f"tables/{table}/{folder}/date={day}/part.parquet"
                 (staging / path).parent.mkdir(parents=True, exist_ok=True)
-                pq.write_table(arrow.slice(first, last - first), staging / path, compression="zstd")
+                pq.write_table(arrow.slice(first, last - first), staging / path, compression="zstd", coerce_timestamps="us")
                 parts.append({"path": path, "date": day, "rows": int(last - first)})
         quality = source.quality.merge(())
         for table, frame in source.tables.items():
@@ -190,8 +198,8 @@ class Lake:
 
     def _report(self) -> None:
         quality = self.quality()
-        self._write(self.root / "quality" / "report.json", json.dumps(quality.to_dict(), indent=1) + "\n")
         self._write(self.root / "quality" / "report.html", quality.to_html())
+        self._write(self.root / "quality" / "report.json", json.dumps(quality.to_dict(), indent=1) + "\n")
 
     def _versions(self, manifest: Mapping[str, Any]) -> set[Path]:
         """Version folders that the manifest names."""
@@ -244,14 +252,15 @@ class Lake:
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(f"a file of the lake cannot be read ({error})", where=str(self.root), remedy="ingest again") from error
         frame = pa.concat_tables(frames, promote_options="permissive").unify_dictionaries().to_pandas()
-        times = frame[key].astype("datetime64[ns, UTC]")
+        stamps = [column for column in frame if isinstance(frame[column].dtype, pd.DatetimeTZDtype)]
+        frame = frame.astype(dict.fromkeys(stamps, UTC))
+        times = frame[key]
         keep = pd.Series(True, index=frame.index)
         if first is not None:
             keep &= times >= first
         if last is not None:
             keep &= times < last
-        frame = frame.assign(**{key: times})[keep]
-        return frame.sort_values(key, kind="stable", ignore_index=True)[wanted]
+        return frame[keep].sort_values(key, kind="stable", ignore_index=True)[wanted]
 
     def query(self, sql: str) -> pd.DataFrame:
         """Answer of a DuckDB query over the views ``samples``, ``jobs`` and ``grid``; times are UTC.

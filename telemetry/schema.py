@@ -132,7 +132,7 @@ def _told(error: pa.errors.SchemaError, frame: pd.DataFrame) -> tuple[str]:
     check = error.check if isinstance(error.check, str) else getattr(error.check, "name", None) or getattr(error.check, "error", "")
     if isinstance(cases, pd.DataFrame) and "index" in cases and len(cases) and pd.notna(cases["index"].iloc[0]):
         row, value = cases["index"].iloc[0], cases["failure_case"].iloc[0]
-        return (f"column {column!r}, row {row}: {value!r} fails {check} ({len(cases)} row(s) of {len(frame)})",)
+        return (f"column {column!r}, row {row}: {value} fails {check} ({len(cases)} row(s) of {len(frame)})",)
     first = str(error).splitlines()[0]
     return (f"column {column!r}: {first}" if column and column not in first else first,)
 

@@ -30,6 +30,7 @@ from telemetry.errors import InputError
 FAMILIES: dict[str, tuple[str, ...]] = {"workload": ("gpu_demand", "request_rate"), "power": ("power",)}
 TARGETS: tuple[str, ...] = tuple(target for targets in FAMILIES.values() for target in targets)
 METRICS_NEEDED: dict[str, str] = {"request_rate": "http.server.request.rate", "power": "hw.power"}
+SEPARATOR = "\x1f"  # joins node and device; pandas cuts a string at a NUL when it hashes it
 COUNT_COLUMNS = ("unique_id", "rows", "filled", "missing", "measure")
 
 
@@ -167,10 +168,10 @@ def power(samples: pd.DataFrame, config: SeriesConfig) -> SeriesResult:
         binned = _bins(samples[meter], node[meter], config)
         wide |= {name: binned[name] for name in binned}
     if by_gpu.any():
-        device = node[by_gpu] + "\0" + samples.loc[by_gpu, "device"].astype(str)
+        device = node[by_gpu] + SEPARATOR + samples.loc[by_gpu, "device"].astype(str)
         binned = _bins(samples[by_gpu], device, config)
         for name in sorted(set(node[by_gpu])):
-            own = [column for column in binned if column.startswith(name + "\0")]
+            own = [column for column in binned if column.startswith(name + SEPARATOR)]
             wide[name] = binned[own].sum(axis=1, min_count=len(own))
     nodes: dict[str, pd.Series] = {}
     for name in sorted(wide):

@@ -9,6 +9,7 @@ import pandas as pd
 
 from telemetry.errors import InputError
 
+ZONED = r":.*(?:[Zz]|[+-]\d{2}(?::?\d{2})?)$"
 NO_TIME: frozenset[str] = frozenset({"", "unknown", "none", "n/a", "nan", "nat"})
 
 
@@ -25,7 +26,10 @@ def utc_times(values: Sequence[str | None]) -> tuple[pd.Series, pd.Series]:
     """UTC times [N] of ISO 8601 texts (no zone = UTC), NaT where there is none; and which texts were meant as a time but are none."""
     text = pd.Series(values, dtype=object).map(lambda v: "" if v is None else str(v).strip())
     blank = text.str.lower().isin(NO_TIME)
-    times = pd.to_datetime(text.where(~blank, None), utc=True, format="ISO8601", errors="coerce").astype("datetime64[ns, UTC]")
+    # Apart, because pandas gives a text without a zone the zone of the text before it.
+    zoned = text.str.contains(ZONED)
+    parts = [pd.to_datetime(text[own & ~blank], utc=True, format="ISO8601", errors="coerce") for own in (zoned, ~zoned)]
+    times = pd.concat([part for part in parts if len(part)] or parts[:1]).reindex(text.index).astype("datetime64[ns, UTC]")
     return times, times.isna() & ~blank
 
 

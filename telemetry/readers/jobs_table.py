@@ -111,4 +111,6 @@ def _numbers(frame: pd.DataFrame, name: str, where: str) -> pd.Series:
 def _refuse(frame: pd.DataFrame, name: str, wrong: pd.Series, where: str, allowed: str) -> None:
     if wrong.any():
         row = wrong.idxmax()
-        raise InputError(f"column '{name}', row {row}: {frame.loc[row, name]!r} ({int(wrong.sum())} row(s))", where=where, allowed=allowed)
+        value = frame.loc[row, name]
+        told = repr(value) if isinstance(value, str) else f"{value:g}" if isinstance(value, (int, float)) else str(value)
+        raise InputError(f"column '{name}', row {row}: {told} ({int(wrong.sum())} row(s))", where=where, allowed=allowed)

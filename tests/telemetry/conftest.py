@@ -1,0 +1,175 @@
+"""A small, clean export per reader, in its native format."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from telemetry.cleaning import Inventory, NodeInfo
+from telemetry.readers import ReadContext
+
+T0 = 1_767_571_200  # 2026-01-05T00:00:00Z
+STEP = 600
+STEPS = 12
+
+
+def iso(seconds: int) -> str:
+    return pd.Timestamp(seconds, unit="s", tz="UTC").strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def prometheus_answer(
+    changes: dict[tuple[str, int], str] | None = None, nodes: tuple[str, ...] = ("n0", "n1", "n2"), old: bool = True
+) -> dict:
+    """A query_range answer; ``changes`` maps (node, step) to another power value."""
+    result = []
+    for node in nodes:
+        pod = {"pod": "p", "namespace": "ns"} if old else {"pod_name": "p", "pod_namespace": "ns"}
+        labels = {"gpu": "0", "UUID": f"GPU-{node}", ("Hostname" if old else "hostname"): node, **pod}
+        for name, value in (
+            ("DCGM_FI_DEV_POWER_USAGE", lambda k, node=node: (changes or {}).get((node, k), f"{100 + k}")),
+            ("DCGM_FI_DEV_GPU_UTIL", lambda k: "50"),
+            ("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", lambda k: str(1_000_000 * STEP * (k + 1) // 10)),
+        ):
+            values = [[T0 + STEP * (k + 1), value(k)] for k in range(STEPS)]
+            result.append({"metric": {"__name__": name, **labels}, "values": values})
+    return {"status": "success", "data": {"resultType": "matrix", "result": result}}
+
+
+def otlp_line(
+    k: int, *, node: str = "n0", watts: object = None, unit: str = "W", requests: int | None = None, temporality: object = 2
+) -> dict:
+    """One export request of step ``k``."""
+    time = str((T0 + STEP * (k + 1)) * 10**9)
+
+    def attributes(**values: str) -> list[dict]:
+        return [{"key": key.replace("__", "."), "value": {"stringValue": value}} for key, value in values.items()]
+
+    gpu = attributes(hw__id="gpu0", k8s__pod__name="p")
+    power = {"asDouble": watts} if isinstance(watts, float) else {"asInt": str(200 + k if watts is None else watts)}
+    metrics = [
+        {"name": "hw.power", "unit": unit, "gauge": {"dataPoints": [{"attributes": gpu, "timeUnixNano": time, **power}]}},
+        {
+            "name": "hw.energy",
+            "unit": "J",
+            "sum": {
+                "aggregationTemporality": temporality,
+                "isMonotonic": True,
+                "dataPoints": [{"attributes": gpu, "timeUnixNano": time, "asInt": str(120_000 * (k + 1))}],
+            },
+        },
+    ]
+    count = {"timeUnixNano": time, "asInt": str(600 * (k + 1) if requests is None else requests)}
+    served = [
+        {"name": "http.server.request.count", "sum": {"aggregationTemporality": temporality, "isMonotonic": True, "dataPoints": [count]}}
+    ]
+    return {
+        "resourceMetrics": [
+            {"resource": {"attributes": attributes(host__name=node)}, "scopeMetrics": [{"metrics": metrics}]},
+            {"resource": {"attributes": attributes(service__name="chat")}, "scopeMetrics": [{"metrics": served}]},
+        ]
+    }
+
+
+def ipmi_block(node: str, k: int, reading: str = "500 Watts") -> str:
+    return (
+        f"=== {node} {iso(T0 + STEP * (k + 1))}\n\n    Instantaneous power reading:                   999 Watts\n"
+        f"    Average power reading over sample period:      {reading}\n    Sampling period:     00000600 Seconds.\n"
+        "    Power reading state is:                   activated\n\n"
+    )
+
+
+SACCT_HEAD = "JobID|JobName|User|Account|Partition|State|Submit|Start|End|ElapsedRaw|TimelimitRaw|AllocTRES|ReqTRES|NNodes|NodeList|Comment"
+
+
+def sacct_row(job: str, **change: str) -> str:
+    row = {
+        "JobID": job, "JobName": "train", "User": "u", "Account": "vision", "Partition": "west-a100", "State": "COMPLETED",
+        "Submit": "2026-01-05T00:00:00", "Start": "2026-01-05T00:10:00", "End": "2026-01-05T01:10:00", "ElapsedRaw": "3600",
+        "TimelimitRaw": "120", "AllocTRES": "", "ReqTRES": "cpu=32,mem=128G,node=2,gres/gpu=8,gres/gpu:a100_80gb=8", "NNodes": "2",
+        "NodeList": "n[0-1]",
+        "Comment": "class=training;project=p;priority=2;deadline=2026-01-07T12:00:00;max_watts=850;workers=2;preemptible=1",
+    }  # fmt: skip
+    return "|".join((row | change).values())
+
+
+def k8s_job(name: str, **status: object) -> dict:
+    return {
+        "metadata": {
+            "name": name,
+            "creationTimestamp": "2026-01-05T00:00:00Z",
+            "labels": {
+                "joulewise.io/workload-class": "fine_tuning",
+                "team": "nlp",
+                "project": "p",
+                "kueue.x-k8s.io/queue-name": "east-a40",
+            },
+            "annotations": {"joulewise.io/deadline": "2026-01-06T02:00:00+02:00", "joulewise.io/max-watts": "700"},
+        },
+        "spec": {
+            "parallelism": 2,
+            "activeDeadlineSeconds": 7200,
+            "template": {
+                "spec": {
+                    "priorityClassName": "priority-3",
+                    "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-A40"},
+                    "containers": [{"resources": {"requests": {"nvidia.com/gpu": "4", "cpu": "500m", "memory": "64Gi"}}}],
+                }
+            },
+        },
+        "status": status or {"startTime": "2026-01-05T00:05:00Z", "completionTime": "2026-01-05T01:05:00Z"},
+    }
+
+
+GRID_HEAD = "time,site,price_usd_per_kwh,carbon_g_per_kwh,renewable_fraction,temperature_c"
+
+
+def grid_rows(hours: int = 48, site: str = "west") -> list[str]:
+    return [f"{iso(T0 + 3600 * h)},{site},{0.01 * (h % 24):.3f},{200 + h},0.5,-3.5" for h in range(hours)]
+
+
+def as_text(lines: list[str]) -> bytes:
+    return ("\n".join(lines) + "\n").encode()
+
+
+SWF = "; Version: 2.2\n; UnixStartTime: 1767571200\n; MaxProcs: 64\n" + "".join(
+    f" {i} {60 * i} 30 600 {procs} -1 -1 {procs} {asked} -1 1 3 2 -1 1 1 -1 -1\n"
+    for i, procs, asked in ((1, 1, 900), (2, 8, -1), (3, 32, 900))
+)  # fmt: skip
+
+CLEAN: dict[str, tuple[str, bytes]] = {
+    "prometheus": ("answer.json", json.dumps(prometheus_answer()).encode()),
+    "otlp": ("metrics.jsonl", as_text([json.dumps(otlp_line(k)) for k in range(STEPS)])),
+    "ipmi": ("ipmi.txt", "".join(ipmi_block(n, k) for k in range(STEPS) for n in ("n0", "n1", "n2")).encode()),
+    "slurm": ("sacct.txt", as_text([SACCT_HEAD, sacct_row("1"), sacct_row("1.batch"), sacct_row("2", State="CANCELLED by 1004")])),
+    "kubernetes": ("jobs.json", json.dumps({"kind": "List", "items": [k8s_job("a"), k8s_job("b")]}).encode()),
+    "grid": ("grid.csv", as_text([GRID_HEAD, *grid_rows()])),
+    "swf": ("log.swf", SWF.encode()),
+    "jobs_table": (
+        "jobs.csv",
+        b"job_id,submit_time,duration_s,gpus,workers,workload_class,team,project,max_watts\n"
+        b"a,2026-01-05T00:00:00Z,600,0.5,1,training,t,p,\nb,2026-01-05T02:00:00+02:00,600,4,2,,,,800\n",
+    ),
+}
+
+
+@pytest.fixture
+def clean() -> dict[str, tuple[str, bytes]]:
+    """Reader name -> file name and content of a clean export."""
+    return CLEAN
+
+
+@pytest.fixture
+def make():
+    """The makers of export parts."""
+    return {
+        "prometheus": prometheus_answer, "otlp": otlp_line, "ipmi": ipmi_block, "sacct": sacct_row, "k8s": k8s_job, "grid": grid_rows,
+        "sacct_head": SACCT_HEAD, "grid_head": GRID_HEAD, "text": as_text, "t0": T0, "step": STEP, "steps": STEPS,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def context() -> ReadContext:
+    nodes = {f"n{i}": NodeInfo("west", "west-a100", "A100", 1) for i in range(3)}
+    return ReadContext("src", Inventory(nodes, shards_per_gpu=4))

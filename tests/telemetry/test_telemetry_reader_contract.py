@@ -1,0 +1,110 @@
+"""Every reader, one contract: schema-valid UTC tables, same result twice, and one clear error for what cannot be read."""
+
+from __future__ import annotations
+
+import gzip
+
+import pandas as pd
+import pytest
+
+from telemetry.errors import InputError
+from telemetry.readers import READERS, reader_named
+from telemetry.schema import COLUMNS, TIME_COLUMN, validate
+
+NAMES = sorted(READERS)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def put(name: str, data: bytes):
+        path = tmp_path / name
+        path.write_bytes(data)
+        return path
+
+    return put
+
+
+@pytest.mark.parametrize("reader", NAMES)
+def test_clean_export_gives_valid_utc_tables_and_no_flaw(reader, clean, write, context):
+    result = READERS[reader].read(write(*clean[reader]), context)
+    assert result.quality.total() == {}
+    assert result.tables
+    for table, frame in result.tables.items():
+        validate(table, frame, where=reader)
+        assert list(frame.columns) == list(COLUMNS[table])
+        assert len(frame) > 0
+        assert set(frame["source"].astype(str)) == {"src"}
+        times = frame[TIME_COLUMN[table]]
+        assert str(times.dt.tz) == "UTC"
+        assert times.min() >= pd.Timestamp("2026-01-05", tz="UTC")
+        assert times.max() < pd.Timestamp("2026-01-08", tz="UTC")
+
+
+@pytest.mark.parametrize("reader", NAMES)
+def test_reading_twice_and_gzipped_gives_the_same(reader, clean, write, context):
+    name, data = clean[reader]
+    paths = [write(name, data), write(name, data), write(name + ".gz", gzip.compress(data))]
+    results = [READERS[reader].read(path, context) for path in paths]
+    for other in results[1:]:
+        assert other.quality.to_dict() == results[0].quality.to_dict()
+        for table, frame in results[0].tables.items():
+            pd.testing.assert_frame_equal(frame, other.tables[table])
+
+
+@pytest.mark.parametrize("reader", NAMES)
+@pytest.mark.parametrize("data", [b"", b"\n \n"], ids=["no bytes", "blank"])
+def test_empty_file_is_refused(reader, data, clean, write, context):
+    path = write(clean[reader][0], data)
+    with pytest.raises(InputError, match="empty export") as caught:
+        READERS[reader].read(path, context)
+    assert path.name in str(caught.value)
+
+
+@pytest.mark.parametrize("reader", NAMES)
+def test_truncated_file_is_refused_or_counted(reader, clean, write, context):
+    """Cut at many places: never another exception, never a silent loss inside a row, never an invalid table."""
+    name, data = clean[reader]
+    for share in (0.05, 0.3, 0.5, 0.77, 0.93, 0.99):
+        path = write(name, data[: int(len(data) * share)])
+        try:
+            result = READERS[reader].read(path, context)
+        except InputError as error:
+            assert path.name in str(error)  # noqa: PT017
+        else:
+            for table, frame in result.tables.items():
+                validate(table, frame, where=reader)
+
+
+@pytest.mark.parametrize("reader", NAMES)
+@pytest.mark.parametrize("damage", ["cut", "flipped", "no header"])
+def test_corrupt_gzip_is_refused(reader, damage, clean, write, context):
+    name, data = clean[reader]
+    packed = bytearray(gzip.compress(data))
+    if damage == "cut":
+        packed = packed[: len(packed) // 2]
+    elif damage == "flipped":
+        packed[len(packed) // 2] ^= 0xFF
+    else:
+        packed = packed[2:]
+    with pytest.raises(InputError, match="gzip"):
+        READERS[reader].read(write(name + ".gz", bytes(packed)), context)
+
+
+@pytest.mark.parametrize("reader", NAMES)
+def test_missing_file_and_another_format_are_refused(reader, clean, write, context, tmp_path):
+    with pytest.raises(InputError, match="nowhere"):
+        READERS[reader].read(tmp_path / "nowhere.txt", context)
+    with pytest.raises(InputError):
+        READERS[reader].read(write("other.txt", b"dear diary,\ntoday nothing was measured\n"), context)
+    with pytest.raises(InputError):
+        READERS[reader].read(write("binary.txt", bytes(range(128, 256))), context)
+
+
+def test_unknown_reader_names_the_choices():
+    with pytest.raises(InputError, match=r"unknown reader 'prometeus'.*prometheus.*otlp"):
+        reader_named("prometeus")
+
+
+def test_every_reader_has_a_clean_export(clean):
+    assert set(clean) == set(READERS)
+    assert all(reader.name == name for name, reader in READERS.items())
