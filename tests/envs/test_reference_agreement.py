@@ -204,7 +204,7 @@ def compare_totals(case: Case, totals, expected) -> None:
     close(totals.busy_gpu_s[0], sum(j.gpus * (o.end_s - o.start_s) for j, o in zip(case.jobs, outcomes, strict=True) if o.end_s >= 0))
 
 
-COUNTS = {"sites": st.integers(1, 2), "pools": st.integers(1, 3), "jobs": st.integers(1, 14), "seed": st.integers(0, 2**32 - 1)}
+COUNTS = {"sites": st.integers(1, 2), "pools": st.integers(1, 3), "jobs": st.integers(1, 20), "seed": st.integers(0, 2**32 - 1)}
 SETTINGS = st.builds(
     PolicySettings,
     node_rule=st.sampled_from(["best_fit", "least_allocated"]),
@@ -222,7 +222,24 @@ def test_kernel_and_reference_agree(chosen, sites, pools, jobs, seed):
 
 
 @pytest.mark.parametrize("discipline", ["free", "strict", "easy"])
-def test_they_agree_under_crowding(discipline):
-    """Sixty jobs at once on few GPUs: long queues, many blocked jobs, backfilling all the time."""
-    chosen = PolicySettings(discipline=discipline, queue_order="fcfs", sleep_after_s=100)
-    compare(draw_case(random.Random(7), 2, 3, 60, chosen))
+@pytest.mark.parametrize("seed", range(8))
+def test_they_agree_under_crowding(discipline, seed):
+    """Forty jobs on few GPUs: long queues, many blocked jobs, backfilling all the time."""
+    chosen = PolicySettings(discipline=discipline, queue_order=("fcfs", "sjf", "priority")[seed % 3], sleep_after_s=(-1, 100)[seed % 2])
+    compare(draw_case(random.Random(seed), 2, 1 + seed % 3, 40, chosen))
+
+
+def test_the_random_cases_reach_every_rule():
+    """The generator is worth nothing if no job is late, rejected, held, or waits for a wake."""
+    events, rejected, late, missed, waited = set(), set(), 0, 0, 0
+    for seed in range(60):
+        chosen = PolicySettings(discipline=("free", "strict", "easy")[seed % 3], sleep_after_s=(-1, 0, 100)[seed % 3])
+        result = run_reference(draw_case(random.Random(seed), 2, 2, 12, chosen))
+        events |= {event[1] for event in result.events}
+        rejected |= {outcome.rejected for outcome in result.outcomes}
+        late += sum(outcome.late_start for outcome in result.outcomes)
+        missed += sum(outcome.missed_deadline for outcome in result.outcomes)
+        waited += len({event[:2] for event in result.events if event[1] == ref.WAKE_DONE})
+    assert events == set(range(1, 11))
+    assert rejected == {0, ref.NO_GPU_MODEL, ref.TOO_LARGE, ref.MAX_WATTS}
+    assert min(late, missed, waited) > 20
