@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from envs import fields as fx
 from envs.kernel_choosers import choose_from_rows, choose_from_state
 from envs.kernel_clock import advance, log_is_full, reset_one, reward_since_mark
 from envs.kernel_decisions import apply_action
 from envs.kernel_scores import score_question
 from envs.observation import ObservationLayout, write_observation
+from envs.packed import PackedParams, PackedState, allocate_state, make_params, pack_grid, pack_jobs, pack_static, params_views, state_views
 from envs.reward import RewardSpec
 from envs.state import (
     CARBON,
@@ -28,13 +30,10 @@ from envs.state import (
     LOG_FIELDS,
     MISSED_DEADLINE,
     PENALTY,
+    REJECTED,
     EpisodeTotals,
-    Params,
     Policy,
     PolicySettings,
-    State,
-    allocate_state,
-    make_params,
 )
 from envs.world import World
 from telemetry.errors import InputError
@@ -44,62 +43,63 @@ ENVS_PER_THREAD = 8
 
 def _sources_digest() -> str:
     folder = Path(__file__).parent
-    files = sorted([*folder.glob("kernel*.py"), folder / "observation.py", folder / "state.py", folder / "world.py", folder / "events.py"])
+    names = ("observation", "state", "fields", "packed", "world", "events")
+    files = sorted([*folder.glob("kernel*.py"), *(folder / f"{name}.py" for name in names)])
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _compile(digest: str) -> tuple[Callable, Callable, Callable, Callable]:
-    """Entry points over environments ``low <= b < high``; ``digest`` is part of each one's cache key."""
+_DIGEST = _sources_digest()[:16]
 
-    @njit(cache=True, nogil=True)
-    def reset_range(static, jobs, grid, params, state, windows, low, high):
-        for b in range(low, high):
-            if windows[b] >= 0:
-                reset_one(static, jobs, grid, params, state, b, windows[b])
-        return len(digest)
 
-    @njit(cache=True, nogil=True)
-    def step_range(static, jobs, grid, params, state, actions, observe, rewards, observations, low, high):
-        for b in range(low, high):
-            if not state.done[b]:
-                if state.asking[b] < 0:
-                    advance(static, jobs, grid, params, state, b)
-                elif actions[b] >= 0:
-                    if params.plan_regret[b] and not state.scored[b]:
-                        score_question(static, jobs, grid, params, state, b)
-                    apply_action(static, jobs, params, state, b, actions[b])
-                    advance(static, jobs, grid, params, state, b)
-            if observe:
-                if state.asking[b] >= 0 and not state.scored[b]:
-                    score_question(static, jobs, grid, params, state, b)
-                write_observation(static, jobs, grid, params, state, b, observations[b])
-            if actions[b] >= 0:
-                rewards[b, 0], rewards[b, 1] = reward_since_mark(params, state, b)
-        return len(digest)
+def _entry(function: Callable) -> Callable:
+    """Compile an entry point over environments ``low <= b < high``; the digest becomes part of the name of its cache file."""
+    function.__qualname__ = f"{function.__name__}_{_DIGEST}"
+    return njit(cache=True, nogil=True, error_model="numpy")(function)
 
-    @njit(cache=True, nogil=True)
-    def play_range(static, jobs, grid, params, state, kind, limits, low, high):
-        for b in range(low, high):
-            while not state.done[b] and state.decisions[b] < limits[b]:
-                if state.asking[b] >= 0:
-                    if params.plan_regret[b] and not state.scored[b]:
-                        score_question(static, jobs, grid, params, state, b)
-                    action = choose_from_state(static, jobs, grid, params, state, b, kind)
-                    apply_action(static, jobs, params, state, b, action)
+
+@_entry
+def _reset_range(static, jobs, grid, params, state, windows, low, high):
+    for b in range(low, high):
+        if windows[b] >= 0:
+            reset_one(static, jobs, grid, params, state, b, windows[b])
+
+
+@_entry
+def _step_range(static, jobs, grid, params, state, actions, observe, rewards, observations, low, high):
+    for b in range(low, high):
+        if not state.env_i[b, fx.DONE]:
+            if state.env_i[b, fx.ASKING] < 0:
                 advance(static, jobs, grid, params, state, b)
-                if state.asking[b] < 0 and not state.done[b] and log_is_full(jobs, state, b):
-                    break
-        return len(digest)
+            elif actions[b] >= 0:
+                if params.ints[b, fx.PLAN_REGRET] and not state.env_i[b, fx.SCORED]:
+                    score_question(static, jobs, grid, params, state, b)
+                apply_action(static, jobs, params, state, b, actions[b])
+                advance(static, jobs, grid, params, state, b)
+        if observe:
+            if state.env_i[b, fx.ASKING] >= 0 and not state.env_i[b, fx.SCORED]:
+                score_question(static, jobs, grid, params, state, b)
+            write_observation(static, jobs, grid, params, state, b, observations[b])
+        if actions[b] >= 0:
+            rewards[b, 0], rewards[b, 1] = reward_since_mark(params, state, b)
 
-    @njit(cache=True, nogil=True)
-    def choose_rows(rows, candidates, kind, actions):
-        choose_from_rows(rows, candidates, kind, actions)
-        return len(digest)
 
-    return reset_range, step_range, play_range, choose_rows
+@_entry
+def _play_range(static, jobs, grid, params, state, kind, limits, low, high):
+    for b in range(low, high):
+        while not state.env_i[b, fx.DONE] and state.env_i[b, fx.DECISIONS] < limits[b]:
+            if state.env_i[b, fx.ASKING] >= 0:
+                if params.ints[b, fx.PLAN_REGRET] and not state.env_i[b, fx.SCORED]:
+                    score_question(static, jobs, grid, params, state, b)
+                action = choose_from_state(static, jobs, grid, params, state, b, kind)
+                apply_action(static, jobs, params, state, b, action)
+            advance(static, jobs, grid, params, state, b)
+            if state.env_i[b, fx.ASKING] < 0 and not state.env_i[b, fx.DONE] and log_is_full(jobs, state, b):
+                break
 
 
-_reset_range, _step_range, _play_range, choose_rows = _compile(_sources_digest())
+@_entry
+def choose_rows(rows, candidates, kind, actions):
+    choose_from_rows(rows, candidates, kind, actions)
 
 
 class Simulator:
@@ -129,8 +129,10 @@ class Simulator:
             raise InputError(f"{num_envs} environments on {threads} threads", where="simulator", allowed="at least 1 of each")
         self.world = world
         self.num_envs = num_envs
-        self.params: Params = make_params(num_envs, settings, reward, plan_regret=plan_regret)
-        self.state: State = allocate_state(world, num_envs, event_log=event_log)
+        self.packed_params: PackedParams = make_params(num_envs, settings, reward, plan_regret=plan_regret)
+        self.packed_state: PackedState = allocate_state(world, num_envs, event_log=event_log)
+        self.params, self.state = params_views(self.packed_params), state_views(self.packed_state)
+        self._world = (pack_static(world.static), pack_jobs(world.jobs), pack_grid(world.grid))
         pools, levels, _ = world.static.speed.shape
         self.layout = ObservationLayout(pools, levels)
         self.rewards = np.zeros((num_envs, 2))
@@ -139,8 +141,28 @@ class Simulator:
         self._event_log = event_log
         self._threads = max(1, min(threads, num_envs // ENVS_PER_THREAD))
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
-        self.state.done[:] = True
+        self.state.done[:] = 1
         self.state.asking[:] = -1
+
+    @property
+    def asking(self) -> np.ndarray:
+        """Job in question of each environment, or -1; int64 ``[B]``."""
+        return self.state.asking
+
+    @property
+    def time_s(self) -> np.ndarray:
+        """Second of each environment's window; int64 ``[B]``."""
+        return self.state.time_s
+
+    @property
+    def done(self) -> np.ndarray:
+        """Whether each environment's window has ended; bool ``[B]``."""
+        return self.state.done != 0
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Allowed actions of the questions; bool ``[B, A]``."""
+        return self.state.mask != 0
 
     def reset(self, windows: np.ndarray | Sequence[int]) -> None:
         """Begin a window in each environment and go on to its first question; -1 leaves an environment as it is."""
@@ -183,19 +205,18 @@ class Simulator:
     def _check(self, actions: np.ndarray) -> None:
         if actions.shape != (self.num_envs,):
             raise InputError(f"actions of shape {actions.shape}", where="step", allowed=f"({self.num_envs},)")
-        asked = (self.state.asking >= 0) & (actions != -1)
+        asked = (self.asking >= 0) & (actions != -1)
         inside = (actions >= 0) & (actions < self.layout.n_candidates)
-        bad = asked & ~(inside & self.state.mask[np.arange(self.num_envs), np.where(inside, actions, 0)])
+        bad = asked & ~(inside & self.mask[np.arange(self.num_envs), np.where(inside, actions, 0)])
         if bad.any():
             b = int(np.flatnonzero(bad)[0])
-            allowed = ", ".join(f"{a} = {self.layout.action_name(int(a))}" for a in np.flatnonzero(self.state.mask[b]))
+            allowed = ", ".join(f"{a} = {self.layout.action_name(int(a))}" for a in np.flatnonzero(self.mask[b]))
             name = self.layout.action_name(int(actions[b])) if inside[b] else "no action"
-            job = self.world.job_ids[self.state.window[b]][self.state.asking[b]]
+            job = self.world.job_ids[self.state.window[b]][self.asking[b]]
             raise InputError(f"action {actions[b]} ({name}) for job '{job}' is masked", where=f"environment {b}", allowed=allowed)
 
     def _call(self, entry: Callable, *arguments: Any) -> None:
-        world = self.world
-        common = (world.static, world.jobs, world.grid, self.params, self.state, *arguments)
+        common = (*self._world, self.packed_params, self.packed_state, *arguments)
         if self._pool is None:
             entry(*common, 0, self.num_envs)
             return
@@ -212,7 +233,7 @@ class Simulator:
         state = self.state
         stopped = False
         while True:
-            stuck = (state.asking < 0) & ~state.done
+            stuck = (state.asking < 0) & (state.done == 0)
             if not stuck.any():
                 return stopped
             stopped = True
@@ -232,7 +253,8 @@ class Simulator:
     def totals(self) -> EpisodeTotals:
         """Totals so far of all environments, one row each."""
         s = self.state
-        rejected = np.where(s.status == 5, self.world.jobs.reject[s.window], 0)
+        jobs = self.world.jobs.submit_s.shape[1]
+        rejected = np.where(s.status[:, :jobs] == REJECTED, self.world.jobs.reject[s.window], 0)
         return EpisodeTotals(
             energy_kwh=s.site_totals[:, :, ENERGY].copy(),
             cost_usd=s.site_totals[:, :, COST].copy(),
@@ -245,16 +267,16 @@ class Simulator:
             busy_gpu_s=s.busy_gpu_s.copy(),
             end_s=s.time_s.copy(),
             decisions=s.decisions.copy(),
-            job_start_s=s.start_s.copy(),
-            job_end_s=s.end_s.copy(),
-            job_pool=s.pool.copy(),
-            job_level=s.level.copy(),
+            job_start_s=s.start_s[:, :jobs].copy(),
+            job_end_s=s.end_s[:, :jobs].copy(),
+            job_pool=s.pool[:, :jobs].copy(),
+            job_level=s.level[:, :jobs].copy(),
             job_energy_kwh=s.job_kwh.copy(),
             job_cost_usd=s.job_usd.copy(),
             job_carbon_kg=s.job_kg.copy(),
             job_penalty_usd=s.job_penalty.copy(),
-            job_late_start=(s.violation & LATE_START) > 0,
-            job_missed_deadline=(s.violation & MISSED_DEADLINE) > 0,
+            job_late_start=(s.violation[:, :jobs] & LATE_START) > 0,
+            job_missed_deadline=(s.violation[:, :jobs] & MISSED_DEADLINE) > 0,
             job_rejected=rejected,
             events=tuple(self.events(b) for b in range(self.num_envs)) if self._event_log else None,
         )
@@ -272,8 +294,8 @@ def run_policy(world: World, policy: Policy, reward: RewardSpec, *, event_log: b
         simulator.play(chooser)
         return simulator.totals()
     observations = simulator.observe()
-    while not simulator.state.done.all():
-        asked = np.flatnonzero(simulator.state.asking >= 0)
+    while not simulator.done.all():
+        asked = np.flatnonzero(simulator.asking >= 0)
         actions = np.full(world.n_windows, -1, dtype=np.int64)
         actions[asked] = policy.act(observations[asked], simulator.layout)
         simulator.step(actions, observe=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from envs import fields as fx
 from envs.kernel_compile import compiled
 from envs.kernel_scores import score_question
 from envs.observation import (
@@ -24,19 +25,21 @@ ROOMIEST, TIGHTEST, GREEDY, LOOKAHEAD = 0, 1, 2, 3
 def choose_from_state(static, jobs, grid, params, state, b, kind):
     """Action of a compiled judge for the question of environment ``b``."""
     if kind == GREEDY or kind == LOOKAHEAD:
-        if not state.scored[b]:
+        if not state.env_i[b, fx.SCORED]:
             score_question(static, jobs, grid, params, state, b)
         first = 0 if kind == LOOKAHEAD else 1
         best = -1
-        for action in range(first, state.mask.shape[1]):
-            if state.mask[b, action] and (best < 0 or state.expected_usd[b, action] < state.expected_usd[b, best]):
+        for action in range(first, state.action_i.shape[2]):
+            if state.action_i[b, fx.MASK, action] and (
+                best < 0 or state.action_f[b, fx.EXPECTED_USD, action] < state.action_f[b, fx.EXPECTED_USD, best]
+            ):
                 best = action
         return best
-    levels = static.speed.shape[1]
+    levels = static.curve.shape[2]
     best = -1
     best_free, best_woken = np.float32(0.0), np.float32(0.0)
-    for action in range(1, state.mask.shape[1]):
-        if not state.mask[b, action]:
+    for action in range(1, state.action_i.shape[2]):
+        if not state.action_i[b, fx.MASK, action]:
             continue
         p = (action - 1) // levels
         free, woken = free_gpus_feature(state, b, p), nodes_woken_feature(state, b, p)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from envs import fields as fx
 from envs.kernel_compile import compiled
 
 INDEX_BITS = 24
@@ -102,20 +103,20 @@ def next_bit(words, start, limit):
 
 @compiled
 def idle_append(state, b, node):
-    head = state.idle_next.shape[1] - 1
-    last = state.idle_prev[b, head]
-    state.idle_next[b, last] = node
-    state.idle_prev[b, node] = last
-    state.idle_next[b, node] = head
-    state.idle_prev[b, head] = node
+    head = state.node_i.shape[2] - 1
+    last = state.node_i[b, fx.IDLE_PREV, head]
+    state.node_i[b, fx.IDLE_NEXT, last] = node
+    state.node_i[b, fx.IDLE_PREV, node] = last
+    state.node_i[b, fx.IDLE_NEXT, node] = head
+    state.node_i[b, fx.IDLE_PREV, head] = node
 
 
 @compiled
 def idle_remove(state, b, node):
-    before, after = state.idle_prev[b, node], state.idle_next[b, node]
-    state.idle_next[b, before] = after
-    state.idle_prev[b, after] = before
-    state.idle_next[b, node] = -1
+    before, after = state.node_i[b, fx.IDLE_PREV, node], state.node_i[b, fx.IDLE_NEXT, node]
+    state.node_i[b, fx.IDLE_NEXT, before] = after
+    state.node_i[b, fx.IDLE_PREV, after] = before
+    state.node_i[b, fx.IDLE_NEXT, node] = -1
 
 
 @compiled
@@ -123,7 +124,7 @@ def log_event(state, b, kind, job, pool, level, node, extra):
     """Append to the event log where there is one; the arrays are drained between instants, never within one."""
     if state.log.shape[1] == 1:
         return
-    at = state.log_count[b]
+    at = state.env_i[b, fx.LOG_COUNT]
     row = state.log[b, at]
-    row[0], row[1], row[2], row[3], row[4], row[5], row[6] = state.time_s[b], kind, job, pool, level, node, extra
-    state.log_count[b] = at + 1
+    row[0], row[1], row[2], row[3], row[4], row[5], row[6] = state.env_i[b, fx.TIME_S], kind, job, pool, level, node, extra
+    state.env_i[b, fx.LOG_COUNT] = at + 1

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from envs import fields as fx
 from envs.kernel_accrual import HOUR_S, column_of, dynamic_watts, objective_of, penalty_usd, share_watts, sum_at
 from envs.kernel_compile import compiled
 from envs.state import CARBON, COST, ENERGY, PENALTY
@@ -20,7 +21,7 @@ OFFSET_S = 3600
 
 @compiled
 def runtime_s(static, seconds, p, level, kind):
-    return int(math.ceil(seconds / static.speed[p, level, kind]))
+    return int(math.ceil(seconds / static.curve[fx.SPEED, p, level, kind]))
 
 
 @compiled
@@ -39,26 +40,27 @@ def forecast_sum(sums, at, known, day):
 @compiled
 def forecast_rate(grid, params, b, window, site, at, known, day):
     """Objective of 1 kW from column 0 to column ``at``, in USD x steps per hour."""
-    w = params.weights[b]
+    w = params.floats[b]
+    values = grid.values[window]
     total = 0.0
-    if w[COST] != 0.0:
-        total += w[COST] * forecast_sum(grid.cum_price[window, site], at, known, day)
-    if w[CARBON] != 0.0:
-        total += w[CARBON] * params.carbon_usd_per_kg[b] * forecast_sum(grid.cum_carbon[window, site], at, known, day)
-    if w[ENERGY] != 0.0:
-        total += w[ENERGY] * params.energy_usd_per_kwh[b] * forecast_sum(grid.cum_pue[window, site], at, known, day)
+    if w[fx.WEIGHTS + COST] != 0.0:
+        total += w[fx.WEIGHTS + COST] * forecast_sum(values[fx.CUM_PRICE, site], at, known, day)
+    if w[fx.WEIGHTS + CARBON] != 0.0:
+        total += w[fx.WEIGHTS + CARBON] * w[fx.CARBON_USD_PER_KG] * forecast_sum(values[fx.CUM_CARBON, site], at, known, day)
+    if w[fx.WEIGHTS + ENERGY] != 0.0:
+        total += w[fx.WEIGHTS + ENERGY] * w[fx.ENERGY_USD_PER_KWH] * forecast_sum(values[fx.CUM_PUE, site], at, known, day)
     return total
 
 
 @compiled
 def expected_penalty(static, jobs, params, b, window, job, start_s, end_s):
     """Penalty of starting and ending then, USD."""
-    gpus = jobs.workers[window, job] * jobs.gpu_milli[window, job] / 1000.0
+    gpus = jobs.work_i[window, fx.WORKERS, job] * jobs.work_i[window, fx.GPU_MILLI, job] / 1000.0
     usd = 0.0
-    late_s = start_s - jobs.latest_start_s[window, job]
-    if static.start_bound[jobs.kind[window, job]] and late_s > 0:
+    late_s = start_s - jobs.work_i[window, fx.LATEST_START_S, job]
+    if static.kind_i[fx.START_BOUND, jobs.work_i[window, fx.KIND, job]] and late_s > 0:
         usd += penalty_usd(params, b, gpus, late_s)
-    late_s = end_s - jobs.deadline_s[window, job]
+    late_s = end_s - jobs.work_i[window, fx.DEADLINE_S, job]
     if late_s > 0:
         usd += penalty_usd(params, b, gpus, late_s)
     return usd
@@ -70,36 +72,36 @@ def best_later(static, jobs, grid, params, state, b, job, first_offset_s):
 
     Offsets end at 24 h, where the forecast repeats, and the latest start itself is offered. Returns objective, start, end, pool, level.
     """
-    window = state.window[b]
-    now = state.time_s[b]
-    step_s = grid.step_s[window]
+    window = state.env_i[b, fx.WINDOW]
+    now = state.env_i[b, fx.TIME_S]
+    step_s = grid.window_i[window, fx.STEP_S]
     day = DAY_S // step_s
     known = column_of(grid, window, now) + 1
-    room = min(max(jobs.latest_start_s[window, job] - now, 0), DAY_S)
+    room = min(max(jobs.work_i[window, fx.LATEST_START_S, job] - now, 0), DAY_S)
     best, best_start, best_end, best_pool, best_level = np.inf, now, now, -1, 0
-    levels = static.speed.shape[1]
-    kind = jobs.kind[window, job]
-    gpus = jobs.workers[window, job] * jobs.gpu_milli[window, job] / 1000.0
-    for p in range(len(static.pool_site)):
-        bits = jobs.allowed_levels[window, job, p]
+    levels = static.curve.shape[2]
+    kind = jobs.work_i[window, fx.KIND, job]
+    gpus = jobs.work_i[window, fx.WORKERS, job] * jobs.work_i[window, fx.GPU_MILLI, job] / 1000.0
+    for p in range(static.pool_i.shape[1]):
+        bits = jobs.allowed[window, job, p]
         if bits == 0:
             continue
-        site = static.pool_site[p]
+        site = static.pool_i[fx.POOL_SITE, p]
         share = share_watts(static, p, gpus)
         offset = first_offset_s
         while True:
             offset = min(offset, room)
             begin = now + offset
-            begin_at = grid.history_steps[window] + begin / step_s
+            begin_at = grid.window_i[window, fx.HISTORY_STEPS] + begin / step_s
             rate = forecast_rate(grid, params, b, window, site, begin_at, known, day)
             for level in range(levels):
                 if bits >> level & 1 == 0:
                     continue
-                run = runtime_s(static, jobs.estimate_s[window, job], p, level, kind)
+                run = runtime_s(static, jobs.work_i[window, fx.ESTIMATE_S, job], p, level, kind)
                 watts = dynamic_watts(static, jobs, window, job, p, level) + share
                 usd = watts / 1000.0 * step_s / HOUR_S
                 usd *= forecast_rate(grid, params, b, window, site, begin_at + run / step_s, known, day) - rate
-                usd += params.weights[b, PENALTY] * expected_penalty(static, jobs, params, b, window, job, begin, begin + run)
+                usd += params.floats[b, fx.WEIGHTS + PENALTY] * expected_penalty(static, jobs, params, b, window, job, begin, begin + run)
                 if usd < best:
                     best, best_start, best_end, best_pool, best_level = usd, begin, begin + run, p, level
             if offset >= room:
@@ -111,78 +113,78 @@ def best_later(static, jobs, grid, params, state, b, job, first_offset_s):
 @compiled
 def energy_of(static, jobs, grid, state, b, job, p, level, start_s, end_s):
     """Expected kWh charged to the job, PUE included."""
-    window = state.window[b]
-    step_s = grid.step_s[window]
-    known = column_of(grid, window, state.time_s[b]) + 1
+    window = state.env_i[b, fx.WINDOW]
+    step_s = grid.window_i[window, fx.STEP_S]
+    known = column_of(grid, window, state.env_i[b, fx.TIME_S]) + 1
     day = DAY_S // step_s
-    site = static.pool_site[p]
-    gpus = jobs.workers[window, job] * jobs.gpu_milli[window, job] / 1000.0
+    site = static.pool_i[fx.POOL_SITE, p]
+    gpus = jobs.work_i[window, fx.WORKERS, job] * jobs.work_i[window, fx.GPU_MILLI, job] / 1000.0
     kilowatts = (dynamic_watts(static, jobs, window, job, p, level) + share_watts(static, p, gpus)) / 1000.0
-    begin = grid.history_steps[window] + start_s / step_s
-    end = grid.history_steps[window] + end_s / step_s
-    sums = grid.cum_pue[window, site]
+    begin = grid.window_i[window, fx.HISTORY_STEPS] + start_s / step_s
+    end = grid.window_i[window, fx.HISTORY_STEPS] + end_s / step_s
+    sums = grid.values[window, fx.CUM_PUE, site]
     return kilowatts * step_s / HOUR_S * (forecast_sum(sums, end, known, day) - forecast_sum(sums, begin, known, day))
 
 
 @compiled
 def score_question(static, jobs, grid, params, state, b):
     """Expected objective, energy, penalty and end of every allowed action of the question, into ``state.expected_*``."""
-    window = state.window[b]
-    job = state.asking[b]
-    now = state.time_s[b]
-    levels = static.speed.shape[1]
-    kind = jobs.kind[window, job]
-    if state.mask[b, 0]:
+    window = state.env_i[b, fx.WINDOW]
+    job = state.env_i[b, fx.ASKING]
+    now = state.env_i[b, fx.TIME_S]
+    levels = static.curve.shape[2]
+    kind = jobs.work_i[window, fx.KIND, job]
+    if state.action_i[b, fx.MASK, 0]:
         usd, start, end, p, level = best_later(static, jobs, grid, params, state, b, job, OFFSET_S)
-        state.expected_usd[b, 0] = usd + params.hold_margin[b] * abs(usd)
-        state.expected_kwh[b, 0] = energy_of(static, jobs, grid, state, b, job, p, level, start, end)
-        state.expected_late[b, 0] = expected_penalty(static, jobs, params, b, window, job, start, end)
-        state.expected_start_s[b, 0] = start
-        state.expected_end_s[b, 0] = end
-    for p in range(len(static.pool_site)):
+        state.action_f[b, fx.EXPECTED_USD, 0] = usd + params.floats[b, fx.HOLD_MARGIN] * abs(usd)
+        state.action_f[b, fx.EXPECTED_KWH, 0] = energy_of(static, jobs, grid, state, b, job, p, level, start, end)
+        state.action_f[b, fx.EXPECTED_LATE, 0] = expected_penalty(static, jobs, params, b, window, job, start, end)
+        state.action_i[b, fx.EXPECTED_START_S, 0] = start
+        state.action_i[b, fx.EXPECTED_END_S, 0] = end
+    for p in range(static.pool_i.shape[1]):
         first = 1 + p * levels
         wake_known = False
         wake_usd = 0.0
         for level in range(levels):
             action = first + level
-            if not state.mask[b, action]:
+            if not state.action_i[b, fx.MASK, action]:
                 continue
             if not wake_known:
                 wake_known = True
                 wake_usd = _wake_objective(static, grid, params, state, b, p)
-            start = now + state.start_delay_s[b, p]
-            end = start + runtime_s(static, jobs.estimate_s[window, job], p, level, kind)
+            start = now + state.pool_i[b, fx.START_DELAY_S, p]
+            end = start + runtime_s(static, jobs.work_i[window, fx.ESTIMATE_S, job], p, level, kind)
             late = expected_penalty(static, jobs, params, b, window, job, start, end)
-            state.expected_usd[b, action] = (
+            state.action_f[b, fx.EXPECTED_USD, action] = (
                 _run_objective(static, jobs, grid, params, state, b, job, p, level, start, end)
                 + wake_usd
-                + params.weights[b, PENALTY] * late
+                + params.floats[b, fx.WEIGHTS + PENALTY] * late
             )
-            state.expected_kwh[b, action] = energy_of(static, jobs, grid, state, b, job, p, level, start, end)
-            state.expected_late[b, action] = late
-            state.expected_start_s[b, action] = start
-            state.expected_end_s[b, action] = end
-    if params.plan_regret[b]:
+            state.action_f[b, fx.EXPECTED_KWH, action] = energy_of(static, jobs, grid, state, b, job, p, level, start, end)
+            state.action_f[b, fx.EXPECTED_LATE, action] = late
+            state.action_i[b, fx.EXPECTED_START_S, action] = start
+            state.action_i[b, fx.EXPECTED_END_S, action] = end
+    if params.ints[b, fx.PLAN_REGRET]:
         best = np.inf
-        for action in range(state.mask.shape[1]):
-            if state.mask[b, action] and state.expected_usd[b, action] < best:
-                best = state.expected_usd[b, action]
-        state.regret_usd[b] += best - state.planned_usd[b, job]
-        state.planned_usd[b, job] = best
-    state.scored[b] = True
+        for action in range(state.action_i.shape[2]):
+            if state.action_i[b, fx.MASK, action] and state.action_f[b, fx.EXPECTED_USD, action] < best:
+                best = state.action_f[b, fx.EXPECTED_USD, action]
+        state.env_f[b, fx.REGRET_USD] += best - state.job_f[b, fx.PLANNED_USD, job]
+        state.job_f[b, fx.PLANNED_USD, job] = best
+    state.env_i[b, fx.SCORED] = True
 
 
 @compiled
 def _run_objective(static, jobs, grid, params, state, b, job, p, level, start_s, end_s):
-    window = state.window[b]
-    step_s = grid.step_s[window]
-    known = column_of(grid, window, state.time_s[b]) + 1
+    window = state.env_i[b, fx.WINDOW]
+    step_s = grid.window_i[window, fx.STEP_S]
+    known = column_of(grid, window, state.env_i[b, fx.TIME_S]) + 1
     day = DAY_S // step_s
-    site = static.pool_site[p]
-    gpus = jobs.workers[window, job] * jobs.gpu_milli[window, job] / 1000.0
+    site = static.pool_i[fx.POOL_SITE, p]
+    gpus = jobs.work_i[window, fx.WORKERS, job] * jobs.work_i[window, fx.GPU_MILLI, job] / 1000.0
     kilowatts = (dynamic_watts(static, jobs, window, job, p, level) + share_watts(static, p, gpus)) / 1000.0
-    begin = grid.history_steps[window] + start_s / step_s
-    end = grid.history_steps[window] + end_s / step_s
+    begin = grid.window_i[window, fx.HISTORY_STEPS] + start_s / step_s
+    end = grid.window_i[window, fx.HISTORY_STEPS] + end_s / step_s
     rate = forecast_rate(grid, params, b, window, site, end, known, day) - forecast_rate(grid, params, b, window, site, begin, known, day)
     return kilowatts * step_s / HOUR_S * rate
 
@@ -190,12 +192,21 @@ def _run_objective(static, jobs, grid, params, state, b, job, p, level, start_s,
 @compiled
 def _wake_objective(static, grid, params, state, b, p):
     """Objective of waking the nodes that a run in pool p would wake, at the values of now."""
-    woken = state.nodes_woken[b, p]
+    woken = state.pool_i[b, fx.NODES_WOKEN, p]
     if woken == 0:
         return 0.0
-    window = state.window[b]
-    site = static.pool_site[p]
-    column = column_of(grid, window, state.time_s[b])
-    kwh = woken * static.wake_power_w[p] / 1000.0 * static.wake_latency_s[p] / HOUR_S * grid.pue[window, site, column]
-    usd = objective_of(params, b, kwh * grid.price[window, site, column], kwh * grid.carbon[window, site, column], kwh)
+    window = state.env_i[b, fx.WINDOW]
+    site = static.pool_i[fx.POOL_SITE, p]
+    column = column_of(grid, window, state.env_i[b, fx.TIME_S])
+    kwh = (
+        woken
+        * static.pool_f[fx.WAKE_POWER_W, p]
+        / 1000.0
+        * static.pool_i[fx.WAKE_LATENCY_S, p]
+        / HOUR_S
+        * grid.values[window, fx.PUE, site, column]
+    )
+    usd = objective_of(
+        params, b, kwh * grid.values[window, fx.PRICE, site, column], kwh * grid.values[window, fx.CARBON_KG, site, column], kwh
+    )
     return usd

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from envs import fields as fx
 from envs.kernel_accrual import column_of
 from envs.kernel_compile import compiled
 from envs.state import COST, PENALTY, SLEEPING
@@ -165,9 +166,9 @@ def relative_score(usd, best):
 def best_expected(state, b, first):
     """Least expected objective of the allowed actions from ``first`` on."""
     best = np.inf
-    for action in range(first, state.mask.shape[1]):
-        if state.mask[b, action] and state.expected_usd[b, action] < best:
-            best = state.expected_usd[b, action]
+    for action in range(first, state.action_i.shape[2]):
+        if state.action_i[b, fx.MASK, action] and state.action_f[b, fx.EXPECTED_USD, action] < best:
+            best = state.action_f[b, fx.EXPECTED_USD, action]
     return best
 
 
@@ -175,113 +176,115 @@ def best_expected(state, b, first):
 def write_observation(static, jobs, grid, params, state, b, out):
     """Fill ``out`` [D] for the question of environment ``b``, which must be scored; all zeros when it has none."""
     out[:] = 0.0
-    if state.asking[b] < 0:
+    if state.env_i[b, fx.ASKING] < 0:
         return
     best = best_expected(state, b, 0)
     best_run = best_expected(state, b, 1)
-    levels = static.speed.shape[1]
+    levels = static.curve.shape[2]
     _write_expected(static, jobs, state, b, 0, best, out)
-    if state.mask[b, 0]:
+    if state.action_i[b, fx.MASK, 0]:
         out[1] = 1.0
-    for p in range(len(static.pool_site)):
+    for p in range(static.pool_i.shape[1]):
         for level in range(levels):
             action = 1 + p * levels + level
-            if not state.mask[b, action]:
+            if not state.action_i[b, fx.MASK, action]:
                 continue
             at = action * N_CANDIDATE_FEATURES
             _write_expected(static, jobs, state, b, action, best, out)
-            out[at + 2] = static.level_fraction[level]
-            out[at + GREEDY_SCORE] = relative_score(state.expected_usd[b, action], best_run)
+            out[at + 2] = static.level[level]
+            out[at + GREEDY_SCORE] = relative_score(state.action_f[b, fx.EXPECTED_USD, action], best_run)
     _write_pools(static, jobs, grid, state, b, out)
     _write_globals(static, jobs, grid, params, state, b, best, out)
 
 
 @compiled
 def _write_expected(static, jobs, state, b, action, best, out):
-    if not state.mask[b, action]:
+    if not state.action_i[b, fx.MASK, action]:
         return
     at = action * N_CANDIDATE_FEATURES
-    window, job = state.window[b], state.asking[b]
-    start, end = state.expected_start_s[b, action], state.expected_end_s[b, action]
+    window, job = state.env_i[b, fx.WINDOW], state.env_i[b, fx.ASKING]
+    start, end = state.action_i[b, fx.EXPECTED_START_S, action], state.action_i[b, fx.EXPECTED_END_S, action]
     out[at + VALID] = 1.0
-    out[at + SCORE] = relative_score(state.expected_usd[b, action], best)
-    out[at + 5] = _clipped(math.log1p(max(state.expected_kwh[b, action], 0.0)))
-    out[at + 6] = _clipped(math.log1p((start - state.time_s[b]) / 60.0))
-    out[at + 7] = _clipped(_signed_log((jobs.deadline_s[window, job] - end) / 3600.0))
-    out[at + 8] = _clipped(math.log1p(state.expected_late[b, action]))
+    out[at + SCORE] = relative_score(state.action_f[b, fx.EXPECTED_USD, action], best)
+    out[at + 5] = _clipped(math.log1p(max(state.action_f[b, fx.EXPECTED_KWH, action], 0.0)))
+    out[at + 6] = _clipped(math.log1p((start - state.env_i[b, fx.TIME_S]) / 60.0))
+    out[at + 7] = _clipped(_signed_log((jobs.work_i[window, fx.DEADLINE_S, job] - end) / 3600.0))
+    out[at + 8] = _clipped(math.log1p(state.action_f[b, fx.EXPECTED_LATE, action]))
     out[at + 9] = _clipped(math.log1p((end - start) / 3600.0))
 
 
 @compiled
 def _write_pools(static, jobs, grid, state, b, out):
     """Features that all levels of a pool share, and the sites' best for hold."""
-    window, job = state.window[b], state.asking[b]
-    levels = static.speed.shape[1]
-    milli = jobs.workers[window, job] * jobs.gpu_milli[window, job]
-    column = column_of(grid, window, state.time_s[b])
-    day = DAY_S // grid.step_s[window]
+    window, job = state.env_i[b, fx.WINDOW], state.env_i[b, fx.ASKING]
+    levels = static.curve.shape[2]
+    milli = jobs.work_i[window, fx.WORKERS, job] * jobs.work_i[window, fx.GPU_MILLI, job]
+    column = column_of(grid, window, state.env_i[b, fx.TIME_S])
+    day = DAY_S // grid.window_i[window, fx.STEP_S]
     lowest_price, lowest_carbon = LIMIT, LIMIT
-    for p in range(len(static.pool_site)):
-        site = static.pool_site[p]
-        pue = grid.pue[window, site]
-        price = _above_mean(grid.cum_price[window, site], grid.price[window, site], pue, column + 1, day, column)
-        carbon = _above_mean(grid.cum_carbon[window, site], grid.carbon[window, site], pue, column + 1, day, column)
+    for p in range(static.pool_i.shape[1]):
+        site = static.pool_i[fx.POOL_SITE, p]
+        pue = grid.values[window, fx.PUE, site]
+        price = _above_mean(grid.values[window, fx.CUM_PRICE, site], grid.values[window, fx.PRICE, site], pue, column + 1, day, column)
+        carbon = _above_mean(
+            grid.values[window, fx.CUM_CARBON, site], grid.values[window, fx.CARBON_KG, site], pue, column + 1, day, column
+        )
         lowest_price, lowest_carbon = min(lowest_price, price), min(lowest_carbon, carbon)
-        total = static.pool_nodes[p] * static.pool_gpus[p] * 1000.0
+        total = static.pool_i[fx.POOL_NODES, p] * static.pool_i[fx.POOL_GPUS, p] * 1000.0
         for level in range(levels):
             action = 1 + p * levels + level
-            if not state.mask[b, action]:
+            if not state.action_i[b, fx.MASK, action]:
                 continue
             at = action * N_CANDIDATE_FEATURES
-            out[at + 10] = _clipped((state.pool_free[b, p] - milli) / total)
+            out[at + 10] = _clipped((state.pool_i[b, fx.POOL_FREE, p] - milli) / total)
             out[at + FREE_GPUS] = free_gpus_feature(state, b, p)
             out[at + NODES_WOKEN] = nodes_woken_feature(state, b, p)
-            out[at + 13] = state.state_count[b, p, SLEEPING] / static.pool_nodes[p]
+            out[at + 13] = state.pool_i[b, fx.STATE_COUNT + SLEEPING, p] / static.pool_i[fx.POOL_NODES, p]
             out[at + 14] = _clipped(price)
             out[at + 15] = _clipped(carbon)
-            out[at + 16] = _clipped(grid.renewable[window, site, column])
-            out[at + 17] = _clipped(math.log1p(state.waiting_milli[b] / total))
-    if state.mask[b, 0]:
+            out[at + 16] = _clipped(grid.values[window, fx.RENEWABLE, site, column])
+            out[at + 17] = _clipped(math.log1p(state.env_i[b, fx.WAITING_MILLI] / total))
+    if state.action_i[b, fx.MASK, 0]:
         out[14] = _clipped(lowest_price)
         out[15] = _clipped(lowest_carbon)
 
 
 @compiled
 def free_gpus_feature(state, b, p):
-    return _clipped(math.log1p(state.pool_free[b, p] / 1000.0))
+    return _clipped(math.log1p(state.pool_i[b, fx.POOL_FREE, p] / 1000.0))
 
 
 @compiled
 def nodes_woken_feature(state, b, p):
-    return _clipped(math.log1p(state.nodes_woken[b, p]))
+    return _clipped(math.log1p(state.pool_i[b, fx.NODES_WOKEN, p]))
 
 
 @compiled
 def _write_globals(static, jobs, grid, params, state, b, best, out):
-    at = state.mask.shape[1] * N_CANDIDATE_FEATURES
-    window, job, now = state.window[b], state.asking[b], state.time_s[b]
-    out[at + jobs.kind[window, job]] = 1.0
-    out[at + 5] = _clipped(math.log1p(jobs.workers[window, job] * jobs.gpu_milli[window, job] / 1000.0))
-    out[at + 6] = _clipped(math.log1p(jobs.workers[window, job]))
-    out[at + 7] = _clipped(math.log1p(jobs.estimate_s[window, job] / 3600.0))
-    out[at + 8] = _clipped(_signed_log((jobs.latest_start_s[window, job] - now) / 3600.0))
-    out[at + 9] = _clipped(_signed_log((jobs.deadline_s[window, job] - now) / 3600.0))
-    out[at + 10] = _clipped(math.log1p((now - jobs.submit_s[window, job]) / 3600.0))
+    at = state.action_i.shape[2] * N_CANDIDATE_FEATURES
+    window, job, now = state.env_i[b, fx.WINDOW], state.env_i[b, fx.ASKING], state.env_i[b, fx.TIME_S]
+    out[at + jobs.work_i[window, fx.KIND, job]] = 1.0
+    out[at + 5] = _clipped(math.log1p(jobs.work_i[window, fx.WORKERS, job] * jobs.work_i[window, fx.GPU_MILLI, job] / 1000.0))
+    out[at + 6] = _clipped(math.log1p(jobs.work_i[window, fx.WORKERS, job]))
+    out[at + 7] = _clipped(math.log1p(jobs.work_i[window, fx.ESTIMATE_S, job] / 3600.0))
+    out[at + 8] = _clipped(_signed_log((jobs.work_i[window, fx.LATEST_START_S, job] - now) / 3600.0))
+    out[at + 9] = _clipped(_signed_log((jobs.work_i[window, fx.DEADLINE_S, job] - now) / 3600.0))
+    out[at + 10] = _clipped(math.log1p((now - jobs.work_i[window, fx.SUBMIT_S, job]) / 3600.0))
     out[at + 11] = _clipped(math.log10(max(abs(best), SMALLEST_USD)))
     free, asleep = 0, 0
-    for p in range(len(static.pool_site)):
-        free += state.pool_free[b, p]
-        asleep += state.state_count[b, p, SLEEPING]
+    for p in range(static.pool_i.shape[1]):
+        free += state.pool_i[b, fx.POOL_FREE, p]
+        asleep += state.pool_i[b, fx.STATE_COUNT + SLEEPING, p]
     total = state.gpu_free.shape[1] * 1000.0
-    out[at + 12] = _clipped(math.log1p(state.waiting[b]))
-    out[at + 13] = _clipped(math.log1p(state.waiting_milli[b] / total))
-    moment = grid.start_s[window] + now
+    out[at + 12] = _clipped(math.log1p(state.env_i[b, fx.N_WAITING]))
+    out[at + 13] = _clipped(math.log1p(state.env_i[b, fx.WAITING_MILLI] / total))
+    moment = grid.window_i[window, fx.WEEK_S] + now
     out[at + 14] = math.sin(2.0 * math.pi * (moment % DAY_S) / DAY_S)
     out[at + 15] = math.cos(2.0 * math.pi * (moment % DAY_S) / DAY_S)
     out[at + 16] = math.sin(2.0 * math.pi * (moment % WEEK_S) / WEEK_S)
     out[at + 17] = math.cos(2.0 * math.pi * (moment % WEEK_S) / WEEK_S)
-    out[at + 18] = _clipped(math.log1p((now - state.last_decision_s[b]) / 60.0))
+    out[at + 18] = _clipped(math.log1p((now - state.env_i[b, fx.LAST_DECISION_S]) / 60.0))
     for weight in range(COST, PENALTY + 1):
-        out[at + 19 + weight] = _clipped(params.weights[b, weight])
+        out[at + 19 + weight] = _clipped(params.floats[b, fx.WEIGHTS + weight])
     out[at + 23] = free / total
-    out[at + 24] = asleep / len(static.node_pool)
+    out[at + 24] = asleep / static.node_i.shape[1]

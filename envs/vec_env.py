@@ -92,7 +92,7 @@ class ClusterVecEnv(VecEnv):
         simulator.step(self._actions, observe=True)
         rewards = simulator.rewards[:, REWARD_MODES.index(self.reward_mode)].astype(np.float32)
         self._episode_reward += rewards
-        dones = simulator.state.done.copy()
+        dones = simulator.done
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         observations = simulator.observations
         if dones.any():
@@ -106,7 +106,7 @@ class ClusterVecEnv(VecEnv):
 
     def action_masks(self) -> np.ndarray:
         """Allowed actions of the pending questions, bool ``[B, A]``."""
-        return self.simulator.state.mask.copy()
+        return self.simulator.mask
 
     def _summary(self, b: int) -> dict[str, Any]:
         state = self.simulator.state
@@ -135,7 +135,7 @@ class ClusterVecEnv(VecEnv):
                     self.simulator.params.weights[b, PREFERENCES.index(name)] = self._generator.uniform(low, high)
                 self._episode_reward[b] = 0.0
             self.simulator.reset(windows)
-            left &= self.simulator.state.done
+            left &= self.simulator.done
 
     def _fast_forward(self) -> None:
         """Bring each environment to a random place of its window, so that their batches are not all mornings."""
@@ -143,7 +143,7 @@ class ClusterVecEnv(VecEnv):
         jobs = self.world.jobs.count[state.window]
         limits = (self._generator.random(self.num_envs) * jobs).astype(np.int64)
         self.simulator.play(LOOKAHEAD, limits)
-        ended = state.done.copy()
+        ended = self.simulator.done
         if ended.any():
             self._begin(ended)
 
@@ -151,15 +151,15 @@ class ClusterVecEnv(VecEnv):
         """Observations after a reset; what accrued before the first question belongs to no action."""
         observations = self.simulator.observe()
         state = self.simulator.state
-        state.marked_usd[which, 0] = state.objective_usd[which]
-        state.marked_usd[which, 1] = state.regret_usd[which]
+        state.marked_usd[which] = state.objective_usd[which]
+        state.marked_regret[which] = state.regret_usd[which]
         return observations
 
     # ---------------------------------------------------------------- exact resume
 
     def state_dict(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Everything that a resumed run needs: JSON-serialisable meta data and arrays."""
-        state = self.simulator.state
+        state = self.simulator.packed_state
         meta = {"generator": self._generator.bit_generator.state, "num_envs": self.num_envs, "windows": self.world.n_windows}
         arrays = {f"state.{name}": array.copy() for name, array in zip(state._fields, state, strict=True)}
         arrays["weights"] = self.simulator.params.weights.copy()
@@ -168,7 +168,7 @@ class ClusterVecEnv(VecEnv):
 
     def load_state_dict(self, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Go on exactly where :meth:`state_dict` was taken, in an environment made with the same arguments."""
-        state = self.simulator.state
+        state = self.simulator.packed_state
         for name, array in zip(state._fields, state, strict=True):
             saved = arrays[f"state.{name}"]
             if saved.shape != array.shape:
