@@ -164,9 +164,8 @@ def _unique_jobs(lake: Lake, fresh: Sequence[SourceTables], gone: Sequence[str])
 
 
 def _of(quality: QualityReport, names: Sequence[str]) -> QualityReport:
-    chosen = QualityReport()
-    for name in names:
-        for part, own in ((chosen.counts, quality.counts), (chosen.notes, quality.notes), (chosen.rows, quality.rows)):
-            if name in own:
-                part[name] = own[name]  # type: ignore[index]
-    return chosen
+    return QualityReport(
+        counts={name: quality.counts[name] for name in names if name in quality.counts},
+        notes={name: quality.notes[name] for name in names if name in quality.notes},
+        rows={name: quality.rows[name] for name in names if name in quality.rows},
+    )

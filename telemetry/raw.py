@@ -152,7 +152,7 @@ def parse_values(raw: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     try:
         value = np.asarray(raw, dtype=float)
         state = np.zeros(len(value), dtype=np.int8)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         value, state = _parse_slowly(raw)
     state[(np.isnan(value) | (value == -1)) & (state == GOOD)] = SENTINEL
     state[np.isinf(value)] = UNPARSEABLE
@@ -169,7 +169,7 @@ def _parse_slowly(raw: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
         else:
             try:
                 number = float(item)
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, OverflowError):
                 state = UNPARSEABLE
         values.append(number)
         states.append(state)
@@ -180,7 +180,7 @@ def parse_times(raw: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Nanoseconds since 1970 [N] of seconds (rounded to milliseconds), and which are no time."""
     try:
         seconds = np.asarray(raw, dtype=float)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         seconds, _ = _parse_slowly(raw)
     bad = ~((seconds >= FIRST_S) & (seconds < LAST_S))
     return np.round(np.where(bad, 0.0, seconds) * 1e3).astype(np.int64) * 1_000_000, bad

@@ -37,7 +37,7 @@ class KubernetesReader:
         for item in items:
             try:
                 job = self._job(item)
-            except (KeyError, TypeError, AttributeError, ValueError):
+            except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
                 quality.add(context.source, "unparseable")
                 continue
             if job["gpus"] == 0:

@@ -20,6 +20,9 @@ from telemetry.units import METRICS
 DELTA = ("1", "AGGREGATION_TEMPORALITY_DELTA")
 
 
+Point = tuple[Labels, int, Any]
+
+
 class OtlpReader:
     """See the module."""
 
@@ -35,44 +38,57 @@ class OtlpReader:
                 continue
             try:
                 request = json.loads(line)
-            except (json.JSONDecodeError, RecursionError):
+            except (ValueError, RecursionError):
                 quality.add(context.source, "unparseable")
                 continue
             if not isinstance(request, dict) or "resourceMetrics" not in request:
                 raise InputError("missing key 'resourceMetrics'", where=f"{where}, line {number}", remedy="is this OTLP/JSON?")
+            try:
+                points, unread = request_points(request)
+            except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+                quality.add(context.source, "unparseable")
+                continue
             good += 1
-            for resource in request["resourceMetrics"]:
-                self._resource(resource, f"{where}, line {number}", raw, quality)
+            for labels, time_ns, value in points:
+                raw.add(labels, time_ns / 1e9, value)
+            for what in unread:
+                quality.note(context.source, what)
         if not good:
-            raise InputError("no line is JSON", where=where, remedy="is the file truncated, or of another format?")
+            raise InputError("no line is an OTLP/JSON request", where=where, remedy="is the file truncated, or of another format?")
         require_points(raw, where, ", ".join(METRICS))
         return ReadResult({"samples": clean_samples(raw, context.inventory, quality, where=where)}, quality)
 
-    def _resource(self, resource: dict[str, Any], where: str, raw: RawSamples, quality: QualityReport) -> None:
-        shared = _attributes(resource.get("resource", {}).get("attributes"))
-        for scope in resource.get("scopeMetrics", ()):
-            for metric in scope.get("metrics", ()):
-                name = metric.get("name", "")
-                if name not in METRICS:
-                    quality.note(raw.source, f"metrics named {name}, which are not read")
-                elif "gauge" in metric or "sum" in metric:
-                    self._metric(metric, shared, raw, quality, where)
-                else:
-                    quality.note(raw.source, f"{name} as {', '.join(k for k in metric if k not in ('name', 'unit'))}, which is not read")
 
-    def _metric(self, metric: dict[str, Any], shared: dict[str, Any], raw: RawSamples, quality: QualityReport, where: str) -> None:
-        data = metric.get("sum") or metric.get("gauge") or {}
-        delta = "sum" in metric and str(data.get("aggregationTemporality", "2")) in DELTA
-        unit = str(metric.get("unit", ""))
-        for point in data.get("dataPoints", ()):
-            attributes = {**shared, **_attributes(point.get("attributes"))}
-            try:
-                time_s = int(point["timeUnixNano"]) / 1e9
-            except (KeyError, TypeError, ValueError):
-                quality.add(raw.source, "unparseable")
-                continue
-            value = point.get("asDouble", point.get("asInt"))
-            raw.add(_labels(metric["name"], unit, attributes, delta), time_s, value)
+def request_points(request: dict[str, Any]) -> tuple[list[Point], list[str]]:
+    """Points (labels, ns since 1970, value) of one export request, and what in it is not read.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError, OverflowError: the request is not shaped as OTLP/JSON.
+    """
+    points: list[Point] = []
+    unread: list[str] = []
+    for resource in request["resourceMetrics"]:
+        shared = _attributes(resource.get("resource", {}).get("attributes"))
+        for metric in (metric for scope in resource.get("scopeMetrics", ()) for metric in scope.get("metrics", ())):
+            name = metric["name"]
+            if name not in METRICS:
+                unread.append(f"metrics named {name}, which are not read")
+            elif "gauge" in metric or "sum" in metric:
+                points += _metric_points(metric, shared)
+            else:
+                unread.append(f"{name} as {', '.join(k for k in metric if k not in ('name', 'unit', 'description'))}, which is not read")
+    return points, unread
+
+
+def _metric_points(metric: dict[str, Any], shared: dict[str, Any]) -> list[Point]:
+    data = metric["sum"] if "sum" in metric else metric["gauge"]
+    delta = "sum" in metric and str(data.get("aggregationTemporality", "2")) in DELTA
+    unit = str(metric.get("unit", ""))
+    found: list[Point] = []
+    for point in data.get("dataPoints", ()):
+        labels = _labels(metric["name"], unit, {**shared, **_attributes(point.get("attributes"))}, delta)
+        found.append((labels, int(point["timeUnixNano"]), point.get("asDouble", point.get("asInt"))))
+    return found
 
 
 def _attributes(items: list[dict[str, Any]] | None) -> dict[str, Any]:

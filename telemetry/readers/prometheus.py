@@ -51,6 +51,8 @@ class PrometheusReader:
 
     def _entry(self, entry: Any, where: str, raw: RawSamples, quality: QualityReport) -> None:
         metric = mapping_at(entry, "metric", where)
+        if not isinstance(metric, dict):
+            raise InputError("'metric' is no object of labels", where=where)
         name = str(metric.get("__name__", ""))
         if not name:
             raise InputError("no __name__ label", where=where, remedy="export the metric itself, not an expression over it")

@@ -16,6 +16,7 @@ from telemetry.errors import InputError
 
 # The largest gang that Gavel measured on one server; larger requests are read as several workers.
 GPUS_PER_SERVER = 8
+ROUND_REQUESTS_S = tuple(60 * minutes for minutes in (5, 15, 30, 60, 120, 240, 480, 720, 1440, 2880, 5760, 10080))
 
 
 def read_philly_gavel(
@@ -26,6 +27,7 @@ def read_philly_gavel(
     gpus_per_worker: int = GPUS_PER_SERVER,
     vcs: tuple[str, ...] = (),
     max_duration_s: int | None = None,
+    request_seed: int | None = None,
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Philly jobs in Gavel's conversion (stanford-futuredata/gavel, MIT; upstream msr-fiddle/philly-traces, CC-BY-4.0).
 
@@ -40,6 +42,7 @@ def read_philly_gavel(
         gpus_per_worker: a request for more GPUs becomes a gang of workers of at most this many.
         vcs: virtual clusters to take; empty = all.
         max_duration_s: jobs that would run longer are dropped and counted; None = keep all.
+        request_seed: model the missing requested times (:func:`model_requests`) with this seed; None leaves the column out.
 
     Returns:
         Canonical jobs sorted by submit time, and counts: ``zero_throughput`` and ``unknown_job_type`` and ``too_long`` rows dropped,
@@ -84,7 +87,25 @@ def read_philly_gavel(
             "project": kept["job_type"].str.replace(r" \(batch size \d+\)", "", regex=True),
         }
     )
-    return jobs.sort_values(["submit_time", "job_id"], ignore_index=True), counts
+    jobs = jobs.sort_values(["submit_time", "job_id"], ignore_index=True)
+    if request_seed is not None:
+        jobs["requested_duration_s"] = model_requests(jobs["duration_s"].to_numpy(), request_seed)
+    return jobs, counts
+
+
+def model_requests(duration_s: np.ndarray, seed: int) -> np.ndarray:
+    """Requested times as users give them: safe and round (after Tsafrir, Etsion and Feitelson 2005, "Modeling user runtime estimates").
+
+    The run time times a factor drawn evenly between 1 and 5, rounded up to the next of ``ROUND_REQUESTS_S``. Synthetic: for traces without
+    requested times only, and to be named where results are shown.
+
+    Args:
+        duration_s: run times ``[N]``.
+    """
+    wanted = duration_s * np.random.default_rng(seed).uniform(1, 5, len(duration_s))
+    limits = np.array(ROUND_REQUESTS_S, dtype=float)
+    place = np.searchsorted(limits, wanted)
+    return np.where(place < len(limits), limits[np.minimum(place, len(limits) - 1)], np.ceil(wanted / 86_400) * 86_400)
 
 
 def read_helios_demand(path: Path | str, *, freq: str = "10min", vcs: tuple[str, ...] = ()) -> tuple[pd.DataFrame, dict[str, int]]:

@@ -9,6 +9,8 @@ import pytest
 
 from telemetry.errors import InputError
 from telemetry.readers.public_traces import (
+    ROUND_REQUESTS_S,
+    model_requests,
     read_electricitymaps,
     read_helios_demand,
     read_iso_prices,
@@ -56,6 +58,17 @@ def test_philly_durations_gangs_and_counts(tmp_path):
     assert jobs["submit_time"].iloc[1] == pd.Timestamp("2021-03-01T00:00:05Z")
     with pytest.raises(InputError, match="unknown virtual cluster 'c'"):
         read_philly_gavel(*paths, start="2021-03-01", vcs=("c",))
+
+
+def test_modelled_requests_cover_the_run_and_are_round():
+    durations = np.geomspace(10, 4e6, 500)
+    requests = model_requests(durations, seed=1)
+    assert (requests >= durations).all()
+    assert (requests[durations < 80_000] <= 604_800).all()
+    assert set(requests[requests <= 604_800]) <= set(ROUND_REQUESTS_S)
+    assert len(np.unique(requests / durations)) > 400, "an estimate must not give the run time away"
+    assert (requests == model_requests(durations, seed=1)).all()
+    assert (requests != model_requests(durations, seed=2)).any()
 
 
 def test_helios_demand_is_known_at_the_end_of_its_bin(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+import random
 
 import pandas as pd
 import pytest
@@ -98,6 +100,55 @@ def test_missing_file_and_another_format_are_refused(reader, clean, write, conte
         READERS[reader].read(write("other.txt", b"dear diary,\ntoday nothing was measured\n"), context)
     with pytest.raises(InputError):
         READERS[reader].read(write("binary.txt", bytes(range(128, 256))), context)
+
+
+def _damaged(data: bytes, rng: random.Random) -> bytes:
+    """A few bytes changed, cut or put in."""
+    out = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        at, kind = rng.randrange(len(out)), rng.random()
+        if kind < 0.4:
+            out[at] = rng.randrange(32, 127)
+        elif kind < 0.7:
+            del out[at : at + rng.randint(1, 40)]
+        else:
+            out[at:at] = rng.choice([b"-", b"9", b",", b"|", b"\n", b"NaN", b"e9", b'"', b"."])
+    return bytes(out)
+
+
+def _reshaped(value, rng: random.Random):
+    """JSON with one value somewhere replaced by one of another type."""
+    odd = rng.choice([None, 1, "x", [], {}, -1.5, True, [1], 1e400, 10**400])
+    if isinstance(value, dict) and value:
+        key = rng.choice(list(value))
+        return {**value, key: odd if rng.random() < 0.3 else _reshaped(value[key], rng)}
+    if isinstance(value, list) and value:
+        at = rng.randrange(len(value))
+        return [*value[:at], _reshaped(value[at], rng), *value[at + 1 :]]
+    return odd
+
+
+@pytest.mark.parametrize("reader", NAMES)
+def test_damaged_files_never_raise_anything_else(reader, clean, write, context):
+    """Each is read into valid tables, with its damage counted, or refused by name."""
+    name, data = clean[reader]
+    for seed in range(40):
+        rng = random.Random(seed)
+        damaged = _damaged(data, rng)
+        if reader in ("prometheus", "kubernetes") and seed % 2:
+            damaged = json.dumps(_reshaped(json.loads(data), rng)).encode()
+        elif reader == "otlp" and seed % 2:
+            lines = data.decode().splitlines()
+            lines[seed % len(lines)] = json.dumps(_reshaped(json.loads(lines[seed % len(lines)]), rng))
+            damaged = "\n".join(lines).encode()
+        path = write(name, damaged)
+        try:
+            result = READERS[reader].read(path, context)
+        except InputError as error:
+            assert path.name in str(error)  # noqa: PT017
+        else:
+            for table, frame in result.tables.items():
+                validate(table, frame, where=reader)
 
 
 def test_unknown_reader_names_the_choices():
