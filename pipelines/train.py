@@ -41,6 +41,8 @@ def run_stages(config: TrainConfig) -> Workspace:
     workspace = Workspace(config.output_dir)
     whole = config.stages == STAGES
     resuming = whole and workspace.begin(fingerprint(config.raw), {"stages": list(config.stages)}, resume=config.resume)
+    if not config.resume:
+        workspace.forget(config.stages)
     if resuming:
         print(f"resuming the unfinished run in {config.output_dir}")
     registry = config.registry

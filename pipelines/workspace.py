@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,15 @@ class Workspace:
     def folder(self, stage: str) -> Path:
         return self.root / stage
 
-    def scratch(self, stage: str) -> Path:
-        """Where a stage keeps checkpoints that survive a kill; removed when the stage is done."""
-        return self.root / f".{stage}.partial"
+    def scratch(self, stage: str, key: str = "") -> Path:
+        """Where a stage keeps checkpoints that survive a kill, apart for each fingerprint; all removed when the stage is done."""
+        folder = self.root / f".{stage}.partial"
+        return folder / key[:16] if key else folder
+
+    def forget(self, stages: Iterable[str]) -> None:
+        """Remove what killed runs of these stages left to resume from."""
+        for stage in stages:
+            shutil.rmtree(self.scratch(stage), ignore_errors=True)
 
     def done(self, stage: str, key: str) -> bool:
         """Whether the stage is done under exactly this fingerprint."""
@@ -80,8 +86,7 @@ class Workspace:
             previous = read_json(path)
             if previous["status"] == "running" and previous["fingerprint"] == key:
                 return True
-        for stage in STAGES:
-            shutil.rmtree(self.scratch(stage), ignore_errors=True)
+        self.forget(STAGES)
         write_json(path, {"status": "running", "fingerprint": key, **meta})
         return False
 

@@ -103,7 +103,12 @@ def load_checkpoint(folder: Path, model: PPO) -> tuple[dict[str, Any], dict[str,
         states.setdefault(int(index), {})[name] = value
     groups = model.policy.optimizer.state_dict()["param_groups"]
     model.policy.optimizer.load_state_dict({"state": states, "param_groups": groups})
-    model.get_env().load_state_dict(meta["env"], {key: value.numpy() for key, value in part("env.").items()})
+    try:
+        model.get_env().load_state_dict(meta["env"], {key: value.numpy() for key, value in part("env.").items()})
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"the checkpoint was written by another release ({error})", where=str(folder), remedy="delete it, or train with resume=false"
+        ) from error
     model.num_timesteps = int(meta["num_timesteps"])
     model._n_updates = int(meta["n_updates"])
     model._last_obs = tensors["last_obs"].numpy()

@@ -80,7 +80,7 @@ def _train(config: TrainConfig, features: Path, checkpoint: Path, run: Run) -> t
 def run_agent(context: StageContext, out: Path) -> None:
     """Train the agent and write ``policy/``, ``curve.parquet``, ``validation.parquet``, ``observation_example.npy`` and ``result.json``."""
     features = context.folder("features")
-    checkpoint = context.workspace.scratch("agent") / "checkpoint"
+    checkpoint = context.workspace.scratch("agent", context.key("agent")) / "checkpoint"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     result, example = _train(context.config, features, checkpoint, context.run)
     np.save(out / "observation_example.npy", example)
