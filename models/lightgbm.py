@@ -40,8 +40,8 @@ class LightGbmOptions:
         max_seasons: seasons of history kept for the features.
     """
 
-    n_estimators: int = 120
-    learning_rate: float = 0.06
+    n_estimators: int = 90
+    learning_rate: float = 0.08
     num_leaves: int = 24
     min_data_in_leaf: int = 100
     max_train_rows: int = 50_000

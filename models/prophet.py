@@ -1,8 +1,9 @@
 """Prophet, anchored on the last value.
 
-Prophet describes the seasonal path well and the present badly: it has no autoregression. The forecast is therefore its path plus the
-share rho_h of the present deviation from it that historically survived h steps, and the quantiles are those of the errors that this rule
-made, renewed at every update. Prophet's own Monte-Carlo intervals are switched off: they cost most of its prediction time and miss both.
+Prophet describes the seasonal path well and the present badly: it has no autoregression. The forecast is therefore the last value, plus a
+share of the change of Prophet's path, less a share of the present deviation from that path: both shares are what the history supports at
+each step, so that a path that misleads is shrunk away. The quantiles are those of the errors that this rule made, renewed at every update.
+Prophet's own Monte-Carlo intervals are switched off: they cost most of its prediction time and know nothing of the anchor.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from models.base import QUANTILES
-from models.intervals import residual_quantiles
+from models.intervals import MIN_RESIDUALS, residual_quantiles
 from models.member import PanelForecaster, reading
 from models.series import NS_PER_DAY, Panel
 
@@ -52,7 +53,7 @@ class ProphetOptions:
 
 
 class ProphetForecaster(PanelForecaster):
-    """Per series Prophet path plus the decaying deviation from it."""
+    """Per series the last value, moved along Prophet's path and back towards it as far as history supports."""
 
     name = "prophet"
     options_class = ProphetOptions
@@ -60,7 +61,7 @@ class ProphetForecaster(PanelForecaster):
     def __init__(self, **options: object) -> None:
         super().__init__(**options)  # type: ignore[arg-type]
         self.models: dict[str, Any] = {}
-        self.survival: dict[str, np.ndarray] = {}
+        self.shares: dict[str, np.ndarray] = {}
         self._paths: dict[str, tuple[int, np.ndarray]] = {}  # start in ns and Prophet's path from there on
 
     @property
@@ -68,7 +69,7 @@ class ProphetForecaster(PanelForecaster):
         return self.options.max_rows
 
     def _fit(self, panel: Panel) -> None:
-        self.models, self.survival, self._paths = {}, {}, {}
+        self.models, self.shares, self._paths = {}, {}, {}
         tail = panel.tail(self.options.max_rows)
         jobs = []
         for i, uid in enumerate(tail.ids[: self.options.max_fits]):
@@ -83,9 +84,13 @@ class ProphetForecaster(PanelForecaster):
             fitted = list(pool.map(lambda i: self._fit_one(tail.times_ns(i), tail.values[i]), jobs))
         for i, model in zip(jobs, fitted, strict=True):
             self.models[tail.ids[i]] = model
+        whole = panel.tail(2 * self.options.max_rows)
         for i in jobs:
-            deviation = tail.values[i] - self._path(tail.ids[i], tail.times_ns(i))
-            self.survival[tail.ids[i]] = survival(deviation, self.horizon)
+            uid, values, times_ns = tail.ids[i], whole.values[i], whole.times_ns(i)
+            # on rows before those fitted, if there are enough: in its own sample a path looks better than it is
+            older = len(values) - len(tail.values[i])
+            judged = slice(0, older) if older >= max(2 * self.season_length, 4 * self.horizon) else slice(None)
+            self.shares[uid] = anchor_shares(values[judged], self._path(uid, times_ns[judged]), self.horizon)
 
     def _fit_one(self, times_ns: np.ndarray, values: np.ndarray) -> Any:
         from prophet import Prophet
@@ -125,16 +130,16 @@ class ProphetForecaster(PanelForecaster):
                 continue
             values, times_ns = panel.values[i], panel.times_ns(i)
             path = self._path(uid, np.r_[times_ns, times_ns[-1] + (1 + np.arange(horizon)) * self.step_ns])
-            rho = self.survival[uid][:horizon]
-            deviation = values - path[: len(values)]
-            centre = path[len(values) :] + rho * deviation[-1]
-            out[i] = centre[:, None] + residual_quantiles(anchored_errors(deviation, rho))
+            known, ahead, now = path[: len(values)], path[len(values) :], path[len(values) - 1]
+            shares = self.shares[uid][:horizon]
+            centre = values[-1] + shares[:, 0] * (ahead - now) + shares[:, 1] * (now - values[-1])
+            out[i] = centre[:, None] + residual_quantiles(anchored_errors(values, known, shares))
         return out
 
     def _save_parameters(self, folder: Path) -> None:
         from prophet.serialize import model_to_json
 
-        stored = {uid: {"model": model_to_json(m), "survival": self.survival[uid].tolist()} for uid, m in self.models.items()}
+        stored = {uid: {"model": model_to_json(m), "shares": self.shares[uid].tolist()} for uid, m in self.models.items()}
         (folder / PARAMETERS).write_text(json.dumps(stored))
 
     def _load_parameters(self, folder: Path) -> None:
@@ -143,25 +148,36 @@ class ProphetForecaster(PanelForecaster):
 
             stored = json.loads((folder / PARAMETERS).read_text())
             self.models = {uid: model_from_json(s["model"]) for uid, s in stored.items()}
-            self.survival = {uid: np.array(s["survival"]) for uid, s in stored.items()}
+            self.shares = {uid: np.array(s["shares"]) for uid, s in stored.items()}
 
 
-def survival(deviation: np.ndarray, horizon: int) -> np.ndarray:
-    """Share of a deviation ``[T]`` that is left after h steps, ``[H]``: the regression coefficient of d[t+h] on d[t], within [0, 1]."""
-    out = np.zeros(horizon)
-    for h in range(1, min(horizon, len(deviation) - 2) + 1):
-        now, later = deviation[:-h], deviation[h:]
-        known = np.isfinite(now) & np.isfinite(later)
-        power = float(np.dot(now[known], now[known]))
-        out[h - 1] = np.clip(np.dot(now[known], later[known]) / power, 0.0, 1.0) if power > 0 else 0.0
+def anchor_shares(values: np.ndarray, path: np.ndarray, horizon: int) -> np.ndarray:
+    """Least-squares shares ``[H, 2]`` in y[t+h] - y[t] = a (p[t+h] - p[t]) - b (y[t] - p[t]), each within [0, 1].
+
+    Args:
+        values: ``[T]`` with NaN gaps.
+        path: ``[T]`` p, Prophet's path at the same times.
+        horizon: steps.
+    """
+    out = np.tile((1.0, 0.0), (horizon, 1))
+    for h in range(1, min(horizon, len(values) - 3) + 1):
+        inputs = np.column_stack([path[h:] - path[:-h], path[:-h] - values[:-h]])
+        change = values[h:] - values[:-h]
+        known = np.isfinite(change)
+        if known.sum() < MIN_RESIDUALS:
+            continue
+        moments = inputs[known].T @ inputs[known]
+        moments += 1e-9 * (np.trace(moments) + 1e-12) * np.eye(2)
+        out[h - 1] = np.clip(np.linalg.solve(moments, inputs[known].T @ change[known]), 0.0, 1.0)
     return out
 
 
-def anchored_errors(deviation: np.ndarray, rho: np.ndarray) -> np.ndarray:
-    """Errors ``[T, H]`` of forecasting d[t+h] by rho_h d[t]; NaN where either end is not known."""
-    out = np.full((len(deviation), len(rho)), np.nan)
-    for h in range(1, min(len(rho), len(deviation) - 1) + 1):
-        out[:-h, h - 1] = deviation[h:] - rho[h - 1] * deviation[:-h]
+def anchored_errors(values: np.ndarray, path: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Errors ``[T, H]`` that the anchored rule made; NaN where either end is not known."""
+    out = np.full((len(values), len(shares)), np.nan)
+    for h in range(1, min(len(shares), len(values) - 1) + 1):
+        seasonal, back = shares[h - 1]
+        out[:-h, h - 1] = values[h:] - values[:-h] - seasonal * (path[h:] - path[:-h]) - back * (path[:-h] - values[:-h])
     return out
 
 

@@ -14,7 +14,7 @@ from models.base import QUANTILE_COLUMNS, QUANTILES
 from models.catalog import make_forecaster
 from models.features import design_matrix, issue_table
 from models.metrics import quantile_loss
-from models.prophet import survival
+from models.prophet import anchor_shares, anchored_errors
 from models.series import Panel, freq_step_ns, validate_series
 from telemetry.errors import InputError
 
@@ -84,10 +84,24 @@ def test_arima_errors_are_the_forecast_s_own() -> None:
         assert errors[origin + h - 1, h - 1] == pytest.approx(path[origin + h] - ahead[h - 1])
 
 
-def test_survival_of_deviations() -> None:
-    deviation = lfilter([1.0], [1.0, -0.8], np.random.default_rng(3).normal(size=60_000))
-    np.testing.assert_allclose(survival(deviation, 3), [0.8, 0.64, 0.512], atol=0.02)
-    np.testing.assert_array_equal(survival(np.zeros(50), 3), 0.0)
+def test_prophet_s_anchor_finds_what_history_supports() -> None:
+    """A path that is right with AR(1) deviations of 0.8: follow it fully and fall back by 1 - 0.8^h; a path that is noise: ignore it."""
+    rng = np.random.default_rng(3)
+    path = 10 * np.sin(np.arange(60_000) / 20)
+    deviation = lfilter([1.0], [1.0, -0.8], rng.normal(size=60_000))
+    right = anchor_shares(path + deviation, path, 3)
+    np.testing.assert_allclose(right, [[1.0, 0.2], [1.0, 0.36], [1.0, 0.488]], atol=0.03)
+    wrong = anchor_shares(np.cumsum(rng.normal(size=60_000)), path, 3)
+    np.testing.assert_allclose(wrong, 0.0, atol=0.03)
+    np.testing.assert_array_equal(anchor_shares(np.zeros(2), np.zeros(2), 2), [[1.0, 0.0], [1.0, 0.0]])
+
+
+def test_prophet_s_errors_are_the_forecast_s_own() -> None:
+    values, path = np.array([1.0, 4.0, np.nan, 9.0]), np.array([0.0, 3.0, 5.0, 8.0])
+    errors = anchored_errors(values, path, np.array([[0.5, 0.1], [1.0, 0.0]]))
+    assert errors[0, 0] == pytest.approx(4.0 - (1.0 + 0.5 * 3.0 + 0.1 * (0.0 - 1.0)))
+    assert errors[1, 1] == pytest.approx(9.0 - (4.0 + 5.0))
+    assert np.isnan(errors[[1, 2, 3], 0]).all()
 
 
 def test_features_do_not_change_when_the_future_does() -> None:
