@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 from pathlib import Path
 
@@ -37,14 +38,18 @@ class JobsTableReader:
     reads = "canonical jobs table (.csv, .csv.gz, .parquet)"
 
     def read(self, path: Path, context: ReadContext) -> ReadResult:
-        return ReadResult({"jobs": read_jobs_table(path, source=context.source)}, QualityReport())
+        frame, unread = read_jobs_table(path, source=context.source)
+        quality = QualityReport()
+        for name in unread:
+            quality.note(context.source, f"column '{name}', which is not read")
+        return ReadResult({"jobs": frame}, quality)
 
 
-def read_jobs_table(path: Path, *, source: str = "") -> pd.DataFrame:
-    """Canonical jobs of a table; optional columns that are absent are blank, other columns are refused.
+def read_jobs_table(path: Path, *, source: str = "") -> tuple[pd.DataFrame, list[str]]:
+    """Canonical jobs of a table, and its columns that are not read; optional columns that are absent are blank.
 
     Raises:
-        InputError: unreadable, a missing or unknown column, or a value that cannot be; names column, row (from 1) and value.
+        InputError: unreadable, a missing column, one whose name is almost that of an absent one (a misspelt limit must not be ignored), or a value that cannot be; names column, row (from 1) and value.
     """
     where = str(path)
     frame = _load(path)
@@ -52,12 +57,14 @@ def read_jobs_table(path: Path, *, source: str = "") -> pd.DataFrame:
     if missing:
         raise InputError(f"missing column {', '.join(missing)}", where=where, allowed=", ".join(JOB_COLUMNS))
     unknown = [str(name) for name in frame if name not in JOB_COLUMNS]
-    if unknown:
-        raise InputError(f"unknown column {', '.join(unknown)}", where=where, allowed=", ".join(JOB_COLUMNS))
+    absent = [name for name in JOB_COLUMNS if name not in frame]
+    for name in unknown:
+        if meant := difflib.get_close_matches(name.lower(), absent, n=1, cutoff=0.85):
+            raise InputError(f"unknown column {name}", where=where, allowed=", ".join(JOB_COLUMNS), remedy=f"rename it to {meant[0]}")
     if frame.empty:
         raise InputError("no rows", where=where, remedy="give at least one job")
     frame.index = pd.RangeIndex(1, len(frame) + 1)
-    return _checked(frame.reindex(columns=list(JOB_COLUMNS)), where, source or path.name)
+    return _checked(frame.reindex(columns=list(JOB_COLUMNS)), where, source or path.name), unknown
 
 
 def _load(path: Path) -> pd.DataFrame:

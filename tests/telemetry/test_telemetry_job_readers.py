@@ -159,8 +159,11 @@ def test_jobs_table_refusals_name_column_row_and_value(read, row, told):
 def test_jobs_table_missing_and_unknown_columns(read, tmp_path):
     with pytest.raises(InputError, match="missing column duration_s, gpus"):
         read("jobs_table", b"job_id,submit_time,workers\na,2026-01-05,1\n")
-    with pytest.raises(InputError, match=r"unknown column gpu.*gpus"):
-        read("jobs_table", b"job_id,submit_time,workers,duration_s,gpus,gpu\na,2026-01-05,1,2,3,4\n")
+    with pytest.raises(InputError, match=r"unknown column max_wats.*rename it to max_watts"):
+        read("jobs_table", b"job_id,submit_time,workers,duration_s,gpus,max_wats\na,2026-01-05,1,2,3,4\n")
+    frame, quality = read("jobs_table", b"job_id,submit_time,workers,duration_s,gpus,colour\na,2026-01-05,1,2,3,red\n")
+    assert "colour" not in frame
+    assert quality.notes == {"src": {"column 'colour', which is not read": 1}}
     with pytest.raises(InputError, match="no rows"):
         read("jobs_table", JOBS_HEAD)
     with pytest.raises(InputError, match="whole Parquet"):
