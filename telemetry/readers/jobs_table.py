@@ -49,7 +49,8 @@ def read_jobs_table(path: Path, *, source: str = "") -> tuple[pd.DataFrame, list
     """Canonical jobs of a table, and its columns that are not read; optional columns that are absent are blank.
 
     Raises:
-        InputError: unreadable, a missing column, one whose name is almost that of an absent one (a misspelt limit must not be ignored), or a value that cannot be; names column, row (from 1) and value.
+        InputError: unreadable, a missing column, one whose name is almost that of an absent one (a misspelt limit must not be ignored), or
+            a value that cannot be; names column, row (from 1) and value.
     """
     where = str(path)
     frame = _load(path)
