@@ -14,9 +14,11 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from envs import fields as fx
 from envs.cluster import ClusterSpec
 from envs.job_table import prepare_jobs
 from envs.kernel import Simulator
+from envs.packed import Views
 from envs.reward import RewardSpec
 from envs.state import AWAKE, PLACED, RUNNING, SLEEPING, WAITING, WAKING, PolicySettings
 from envs.windows import WindowTables, check_grid
@@ -93,8 +95,10 @@ def restore(snapshot: Snapshot, settings: PolicySettings, reward: RewardSpec) ->
     state.last_decision_s[0] = min(_seconds(world, last), now_s)
     state.record_head[0, :] = -1
     state.record_head[0, -1] = 0
-    records = state.record_next.shape[1]
-    state.record_next[0] = np.where(np.arange(records) + 1 < records, np.arange(records) + 1, -1)
+    following = simulator.packed_state.record_i[0, fx.RECORD_NEXT]
+    following[:] = np.arange(len(following)) + 1
+    following[-1] = -1
+    price_actions(simulator)
     for field in (state.start_s, state.end_s, state.due_s, state.pool, state.level):
         field[0] = -1
     _set_jobs(snapshot, simulator, settings)
@@ -155,7 +159,7 @@ def _set_jobs(snapshot: Snapshot, simulator: Simulator, settings: PolicySettings
             until = snapshot.asleep_until.get(job_id)
             if until is None or until <= snapshot.time:
                 rank = int(ranks[job])
-                state.ready[0, rank >> 6] |= np.uint64(1) << np.uint64(rank & 63)
+                simulator.packed_state.ready[0, rank >> 6] |= np.uint64(1) << np.uint64(rank & 63)
             continue
         where = f"running job '{job_id}'"
         if place.pool not in pool_names:
@@ -192,11 +196,11 @@ def _set_nodes(snapshot: Snapshot, simulator: Simulator) -> None:
         whole, total = int((free == WHOLE).sum()), int(free.sum())
         state.node_state[0, index] = mode
         state.node_whole[0, index], state.node_free[0, index] = whole, total
-        state.state_count[0, pool, mode] += 1
+        state.state_count[0, mode, pool] += 1
         state.pool_free[0, pool] += total
         state.pool_partial[0, pool] += int(((free > 0) & (free < WHOLE)).sum())
         if mode != SLEEPING:
-            state.whole_count[0, pool, mode, whole] += 1
+            simulator.packed_state.whole_count[0, pool, mode, whole] += 1
         if mode == WAKING:
             state.wake_end_s[0, index] = _seconds(world, node.ready_at if node.ready_at is not None else snapshot.time)
         if mode == AWAKE and total == gpus * WHOLE:
@@ -262,7 +266,7 @@ def _take(free: np.ndarray, milli: int) -> bool:
     return len(room) > 0
 
 
-def _link_idle(state, order: list[int]) -> None:  # type: ignore[no-untyped-def]
+def _link_idle(state: Views, order: list[int]) -> None:
     """The ring of idle nodes, longest idle first; its head is the last entry."""
     head = state.idle_next.shape[1] - 1
     ring = [head, *order, head]
@@ -278,6 +282,33 @@ def rejection(simulator: Simulator, job_id: str) -> str | None:
     return REJECT_REASONS[reason] if reason else None
 
 
+def price_actions(simulator: Simulator) -> None:
+    """Make the kernel price the question anew, by the weights that ``simulator.params`` holds now."""
+    grid, params = simulator.world.grid, simulator.params
+    cost, carbon, energy, _ = params.weights[0]
+    simulator.packed_state.rate[0] = (
+        cost * grid.cum_price[0]
+        + carbon * params.carbon_usd_per_kg[0] * grid.cum_carbon[0]
+        + energy * params.energy_usd_per_kwh[0] * grid.cum_pue[0]
+    )
+    simulator.state.scored[0] = 0
+
+
+def charged_kw(simulator: Simulator, job: int, pool: int, level: int) -> float:
+    """IT power charged to a running job: its dynamic watts and its share of the nodes' idle watts (docs/simulator.md)."""
+    jobs, static = simulator.world.jobs, simulator.world.static
+    gpus = jobs.workers[0, job] * jobs.gpu_milli[0, job] / 1000.0
+    active = (static.gpu_power_w[pool, level, jobs.kind[0, job]] - static.gpu_idle_w[pool]) * jobs.utilization[0, job]
+    idle = static.node_idle_w[pool] / static.pool_gpus[pool] + static.gpu_idle_w[pool]
+    return float(gpus * (active + static.cpu_w_per_gpu[pool] + idle)) / 1000.0
+
+
+def grid_column(simulator: Simulator) -> int:
+    """Grid column in force now; the last one is held."""
+    grid = simulator.world.grid
+    return int(min(grid.history_steps[0] + simulator.time_s[0] // grid.step_s[0], grid.price.shape[2] - 1))
+
+
 def forecast_integral(simulator: Simulator, values: np.ndarray, begin_s: int, end_s: int) -> float:
     """Hours-weighted integral of ``values`` [T] over window seconds ``begin_s`` to ``end_s`` by the kernel's forecast.
 
@@ -286,7 +317,7 @@ def forecast_integral(simulator: Simulator, values: np.ndarray, begin_s: int, en
     grid = simulator.world.grid
     step_s, history = int(grid.step_s[0]), int(grid.history_steps[0])
     day = 86_400 // step_s
-    known = min(history + int(simulator.state.time_s[0]) // step_s, values.shape[0] - 1) + 1
+    known = grid_column(simulator) + 1
     edges = np.arange(begin_s // step_s, -(-end_s // step_s) + 1)
     columns = edges[:-1] + history
     columns = np.where(columns < known, columns, known - day + (columns - known) % day)

@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 from envs.kernel import Simulator
-from envs.kernel_accrual import column_of, dynamic_watts, share_watts
 from envs.reward import RewardSpec
-from envs.snapshot import Snapshot, forecast_integral, rejection, restore
+from envs.snapshot import Snapshot, charged_kw, forecast_integral, grid_column, price_actions, rejection, restore
 from envs.state import Policy
 from runtime.jobs import JobRefusedError
 
@@ -79,12 +78,12 @@ def decide(snapshot: Snapshot, job_id: str, policy: Policy, reward: RewardSpec) 
     target = simulator.world.job_ids[0].index(job_id)
     ahead: list[str] = []
     observation = simulator.observe()
-    while not simulator.state.done[0] and int(simulator.state.asking[0]) != target:
+    while not simulator.done[0] and int(simulator.asking[0]) != target:
         action = int(policy.act(observation, simulator.layout)[0])
-        ahead.append(f"{simulator.world.job_ids[0][int(simulator.state.asking[0])]}: {_verb(simulator, action)}")
+        ahead.append(f"{simulator.world.job_ids[0][int(simulator.asking[0])]}: {_verb(simulator, action)}")
         simulator.step(np.array([action]))
         observation = simulator.observe()
-    if simulator.state.done[0]:
+    if simulator.done[0]:
         return _blocked(simulator, target, policy, tuple(ahead))
     action = int(policy.act(observation, simulator.layout)[0])
     candidates = _candidates(simulator, target)
@@ -149,11 +148,11 @@ def _priced(simulator: Simulator, *, cost: float = 0.0, carbon: float = 0.0) -> 
     saved = params.weights[0].copy(), params.carbon_usd_per_kg[0]
     params.weights[0] = [cost, carbon, 0.0, 0.0]
     params.carbon_usd_per_kg[0] = 1.0
-    state.scored[0] = False
+    price_actions(simulator)
     simulator.observe()
     values = state.expected_usd[0].copy()
     params.weights[0], params.carbon_usd_per_kg[0] = saved
-    state.scored[0] = False
+    price_actions(simulator)
     simulator.observe()
     return values
 
@@ -168,7 +167,7 @@ def _hold(simulator: Simulator, job: int, objective: float) -> Candidate:
     begin, end = int(state.expected_start_s[0, 0]), int(state.expected_end_s[0, 0])
     pool, level = _planned(simulator, job, begin, end)
     site = int(world.static.pool_site[pool])
-    kilowatts = _kilowatts(simulator, job, pool, level)
+    kilowatts = charged_kw(simulator, job, pool, level)
     grid = world.grid
     return Candidate(
         action=0,
@@ -204,15 +203,7 @@ def _planned(simulator: Simulator, job: int, begin: int, end: int) -> tuple[int,
 
 def _energy(simulator: Simulator, job: int, pool: int, level: int, begin: int, end: int) -> float:
     site = int(simulator.world.static.pool_site[pool])
-    return _kilowatts(simulator, job, pool, level) * forecast_integral(simulator, simulator.world.grid.pue[0, site], begin, end)
-
-
-def _kilowatts(simulator: Simulator, job: int, pool: int, level: int) -> float:
-    """Power charged to the running job, PUE left out; the kernel's formulas, uncompiled."""
-    world = simulator.world
-    gpus = world.jobs.workers[0, job] * world.jobs.gpu_milli[0, job] / 1000.0
-    watts = dynamic_watts.py_func(world.static, world.jobs, 0, job, pool, level) + share_watts.py_func(world.static, pool, gpus)
-    return float(watts) / 1000.0
+    return charged_kw(simulator, job, pool, level) * forecast_integral(simulator, simulator.world.grid.pue[0, site], begin, end)
 
 
 def _why_masked(simulator: Simulator, job: int, pool: int, level: int) -> str:
@@ -295,7 +286,7 @@ def _price_now(simulator: Simulator, site: int) -> str:
     world = simulator.world
     now = int(simulator.state.time_s[0])
     price, carbon = world.grid.price[0, site], world.grid.carbon[0, site]
-    column = column_of.py_func(world.grid, 0, now)
+    column = grid_column(simulator)
     ahead = forecast_integral(simulator, price, now, now + DAY_S) / 24
     relative = f", {(price[column] - ahead) / abs(ahead):+.0%} against the next 24 h by forecast" if abs(ahead) > 1e-6 else ""
     name = world.cluster.sites[site].name

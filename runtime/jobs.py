@@ -142,6 +142,7 @@ def _pod_request(content: Mapping[str, Any]) -> JobRequest:
     else:
         raise JobRefusedError(f"kind '{kind}' is not understood; Pod, Job or a canonical job are")
     marks = _marks(layers)
+    max_watts = _positive("max-watts", marks["max-watts"]) if "max-watts" in marks else None
     gpus = _gpus(pod)
     if "gpu-fraction" in marks:
         share = _positive("gpu-fraction", marks["gpu-fraction"])
@@ -163,7 +164,7 @@ def _pod_request(content: Mapping[str, Any]) -> JobRequest:
             requested_duration_s=None if duration is None else _positive("requested duration", duration),
             deadline=_time("deadline", marks["deadline"]) if "deadline" in marks else None,
             priority=priority,
-            max_watts=_positive("max-watts", marks["max-watts"]) if "max-watts" in marks else None,
+            max_watts=max_watts,
             gpu_model=_product(pod),
             team=marks.get("team", ""),
             project=marks.get("project", ""),
