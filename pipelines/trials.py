@@ -17,6 +17,7 @@ from envs.cluster_io import load_cluster
 from envs.heuristics import JUDGES
 from envs.state import DISCIPLINES, Policy, PolicySettings
 from envs.windows import DAY_S, GridMaker, WindowTables, check_grid, constant_grid, cut_by_jobs, cut_windows, prepare_jobs
+from envs.world import LARGEST_GPUS_PER_NODE
 from pipelines.cli import CONF_DIR
 from telemetry.errors import InputError
 from telemetry.quality import FLAWS
@@ -72,8 +73,12 @@ def _tell(result: ReadResult, table: str, notes: list[str]) -> pd.DataFrame:
 
 
 def swf_cluster(processors: int) -> ClusterSpec:
-    """One pool of ``processors`` single-GPU nodes at the reference speed: a processor of the archive is a GPU here."""
-    pool = PoolSpec("processors", "archive", "V100", nodes=processors, gpus_per_node=1)
+    """One pool of ``processors`` GPUs at the reference speed: a processor of the archive is a GPU here.
+
+    Jobs are gangs of single processors, so how processors are grouped into nodes does not matter; few large nodes are simulated faster.
+    """
+    per_node = max(size for size in range(1, LARGEST_GPUS_PER_NODE + 1) if processors % size == 0)
+    pool = PoolSpec("processors", "archive", "V100", nodes=processors // per_node, gpus_per_node=per_node)
     return ClusterSpec(f"{processors} processors", (SiteSpec("archive"),), (pool,), level_fractions=(1.0,))
 
 

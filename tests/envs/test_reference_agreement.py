@@ -174,9 +174,9 @@ def run_kernel(case: Case):
     simulator = Simulator(kernel_world(case), 1, case.settings, REWARD, event_log=True)
     simulator.reset(np.zeros(1, dtype=np.int64))
     questions = []
-    while not simulator.state.done[0]:
-        allowed = [int(a) for a in np.flatnonzero(simulator.state.mask[0])]
-        questions.append((int(simulator.state.time_s[0]), int(simulator.state.asking[0]), tuple(allowed)))
+    while not simulator.done[0]:
+        allowed = [int(a) for a in np.flatnonzero(simulator.mask[0])]
+        questions.append((int(simulator.time_s[0]), int(simulator.asking[0]), tuple(allowed)))
         simulator.step(np.array([pick(case.answers, len(questions) - 1, allowed)], dtype=np.int64))
     return questions, simulator.totals()
 

@@ -238,3 +238,57 @@ def test_archive_options(call, folder):
     code, _, streams = call("jobs=log.swf", "cluster.processors=10", "queue.order=longest")
     assert code == 2
     assert "fcfs, sjf, priority, f1" in streams.err
+
+
+def list_schedule(jobs, processors, order, discipline):
+    """Start times by a scheduler of its own, forty lines, for rigid jobs (submit, run, processors, estimate) on ``processors``."""
+    free, running, queue, arrived, start = processors, [], [], 0, [0] * len(jobs)
+    while arrived < len(jobs) or running:
+        t = min([end for end, _ in running] + ([jobs[arrived][0]] if arrived < len(jobs) else []))
+        for end, j in list(running):
+            if end == t:
+                running.remove((end, j))
+                free += jobs[j][2]
+        while arrived < len(jobs) and jobs[arrived][0] == t:
+            queue.append(arrived)
+            arrived += 1
+        queue.sort(key=order)
+        reservation, left = None, []
+        for place, j in enumerate(queue):
+            _, run, need, estimate = jobs[j]
+            in_time = reservation is None or t + estimate <= reservation[0]
+            if need <= free and (in_time or need <= reservation[1]):
+                if not in_time:
+                    reservation[1] -= need
+                free, start[j] = free - need, t
+                running.append((t + run, j))
+                continue
+            left.append(j)
+            if discipline == "strict":
+                left += queue[place + 1 :]
+                break
+            if discipline == "easy" and reservation is None:
+                ends = sorted((max(start[k] + jobs[k][3], t + 1), jobs[k][2]) for _, k in running)
+                shadow = next(s for s in [t, *[end for end, _ in ends]] if free + sum(n for end, n in ends if end <= s) >= need)
+                reservation = [shadow, free + sum(n for end, n in ends if end <= shadow) - need]
+        queue = left
+    return np.array(start)
+
+
+@pytest.mark.parametrize("discipline", ["strict", "easy", "free"])
+@pytest.mark.parametrize("order", ["fcfs", "sjf"])
+def test_archive_agrees_with_a_list_scheduler(call, folder, discipline, order):
+    generator = np.random.default_rng(3)
+    submit = np.cumsum(generator.exponential(120, 250)).astype(int)
+    run = np.clip(generator.lognormal(6, 1.5, 250), 1, 20000).astype(int)
+    need = 2 ** generator.integers(0, 6, 250)
+    asked = (np.ceil(run * generator.uniform(0.7, 4, 250) / 300) * 300).astype(int)
+    jobs = list(zip((submit - submit[0]).tolist(), run.tolist(), need.tolist(), asked.tolist(), strict=True))
+    (folder / "log.swf").write_text(swf(jobs, header="; MaxProcs: 48\n"))
+    key = {"fcfs": lambda j: j, "sjf": lambda j: (jobs[j][3], jobs[j][0], j)}[order]
+    waits = list_schedule(jobs, 48, key, discipline) - (submit - submit[0])
+    _, found, _ = call("jobs=log.swf", f"queue.discipline={discipline}", f"queue.order={order}")
+    means = found["summary"][f"{order}_{discipline}"]
+    assert means["mean_wait_s"] == pytest.approx(waits.mean(), rel=1e-12)
+    assert means["p95_wait_s"] == pytest.approx(np.percentile(waits, 95), rel=1e-12)
+    assert means["mean_bounded_slowdown"] == pytest.approx(np.maximum(1, (waits + run) / np.maximum(run, 10)).mean(), rel=1e-12)
