@@ -27,8 +27,8 @@ def events_frame(world: World, window: int, events: np.ndarray) -> pd.DataFrame:
     """The log of one window as a table.
 
     Args:
-        events: int64 ``[E, 7]`` as in ``EpisodeTotals.events[window]``; -1 where a column has no meaning. ``extra`` is the reason of a reject,
-            the next ``ask_at`` of a hold, the start second of a run, the column of a grid step.
+        events: int64 ``[E, 7]`` as in ``EpisodeTotals.events[window]``; -1 where a column has no meaning. ``extra`` is the reason of a
+            reject, the next ``ask_at`` of a hold, the start second of a run, the wake end of a wake, the column of a grid step.
 
     Returns:
         ``time`` (UTC), ``time_s, type, event, job, job_id, pool, pool_name, level, node, node_name, extra``.

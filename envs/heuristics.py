@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.kernel import choose_rows
 from envs.kernel_choosers import GREEDY, LOOKAHEAD, ROOMIEST, TIGHTEST
+from envs.kernel_entry import choose_rows
 from envs.observation import ObservationLayout
 from envs.state import PolicySettings
 

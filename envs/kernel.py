@@ -1,25 +1,15 @@
-"""The compiled simulator: a batch of clusters that advance from question to question (definition: docs/simulator.md).
-
-Entry points are cached on disk under a digest of all kernel sources, because numba itself looks only at the file of the entry point.
-"""
+"""The compiled simulator: a batch of clusters that advance from question to question (definition: docs/simulator.md)."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
-from numba import njit
 
-from envs import fields as fx
-from envs.kernel_choosers import choose_from_rows, choose_from_state
-from envs.kernel_clock import advance, log_is_full, reset_one, reward_since_mark
-from envs.kernel_decisions import apply_action
-from envs.kernel_scores import score_question
-from envs.observation import ObservationLayout, write_observation
+from envs.kernel_entry import drive
+from envs.observation import ObservationLayout
 from envs.packed import PackedParams, PackedState, allocate_state, make_params, pack_grid, pack_jobs, pack_static, params_views, state_views
 from envs.reward import RewardSpec
 from envs.state import (
@@ -39,67 +29,6 @@ from envs.world import World
 from telemetry.errors import InputError
 
 ENVS_PER_THREAD = 8
-
-
-def _sources_digest() -> str:
-    folder = Path(__file__).parent
-    names = ("observation", "state", "fields", "packed", "world", "events")
-    files = sorted([*folder.glob("kernel*.py"), *(folder / f"{name}.py" for name in names)])
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
-_DIGEST = _sources_digest()[:16]
-
-
-def _entry(function: Callable) -> Callable:
-    """Compile an entry point over environments ``low <= b < high``; the digest becomes part of the name of its cache file."""
-    function.__qualname__ = f"{function.__name__}_{_DIGEST}"
-    return njit(cache=True, nogil=True, error_model="numpy")(function)
-
-
-@_entry
-def _reset_range(static, jobs, grid, params, state, windows, low, high):
-    for b in range(low, high):
-        if windows[b] >= 0:
-            reset_one(static, jobs, grid, params, state, b, windows[b])
-
-
-@_entry
-def _step_range(static, jobs, grid, params, state, actions, observe, rewards, observations, low, high):
-    for b in range(low, high):
-        if not state.env_i[b, fx.DONE]:
-            if state.env_i[b, fx.ASKING] < 0:
-                advance(static, jobs, grid, params, state, b)
-            elif actions[b] >= 0:
-                if params.ints[b, fx.PLAN_REGRET] and not state.env_i[b, fx.SCORED]:
-                    score_question(static, jobs, grid, params, state, b)
-                apply_action(static, jobs, params, state, b, actions[b])
-                advance(static, jobs, grid, params, state, b)
-        if observe:
-            if state.env_i[b, fx.ASKING] >= 0 and not state.env_i[b, fx.SCORED]:
-                score_question(static, jobs, grid, params, state, b)
-            write_observation(static, jobs, grid, params, state, b, observations[b])
-        if actions[b] >= 0:
-            rewards[b, 0], rewards[b, 1] = reward_since_mark(params, state, b)
-
-
-@_entry
-def _play_range(static, jobs, grid, params, state, kind, limits, low, high):
-    for b in range(low, high):
-        while not state.env_i[b, fx.DONE] and state.env_i[b, fx.DECISIONS] < limits[b]:
-            if state.env_i[b, fx.ASKING] >= 0:
-                if params.ints[b, fx.PLAN_REGRET] and not state.env_i[b, fx.SCORED]:
-                    score_question(static, jobs, grid, params, state, b)
-                action = choose_from_state(static, jobs, grid, params, state, b, kind)
-                apply_action(static, jobs, params, state, b, action)
-            advance(static, jobs, grid, params, state, b)
-            if state.env_i[b, fx.ASKING] < 0 and not state.env_i[b, fx.DONE] and log_is_full(jobs, state, b):
-                break
-
-
-@_entry
-def choose_rows(rows, candidates, kind, actions):
-    choose_from_rows(rows, candidates, kind, actions)
 
 
 class Simulator:
@@ -138,6 +67,7 @@ class Simulator:
         self.rewards = np.zeros((num_envs, 2))
         self.observations = np.zeros((num_envs, self.layout.size), dtype=np.float32)
         self._logs: list[list[np.ndarray]] = [[] for _ in range(num_envs)]
+        self._none = np.full(num_envs, -1, dtype=np.int64)
         self._event_log = event_log
         self._threads = max(1, min(threads, num_envs // ENVS_PER_THREAD))
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
@@ -173,7 +103,7 @@ class Simulator:
             )
         for b in np.flatnonzero(chosen >= 0):
             self._logs[b] = []
-        self._call(_reset_range, chosen)
+        self._drive(windows=chosen)
         self._drain()
 
     def step(self, actions: np.ndarray, *, observe: bool = False) -> None:
@@ -184,21 +114,21 @@ class Simulator:
         """
         chosen = np.asarray(actions, dtype=np.int64)
         self._check(chosen)
-        self._call(_step_range, chosen, observe, self.rewards, self.observations)
+        self._drive(actions=chosen, observe=observe)
         self._drain()
         if observe and self._event_log:
             self.observe()
 
     def observe(self) -> np.ndarray:
         """Observations float32 ``[B, D]`` of the pending questions (a buffer that the next call overwrites); zeros without a question."""
-        self._call(_step_range, np.full(self.num_envs, -1, dtype=np.int64), True, self.rewards, self.observations)
+        self._drive(observe=True)
         return self.observations
 
     def play(self, chooser: int, limits: np.ndarray | None = None) -> None:
         """Let a compiled judge decide until each environment is done or has made ``limits[b]`` decisions."""
         most = np.full(self.num_envs, np.iinfo(np.int64).max) if limits is None else np.asarray(limits, dtype=np.int64)
         while True:
-            self._call(_play_range, chooser, most)
+            self._drive(chooser=chooser, limits=most)
             if not self._drain(resume=False):
                 return
 
@@ -215,14 +145,34 @@ class Simulator:
             job = self.world.job_ids[self.state.window[b]][self.asking[b]]
             raise InputError(f"action {actions[b]} ({name}) for job '{job}' is masked", where=f"environment {b}", allowed=allowed)
 
-    def _call(self, entry: Callable, *arguments: Any) -> None:
-        common = (*self._world, self.packed_params, self.packed_state, *arguments)
+    def _drive(
+        self,
+        *,
+        windows: np.ndarray | None = None,
+        actions: np.ndarray | None = None,
+        chooser: int = -1,
+        limits: np.ndarray | None = None,
+        observe: bool = False,
+    ) -> None:
+        none = self._none
+        arguments = (
+            *self._world,
+            self.packed_params,
+            self.packed_state,
+            none if windows is None else windows,
+            none if actions is None else actions,
+            chooser,
+            none if limits is None else limits,
+            observe,
+            self.rewards,
+            self.observations,
+        )
         if self._pool is None:
-            entry(*common, 0, self.num_envs)
+            drive(*arguments, 0, self.num_envs)
             return
         edges = [self.num_envs * part // self._threads for part in range(self._threads + 1)]
-        others = [self._pool.submit(entry, *common, low, high) for low, high in zip(edges[1:-1], edges[2:], strict=True)]
-        entry(*common, edges[0], edges[1])
+        others = [self._pool.submit(drive, *arguments, low, high) for low, high in pairwise(edges[1:])]
+        drive(*arguments, edges[0], edges[1])
         for other in others:
             other.result()
 
@@ -242,7 +192,7 @@ class Simulator:
                 state.log_count[b] = 0
             if not resume:
                 return True
-            self._call(_step_range, np.full(self.num_envs, -1, dtype=np.int64), False, self.rewards, self.observations)
+            self._drive()
 
     def events(self, b: int) -> np.ndarray:
         """Event log of environment ``b`` so far, int64 ``[E, 7]``."""

@@ -24,7 +24,7 @@ ROOMIEST, TIGHTEST, GREEDY, LOOKAHEAD = 0, 1, 2, 3
 @compiled
 def choose_from_state(static, jobs, grid, params, state, b, kind):
     """Action of a compiled judge for the question of environment ``b``."""
-    if kind == GREEDY or kind == LOOKAHEAD:
+    if kind in (GREEDY, LOOKAHEAD):
         if not state.env_i[b, fx.SCORED]:
             score_question(static, jobs, grid, params, state, b)
         first = 0 if kind == LOOKAHEAD else 1

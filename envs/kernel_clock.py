@@ -9,7 +9,7 @@ from envs.kernel_compile import compiled
 from envs.kernel_decisions import next_question, start_job
 from envs.kernel_placement import WHOLE, fall_asleep, release, wake_done
 from envs.kernel_queue import ENDS, HOLDS, STARTS, WAKES, first_time, log_event, set_bit, take_due
-from envs.kernel_scores import best_later
+from envs.kernel_scores import best_later, fill_rate
 from envs.state import ABSENT, AWAKE, ENDED, REJECTED, VIOLATED_BY_REJECTION, WAITING
 
 
@@ -36,6 +36,7 @@ def reset_one(static, jobs, grid, params, state, b, window):
     state.env_i[b, fx.SCORED] = False
     _reset_jobs(state, b)
     _reset_cluster(static, state, b)
+    fill_rate(grid, params, state, b)
     _instant(static, jobs, grid, params, state, b)
     advance(static, jobs, grid, params, state, b)
 

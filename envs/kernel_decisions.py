@@ -8,7 +8,7 @@ from envs.kernel_accrual import start_charging
 from envs.kernel_compile import compiled
 from envs.kernel_placement import fits, place
 from envs.kernel_queue import ENDS, HOLDS, INDEX_BITS, INDEX_MASK, NEVER, STARTS, add, clear_bit, heap_pop, heap_push, log_event, next_bit
-from envs.kernel_scores import runtime_s
+from envs.kernel_scores import runtime_s, score_question
 from envs.state import EASY, PLACED, RUNNING, STRICT
 
 
@@ -125,19 +125,21 @@ def start_job(static, jobs, params, state, b, job):
 
 
 @compiled
-def apply_action(static, jobs, params, state, b, action):
+def apply_action(static, jobs, grid, params, state, b, action):
     """Carry out an allowed action on the job in question."""
     window = state.env_i[b, fx.WINDOW]
     job = state.env_i[b, fx.ASKING]
     now = state.env_i[b, fx.TIME_S]
-    state.env_i[b, fx.ASKING] = -1
     state.env_i[b, fx.DECISIONS] += 1
     state.env_i[b, fx.LAST_DECISION_S] = now
     clear_bit(state.ready[b], jobs.work_i[window, fx.RANK + params.ints[b, fx.QUEUE_ORDER], job])
     if params.ints[b, fx.PLAN_REGRET]:
+        if not state.env_i[b, fx.SCORED]:
+            score_question(static, jobs, grid, params, state, b)
         state.env_f[b, fx.REGRET_USD] += state.action_f[b, fx.EXPECTED_USD, action] - state.job_f[b, fx.PLANNED_USD, job]
         state.job_f[b, fx.PLANNED_USD, job] = state.action_f[b, fx.EXPECTED_USD, action]
         state.job_f[b, fx.EXPECTED_PENALTY, job] = state.action_f[b, fx.EXPECTED_LATE, action]
+    state.env_i[b, fx.ASKING] = -1
     if action == 0:
         ask = min(now + params.ints[b, fx.HOLD_S], jobs.work_i[window, fx.LATEST_START_S, job])
         add(state.job_i[b, fx.HOLD_HEAP], state.heap_size[b], HOLDS, ask, job)

@@ -45,7 +45,7 @@ def capacity(static, state, b, p, milli, which, enough):
 def fits(static, state, params, b, p, milli, workers):
     """Whether the gang can be placed now; if so also its start delay and the number of nodes it wakes.
 
-    A sleeping node, once taken, is waking and so preferred to the next sleeping one: sleeping nodes fill one after the other under both rules.
+    A sleeping node, once taken, is waking and so preferred to the next sleeping one: they fill one after the other under both rules.
     """
     if state.pool_i[b, fx.POOL_FREE, p] < milli * workers:
         return False, 0, 0
@@ -89,10 +89,10 @@ def _has_share(static, state, b, p, node, milli):
     if state.node_i[b, fx.NODE_WHOLE, node] > 0:
         return True
     gpu = static.node_i[fx.NODE_FIRST_GPU, node]
+    found = False
     for g in range(gpu, gpu + static.pool_i[fx.POOL_GPUS, p]):
-        if state.gpu_free[b, g] >= milli:
-            return True
-    return False
+        found |= state.gpu_free[b, g] >= milli
+    return found
 
 
 @compiled

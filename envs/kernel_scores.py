@@ -1,7 +1,7 @@
 """Compiled expectations: what each candidate action should cost by estimates and by the forecast of price, carbon and PUE.
 
-The forecast of a future grid step is the last known value at the same time of day. It is therefore periodic: known columns, then the last day
-again and again, and an integral over it is a difference of running sums, however far it reaches.
+The forecast of a future grid step is the last known value at the same time of day. It is therefore periodic: known columns, then the last
+day again and again, and an integral over it is a difference of running sums, however far it reaches.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OFFSET_S = 3600
 
 @compiled
 def runtime_s(static, seconds, p, level, kind):
-    return int(math.ceil(seconds / static.curve[fx.SPEED, p, level, kind]))
+    return math.ceil(seconds / static.curve[fx.SPEED, p, level, kind])
 
 
 @compiled
@@ -30,26 +30,26 @@ def forecast_sum(sums, at, known, day):
     if at <= known:
         return sum_at(sums, at)
     beyond = at - known
-    days = math.floor(beyond / day)
     base = known - day
-    start = sum_at(sums, base)
-    end = sum_at(sums, known)
-    return end + days * (end - start) + sum_at(sums, base + beyond - days * day) - start
+    if beyond <= day:
+        return sums[known] - sums[base] + sum_at(sums, base + beyond)
+    days = math.floor(beyond / day)
+    return sums[known] + days * (sums[known] - sums[base]) + sum_at(sums, base + beyond - days * day) - sums[base]
 
 
 @compiled
-def forecast_rate(grid, params, b, window, site, at, known, day):
-    """Objective of 1 kW from column 0 to column ``at``, in USD x steps per hour."""
+def fill_rate(grid, params, state, b):
+    """Running sums of the objective of 1 kW at each site, in USD x steps per hour; weights are those at the window's start."""
     w = params.floats[b]
-    values = grid.values[window]
-    total = 0.0
-    if w[fx.WEIGHTS + COST] != 0.0:
-        total += w[fx.WEIGHTS + COST] * forecast_sum(values[fx.CUM_PRICE, site], at, known, day)
-    if w[fx.WEIGHTS + CARBON] != 0.0:
-        total += w[fx.WEIGHTS + CARBON] * w[fx.CARBON_USD_PER_KG] * forecast_sum(values[fx.CUM_CARBON, site], at, known, day)
-    if w[fx.WEIGHTS + ENERGY] != 0.0:
-        total += w[fx.WEIGHTS + ENERGY] * w[fx.ENERGY_USD_PER_KWH] * forecast_sum(values[fx.CUM_PUE, site], at, known, day)
-    return total
+    values = grid.values[state.env_i[b, fx.WINDOW]]
+    cost = w[fx.WEIGHTS + COST]
+    carbon = w[fx.WEIGHTS + CARBON] * w[fx.CARBON_USD_PER_KG]
+    energy = w[fx.WEIGHTS + ENERGY] * w[fx.ENERGY_USD_PER_KWH]
+    for site in range(values.shape[1]):
+        for k in range(values.shape[2]):
+            state.rate[b, site, k] = (
+                cost * values[fx.CUM_PRICE, site, k] + carbon * values[fx.CUM_CARBON, site, k] + energy * values[fx.CUM_PUE, site, k]
+            )
 
 
 @compiled
@@ -68,7 +68,7 @@ def expected_penalty(static, jobs, params, b, window, job, start_s, end_s):
 
 @compiled
 def best_later(static, jobs, grid, params, state, b, job, first_offset_s):
-    """Cheapest expected start of ``job`` in any pool that may run it, from ``first_offset_s`` on in steps of an hour up to its latest start.
+    """Cheapest expected start of ``job`` in any pool that may run it, from ``first_offset_s`` on, hourly, up to its latest start.
 
     Offsets end at 24 h, where the forecast repeats, and the latest start itself is offered. Returns objective, start, end, pool, level.
     """
@@ -77,7 +77,9 @@ def best_later(static, jobs, grid, params, state, b, job, first_offset_s):
     step_s = grid.window_i[window, fx.STEP_S]
     day = DAY_S // step_s
     known = column_of(grid, window, now) + 1
-    room = min(max(jobs.work_i[window, fx.LATEST_START_S, job] - now, 0), DAY_S)
+    latest = jobs.work_i[window, fx.LATEST_START_S, job]
+    deadline = jobs.work_i[window, fx.DEADLINE_S, job]
+    room = min(max(latest - now, 0), DAY_S)
     best, best_start, best_end, best_pool, best_level = np.inf, now, now, -1, 0
     levels = static.curve.shape[2]
     kind = jobs.work_i[window, fx.KIND, job]
@@ -86,27 +88,29 @@ def best_later(static, jobs, grid, params, state, b, job, first_offset_s):
         bits = jobs.allowed[window, job, p]
         if bits == 0:
             continue
-        site = static.pool_i[fx.POOL_SITE, p]
+        sums = state.rate[b, static.pool_i[fx.POOL_SITE, p]]
         share = share_watts(static, p, gpus)
-        offset = first_offset_s
-        while True:
-            offset = min(offset, room)
-            begin = now + offset
-            begin_at = grid.window_i[window, fx.HISTORY_STEPS] + begin / step_s
-            rate = forecast_rate(grid, params, b, window, site, begin_at, known, day)
-            for level in range(levels):
-                if bits >> level & 1 == 0:
-                    continue
-                run = runtime_s(static, jobs.work_i[window, fx.ESTIMATE_S, job], p, level, kind)
-                watts = dynamic_watts(static, jobs, window, job, p, level) + share
-                usd = watts / 1000.0 * step_s / HOUR_S
-                usd *= forecast_rate(grid, params, b, window, site, begin_at + run / step_s, known, day) - rate
-                usd += params.floats[b, fx.WEIGHTS + PENALTY] * expected_penalty(static, jobs, params, b, window, job, begin, begin + run)
+        for level in range(levels):
+            if bits >> level & 1 == 0:
+                continue
+            run = runtime_s(static, jobs.work_i[window, fx.ESTIMATE_S, job], p, level, kind)
+            scale = (dynamic_watts(static, jobs, window, job, p, level) + share) / 1000.0 * step_s / HOUR_S
+            offset = first_offset_s
+            while True:
+                offset = min(offset, room)
+                begin = now + offset
+                begin_at = grid.window_i[window, fx.HISTORY_STEPS] + begin / step_s
+                usd = forecast_sum(sums, begin_at + run / step_s, known, day) - forecast_sum(sums, begin_at, known, day)
+                usd *= scale
+                if begin > latest or begin + run > deadline:
+                    usd += params.floats[b, fx.WEIGHTS + PENALTY] * expected_penalty(
+                        static, jobs, params, b, window, job, begin, begin + run
+                    )
                 if usd < best:
                     best, best_start, best_end, best_pool, best_level = usd, begin, begin + run, p, level
-            if offset >= room:
-                break
-            offset += OFFSET_S
+                if offset >= room:
+                    break
+                offset += OFFSET_S
     return best, best_start, best_end, best_pool, best_level
 
 
@@ -185,7 +189,7 @@ def _run_objective(static, jobs, grid, params, state, b, job, p, level, start_s,
     kilowatts = (dynamic_watts(static, jobs, window, job, p, level) + share_watts(static, p, gpus)) / 1000.0
     begin = grid.window_i[window, fx.HISTORY_STEPS] + start_s / step_s
     end = grid.window_i[window, fx.HISTORY_STEPS] + end_s / step_s
-    rate = forecast_rate(grid, params, b, window, site, end, known, day) - forecast_rate(grid, params, b, window, site, begin, known, day)
+    rate = forecast_sum(state.rate[b, site], end, known, day) - forecast_sum(state.rate[b, site], begin, known, day)
     return kilowatts * step_s / HOUR_S * rate
 
 

@@ -26,11 +26,11 @@ class ClusterVecEnv(VecEnv):
 
     Observation: float32 ``[D]`` as in ``envs.observation``, the mask within it. Action: 0 holds the job in question, 1 + p L + l runs it.
 
-    Reward ``exact``: minus the objective (``envs.reward``) that accrued until the next question, over ``scale_usd``. Reward ``regret``: each job
-    has a planned objective, its cheapest expected start at arrival. A decision is charged what its expected objective exceeds that of the best
-    allowed action; what the best action has become dearer since (waiting, new prices, no free pool) is charged when it is found; the SLA
-    penalty beyond the expected one is charged when the job ends. The sum per job is its expected objective when run, less its plan, plus the
-    penalty surprise: far less noisy, and blind to the idle watts of nodes.
+    Reward ``exact``: minus the objective (``envs.reward``) accrued until the next question, over ``scale_usd``. Reward ``regret``: each job
+    has a planned objective, its cheapest expected start at arrival. A decision is charged what its expected objective exceeds that of
+    the best allowed action; what the best action has become dearer since (waiting, new prices, no free pool) is charged when it is found;
+    the SLA penalty beyond the expected one is charged when the job ends. The sum per job is its expected objective when run, less its plan,
+    plus the penalty surprise: less noisy, and blind to the idle watts of nodes.
 
     Args:
         preferences: ``{weight: (low, high)}``: the objective's weights are drawn uniformly anew for every window.

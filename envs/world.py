@@ -68,7 +68,7 @@ class Jobs(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Grid values of M windows: S sites, T steps. Column ``history_steps`` begins at window second 0; the last column is held after the end.
+    """Grid values of M windows: S sites, T steps. Column ``history_steps`` begins at second 0; the last column is held after the end.
 
     ``cum_*`` are sums from column 0 of value x PUE (x 1 for ``cum_pue``), so that an integral over time is a difference.
     """
@@ -332,18 +332,16 @@ def _reserve(given: np.ndarray | None, windows: int, pools: int, width: int) -> 
     if given is None:
         return np.zeros((windows, pools, width), dtype=np.int64)
     values = np.asarray(given)
-    wide = {1: values[None, :, None], 2: values[:, :, None], 3: values}.get(values.ndim)
-    try:
-        full = np.broadcast_to(wide, (windows, pools, width)) if wide is not None else None
-    except ValueError:
-        full = None
-    if full is None:
+    axes = {1: (0, 2), 2: (2,), 3: ()}.get(values.ndim)
+    wide = values if axes is None else np.expand_dims(values, axes)
+    fits = axes is not None and all(have in (1, want) for have, want in zip(wide.shape, (windows, pools, width), strict=True))
+    if not fits:
         raise InputError(
             f"shape {values.shape}", where="warm_reserve", allowed=f"({pools},), ({windows}, {pools}) or ({windows}, {pools}, {width})"
         )
-    if (full < 0).any():
+    if (wide < 0).any():
         raise InputError("a negative reserve", where="warm_reserve", allowed="0 or more nodes")
-    return np.ascontiguousarray(full, dtype=np.int64)
+    return np.ascontiguousarray(np.broadcast_to(wide, (windows, pools, width)), dtype=np.int64)
 
 
 def _window_grid(cluster: ClusterSpec, window: WindowTables, row: int) -> dict:
@@ -354,7 +352,7 @@ def _window_grid(cluster: ClusterSpec, window: WindowTables, row: int) -> dict:
     missing = sorted(set(names) - set(table["site"]))
     if missing:
         raise InputError(f"no rows of site '{missing[0]}'", where=where, allowed=f"sites of cluster '{cluster.name}': {', '.join(names)}")
-    wide = {name: table.pivot(index="time", columns="site", values=name) for name in _grid_columns(table)}
+    wide = {name: table.pivot_table(index="time", columns="site", values=name, dropna=False) for name in _grid_columns(table)}
     times = pd.DatetimeIndex(wide["price_usd_per_kwh"].index)
     step_s = int((times[1] - times[0]).total_seconds()) if len(times) > 1 else DEFAULT_STEP_S
     if step_s < 1 or DAY_S % step_s:
