@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def _submit(context: StageContext, out: Path, candidate: Candidate) -> dict[str,
     draft = draft_package(
         out / name / candidate.identity.name, candidate.identity, candidate.save, figures=candidate.figures, input_example=candidate.example
     )
-    verdicts = run_gates([*candidate.gates, *INTEGRITY], {**candidate.evidence, "draft": draft})
+    verdicts = run_gates([*candidate.gates, *INTEGRITY], {**candidate.evidence, "package": draft})
     seal_package(draft, verdicts)
     with context.run.child(f"package {name}: {candidate.identity.name}") as run:
         version = register(run, draft.folder)
@@ -154,8 +154,8 @@ def _promote_policy(context: StageContext, out: Path) -> list[dict[str, Any]]:
                 "pools": layout.n_pools,
                 "levels": layout.n_levels,
                 "observation": layout.describe(),
-                "cluster": config.raw["cluster"],
-                "reward": config.raw["reward"],
+                "cluster": asdict(config.cluster),
+                "reward": asdict(config.reward),
             },
             data=data_facts(jobs, "submit_time"),
             metrics={key: summary["means"][kind][key] for key in keys},
