@@ -132,12 +132,9 @@ def main() -> None:
     probe.reset([0])
     first_call_s = time.perf_counter() - begin
     results = measure(world, options.clusters, options.threads)
-    print(
-        f"{options.clusters} clusters x {options.nodes} nodes x 8 GPUs, {options.jobs} jobs; {options.threads} threads, {os.cpu_count()} cores"
-    )
-    print(
-        f"first call {first_call_s:.1f} s (compiled or loaded from the cache); {state_bytes(probe.packed_state) / 1024:.0f} KiB per cluster"
-    )
+    kib = state_bytes(probe.packed_state) / 1024
+    print(f"{options.clusters} clusters x {options.nodes} nodes x 8 GPUs, {options.jobs} jobs; {options.threads} threads")
+    print(f"first call {first_call_s:.1f} s (compiled or cached); {kib:.0f} KiB per cluster")
     for name, value in results.items():
         print(f"{name:32s} {value:12,.0f} decisions/s")
     if options.out is not None:

@@ -14,7 +14,7 @@ from numba import njit
 from envs import fields as fx
 from envs.kernel_choosers import choose_from_rows, choose_from_state
 from envs.kernel_clock import advance, log_is_full, reset_one, reward_since_mark
-from envs.kernel_compile import compiled
+from envs.kernel_compile import OPTIONS, compiled
 from envs.kernel_decisions import apply_action
 from envs.kernel_scores import score_question
 from envs.observation import write_observation
@@ -33,7 +33,7 @@ _DIGEST = _sources_digest()[:16]
 def _entry(function: Callable) -> Callable:
     """Compile an entry point over environments ``low <= b < high``; the digest becomes part of the name of its cache file."""
     function.__qualname__ = f"{function.__name__}_{_DIGEST}"
-    return njit(cache=True, nogil=True, error_model="numpy")(function)
+    return njit(cache=True, **OPTIONS)(function)
 
 
 @_entry
