@@ -57,6 +57,7 @@ class PackedState(NamedTuple):
     idle_totals: np.ndarray  # float64 [B, S, 3, 3]: idle, waking, sleeping; USD, kg, kWh
     action_i: np.ndarray  # int64 [B, F, A]
     action_f: np.ndarray  # float64 [B, F, A]
+    rate: np.ndarray  # float64 [B, S, T + 1], running sums of the objective of 1 kW
     log: np.ndarray  # int64 [B, E, 7]
 
 
@@ -194,6 +195,7 @@ def allocate_state(world: World, num_envs: int, *, event_log: bool = False) -> P
         idle_totals=real(sites, 3, 3),
         action_i=whole(len(fx.ACTION_I), actions),
         action_f=real(len(fx.ACTION_F), actions),
+        rate=real(sites, world.grid.cum_price.shape[2]),
         log=whole(2 * (6 * jobs + 4 * nodes + 16) if event_log else 1, LOG_FIELDS),
     )
 
