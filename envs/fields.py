@@ -73,8 +73,8 @@ STATUS, START_S, END_S, DUE_S, POOL, LEVEL, VIOLATION, END_HEAP, START_HEAP, HOL
 )
 
 # per job
-JOB_F = ("job_kwh", "job_usd", "job_kg", "job_penalty", "expected_penalty", "planned_usd")
-JOB_KWH, JOB_USD, JOB_KG, JOB_PENALTY, EXPECTED_PENALTY, PLANNED_USD = range(len(JOB_F))
+JOB_F = ("job_kwh", "job_usd", "job_kg", "job_penalty", "planned_usd")
+JOB_KWH, JOB_USD, JOB_KG, JOB_PENALTY, PLANNED_USD = range(len(JOB_F))
 
 # per node; the idle list has one more place, its head
 NODE_I = ("node_state", "node_whole", "node_free", "wake_end_s", "idle_since_s", "idle_next", "idle_prev", "tired", "wake_heap")

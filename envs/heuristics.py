@@ -57,7 +57,7 @@ def _judges() -> dict[str, Judge]:
         ),
         Judge(
             "lookahead",
-            PolicySettings(**packed, discipline="free", queue_order="priority"),
+            PolicySettings(**packed, discipline="free", queue_order="priority", hold_s=1800, hold_margin=0.05),
             LOOKAHEAD,
             "pool, level and start hour of least expected objective by forecast prices",
         ),

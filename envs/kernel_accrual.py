@@ -120,9 +120,12 @@ def _charge_idle(grid, params, state, b, site, column, mode, watts, seconds):
     window = state.env_i[b, fx.WINDOW]
     kwh = watts * grid.values[window, fx.PUE, site, column] * seconds / HOUR_S / 1000.0
     totals = state.idle_totals[b, site, mode]
-    totals[COST] += kwh * grid.values[window, fx.PRICE, site, column]
-    totals[CARBON] += kwh * grid.values[window, fx.CARBON_KG, site, column]
+    usd = kwh * grid.values[window, fx.PRICE, site, column]
+    kg = kwh * grid.values[window, fx.CARBON_KG, site, column]
+    totals[COST] += usd
+    totals[CARBON] += kg
     totals[ENERGY] += kwh
+    state.env_f[b, fx.REGRET_USD] += objective_of(params, b, usd, kg, kwh)
     _charge(grid, params, state, b, site, column, watts, seconds)
 
 
@@ -171,10 +174,6 @@ def stop_charging(static, jobs, grid, params, state, b, job):
     if late_s > 0:
         state.job_i[b, fx.VIOLATION, job] |= MISSED_DEADLINE
         _penalise(params, state, b, site, job, penalty_usd(params, b, milli / 1000.0, late_s))
-    if params.ints[b, fx.PLAN_REGRET]:
-        state.env_f[b, fx.REGRET_USD] += params.floats[b, fx.WEIGHTS + PENALTY] * (
-            state.job_f[b, fx.JOB_PENALTY, job] - state.job_f[b, fx.EXPECTED_PENALTY, job]
-        )
 
 
 @compiled

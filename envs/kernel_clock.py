@@ -9,7 +9,7 @@ from envs.kernel_compile import compiled
 from envs.kernel_decisions import next_question, start_job
 from envs.kernel_placement import WHOLE, fall_asleep, release, wake_done
 from envs.kernel_queue import ENDS, HOLDS, STARTS, WAKES, first_time, log_event, set_bit, take_due
-from envs.kernel_scores import best_later, fill_rate
+from envs.kernel_scores import best_later, fill_rate, realised_objective
 from envs.state import ABSENT, AWAKE, ENDED, REJECTED, VIOLATED_BY_REJECTION, WAITING
 
 
@@ -54,7 +54,6 @@ def _reset_jobs(state, b):
     state.job_f[b, fx.JOB_KG] = 0.0
     state.job_f[b, fx.JOB_PENALTY] = 0.0
     state.job_i[b, fx.VIOLATION] = 0
-    state.job_f[b, fx.EXPECTED_PENALTY] = 0.0
     state.job_f[b, fx.PLANNED_USD] = 0.0
     state.heap_size[b] = 0
     state.ready[b] = 0
@@ -144,7 +143,8 @@ def _arrive(static, jobs, grid, params, state, b, job):
     state.env_i[b, fx.WAITING_MILLI] += jobs.work_i[window, fx.WORKERS, job] * jobs.work_i[window, fx.GPU_MILLI, job]
     set_bit(state.ready[b], jobs.work_i[window, fx.RANK + params.ints[b, fx.QUEUE_ORDER], job])
     if params.ints[b, fx.PLAN_REGRET]:
-        state.job_f[b, fx.PLANNED_USD, job] = best_later(static, jobs, grid, params, state, b, job, 0)[0]
+        _, start, _, p, level = best_later(static, jobs, grid, params, state, b, job, 0)
+        state.job_f[b, fx.PLANNED_USD, job] = realised_objective(static, jobs, grid, params, state, b, job, p, level, start)
     log_event(state, b, events.ARRIVE, job, -1, -1, -1, -1)
 
 

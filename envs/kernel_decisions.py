@@ -8,7 +8,7 @@ from envs.kernel_accrual import start_charging
 from envs.kernel_compile import compiled
 from envs.kernel_placement import fits, place
 from envs.kernel_queue import ENDS, HOLDS, INDEX_BITS, INDEX_MASK, NEVER, STARTS, add, clear_bit, heap_pop, heap_push, log_event, next_bit
-from envs.kernel_scores import runtime_s, score_question
+from envs.kernel_scores import OFFSET_S, best_later, realised_objective, runtime_s
 from envs.state import EASY, PLACED, RUNNING, STRICT
 
 
@@ -125,6 +125,13 @@ def start_job(static, jobs, params, state, b, job):
 
 
 @compiled
+def charge_regret(params, state, b, job, realised_usd):
+    """What the job's new plan costs beyond the last one; the new plan is remembered."""
+    state.env_f[b, fx.REGRET_USD] += realised_usd - state.job_f[b, fx.PLANNED_USD, job]
+    state.job_f[b, fx.PLANNED_USD, job] = realised_usd
+
+
+@compiled
 def apply_action(static, jobs, grid, params, state, b, action):
     """Carry out an allowed action on the job in question."""
     window = state.env_i[b, fx.WINDOW]
@@ -133,14 +140,11 @@ def apply_action(static, jobs, grid, params, state, b, action):
     state.env_i[b, fx.DECISIONS] += 1
     state.env_i[b, fx.LAST_DECISION_S] = now
     clear_bit(state.ready[b], jobs.work_i[window, fx.RANK + params.ints[b, fx.QUEUE_ORDER], job])
-    if params.ints[b, fx.PLAN_REGRET]:
-        if not state.env_i[b, fx.SCORED]:
-            score_question(static, jobs, grid, params, state, b)
-        state.env_f[b, fx.REGRET_USD] += state.action_f[b, fx.EXPECTED_USD, action] - state.job_f[b, fx.PLANNED_USD, job]
-        state.job_f[b, fx.PLANNED_USD, job] = state.action_f[b, fx.EXPECTED_USD, action]
-        state.job_f[b, fx.EXPECTED_PENALTY, job] = state.action_f[b, fx.EXPECTED_LATE, action]
     state.env_i[b, fx.ASKING] = -1
     if action == 0:
+        if params.ints[b, fx.PLAN_REGRET]:
+            _, start, _, p, level = best_later(static, jobs, grid, params, state, b, job, OFFSET_S)
+            charge_regret(params, state, b, job, realised_objective(static, jobs, grid, params, state, b, job, p, level, start))
         ask = min(now + params.ints[b, fx.HOLD_S], jobs.work_i[window, fx.LATEST_START_S, job])
         add(state.job_i[b, fx.HOLD_HEAP], state.heap_size[b], HOLDS, ask, job)
         log_event(state, b, events.HOLD, job, -1, -1, -1, ask)
@@ -166,6 +170,8 @@ def apply_action(static, jobs, grid, params, state, b, action):
     start = place(static, state, params, b, job, p, milli, workers)
     state.job_i[b, fx.START_S, job] = start
     state.job_i[b, fx.DUE_S, job] = start + runtime_s(static, jobs.work_i[window, fx.DURATION_S, job], p, level, kind)
+    if params.ints[b, fx.PLAN_REGRET]:
+        charge_regret(params, state, b, job, realised_objective(static, jobs, grid, params, state, b, job, p, level, start))
     if start == now:
         start_job(static, jobs, params, state, b, job)
     else:

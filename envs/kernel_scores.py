@@ -115,6 +115,22 @@ def best_later(static, jobs, grid, params, state, b, job, first_offset_s):
 
 
 @compiled
+def realised_objective(static, jobs, grid, params, state, b, job, p, level, start_s):
+    """Objective of the job's own watts and penalties when it starts then, by true duration and grid: for rewards, never for features."""
+    window = state.env_i[b, fx.WINDOW]
+    step_s = grid.window_i[window, fx.STEP_S]
+    end_s = start_s + runtime_s(static, jobs.work_i[window, fx.DURATION_S, job], p, level, jobs.work_i[window, fx.KIND, job])
+    gpus = jobs.work_i[window, fx.WORKERS, job] * jobs.work_i[window, fx.GPU_MILLI, job] / 1000.0
+    kilowatts = (dynamic_watts(static, jobs, window, job, p, level) + share_watts(static, p, gpus)) / 1000.0
+    begin = grid.window_i[window, fx.HISTORY_STEPS] + start_s / step_s
+    end = grid.window_i[window, fx.HISTORY_STEPS] + end_s / step_s
+    sums = state.rate[b, static.pool_i[fx.POOL_SITE, p]]
+    usd = kilowatts * step_s / HOUR_S * (sum_at(sums, end) - sum_at(sums, begin))
+    late = expected_penalty(static, jobs, params, b, window, job, start_s, end_s)
+    return usd + params.floats[b, fx.WEIGHTS + PENALTY] * late
+
+
+@compiled
 def energy_of(static, jobs, grid, state, b, job, p, level, start_s, end_s):
     """Expected kWh charged to the job, PUE included."""
     window = state.env_i[b, fx.WINDOW]
@@ -168,13 +184,6 @@ def score_question(static, jobs, grid, params, state, b):
             state.action_f[b, fx.EXPECTED_LATE, action] = late
             state.action_i[b, fx.EXPECTED_START_S, action] = start
             state.action_i[b, fx.EXPECTED_END_S, action] = end
-    if params.ints[b, fx.PLAN_REGRET]:
-        best = np.inf
-        for action in range(state.action_i.shape[2]):
-            if state.action_i[b, fx.MASK, action] and state.action_f[b, fx.EXPECTED_USD, action] < best:
-                best = state.action_f[b, fx.EXPECTED_USD, action]
-        state.env_f[b, fx.REGRET_USD] += best - state.job_f[b, fx.PLANNED_USD, job]
-        state.job_f[b, fx.PLANNED_USD, job] = best
     state.env_i[b, fx.SCORED] = True
 
 

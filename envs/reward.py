@@ -1,7 +1,7 @@
 """The objective, in USD, that the reward, the judges' scores and the reports share.
 
-reward between two decisions = -(w_cost USD + w_carbon price_c kgCO2e + w_energy price_e kWh + w_sla penalty_USD) / scale_usd, never positive
-parts excepted when prices are negative.
+reward between two decisions = -(w_cost USD + w_carbon price_c kgCO2e + w_energy price_e kWh + w_sla penalty_USD) / scale_usd; above 0
+only where a price is negative.
 """
 
 from __future__ import annotations

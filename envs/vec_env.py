@@ -26,11 +26,12 @@ class ClusterVecEnv(VecEnv):
 
     Observation: float32 ``[D]`` as in ``envs.observation``, the mask within it. Action: 0 holds the job in question, 1 + p L + l runs it.
 
-    Reward ``exact``: minus the objective (``envs.reward``) accrued until the next question, over ``scale_usd``. Reward ``regret``: each job
-    has a planned objective, its cheapest expected start at arrival. A decision is charged what its expected objective exceeds that of
-    the best allowed action; what the best action has become dearer since (waiting, new prices, no free pool) is charged when it is found;
-    the SLA penalty beyond the expected one is charged when the job ends. The sum per job is its expected objective when run, less its plan,
-    plus the penalty surprise: less noisy, and blind to the idle watts of nodes.
+    Reward ``exact``: minus the objective (``envs.reward``) accrued until the next question, over ``scale_usd``. Reward ``regret``: the
+    same sum at better moments. Every job carries a plan, at its arrival the look-ahead's cheapest start; a decision is charged what its
+    job's new plan costs beyond the last one. Run makes the plan final, hold makes it the look-ahead's cheapest later start, and a plan
+    costs what it would really cost (watts over the true duration at the prices and intensities that come, and penalties). The idle remainder of
+    the sites is charged as it accrues. Over a window the rewards sum to minus (objective - plans at arrival); which decision cost what is
+    told at once instead of hours later, and a held job does not vanish from sight.
 
     Args:
         preferences: ``{weight: (low, high)}``: the objective's weights are drawn uniformly anew for every window.

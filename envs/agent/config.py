@@ -21,13 +21,13 @@ class AgentConfig:
         value_warmup: rollouts in which only the value function learns.
     """
 
-    total_steps: int = 1_000_000
-    num_envs: int = 64
-    n_steps: int = 64
-    batch_size: int = 1024
+    total_steps: int = 600_000
+    num_envs: int = 256
+    n_steps: int = 32
+    batch_size: int = 2048
     n_epochs: int = 4
-    learning_rate: float = 3e-4
-    gamma: float = 0.998
+    learning_rate: float = 1e-4
+    gamma: float = 0.999
     gae_lambda: float = 0.95
     clip_range: float = 0.2
     ent_coef: float = 0.0
@@ -35,9 +35,9 @@ class AgentConfig:
     max_grad_norm: float = 0.5
     target_kl: float = 0.03
     hidden: int = 64
-    kappa: float = 20.0
+    kappa: float = 80.0
     value_warmup: int = 4
-    validate_every: int = 10
+    validate_every: int = 6
     patience: int = 0
     checkpoint_every: int = 10
 

@@ -29,16 +29,17 @@ class ActionScorer(nn.Module):
     Args:
         candidate_features: F, features per candidate; feature 0 is the mask, ``score_index`` the look-ahead score.
         global_features: G, features of job, queue and time.
-        hidden: width H of both hidden layers.
+        hidden: width H of the hidden layers.
         kappa: start of the learned inverse temperature on the look-ahead score.
     """
 
-    def __init__(self, candidate_features: int, global_features: int, score_index: int, hidden: int = 64, kappa: float = 20.0) -> None:
+    def __init__(self, candidate_features: int, global_features: int, score_index: int, hidden: int = 64, kappa: float = 80.0) -> None:
         super().__init__()
         self.score_index = score_index
         self.from_candidate = nn.Linear(candidate_features, hidden)
         self.from_global = nn.Linear(global_features, hidden, bias=False)
-        self.mix = nn.Linear(2 * hidden, hidden)
+        self.mix = nn.Linear(hidden, hidden)
+        self.mix_context = nn.Linear(hidden, hidden, bias=False)
         self.residual = nn.Linear(hidden, 1)
         self.value_hidden = nn.Linear(hidden + global_features, hidden)
         self.value = nn.Linear(hidden, 1)
@@ -49,13 +50,12 @@ class ActionScorer(nn.Module):
     def forward(self, candidates: torch.Tensor, globals_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits ``[B, A]`` and values ``[B]`` from candidates ``[B, A, F]`` and globals ``[B, G]``."""
         valid = candidates[..., 0] > 0.5
-        embedded = torch.tanh(self.from_candidate(candidates) + self.from_global(globals_)[:, None, :])
-        weight = valid[..., None].to(embedded.dtype)
-        pooled = (embedded * weight).sum(1) / weight.sum(1).clamp(min=1.0)
-        context = pooled[:, None, :].expand(-1, candidates.shape[1], -1)
-        mixed = torch.tanh(self.mix(torch.cat([embedded, context], dim=-1)))
+        embedded = torch.relu(self.from_candidate(candidates) + self.from_global(globals_)[:, None, :])
+        weight = valid.to(embedded.dtype)
+        pooled = torch.bmm(weight[:, None, :], embedded)[:, 0] / weight.sum(1, keepdim=True).clamp(min=1.0)
+        mixed = torch.relu(self.mix(embedded) + self.mix_context(pooled)[:, None, :])
         logits = self.residual(mixed)[..., 0] - torch.exp(self.log_kappa) * candidates[..., self.score_index]
-        value = self.value(torch.tanh(self.value_hidden(torch.cat([pooled, globals_], dim=-1))))[..., 0]
+        value = self.value(torch.relu(self.value_hidden(torch.cat([pooled, globals_], dim=-1))))[..., 0]
         return torch.where(valid, logits, torch.full_like(logits, MASKED_LOGIT)), value
 
 
@@ -70,7 +70,7 @@ class CandidatePolicy(ActorCriticPolicy):
         *,
         layout: ObservationLayout,
         hidden: int = 64,
-        kappa: float = 20.0,
+        kappa: float = 80.0,
         **kwargs: Any,
     ) -> None:
         self.layout = layout

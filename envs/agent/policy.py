@@ -50,11 +50,11 @@ class AgentPolicy:
         globals_ = observation[:, split:]
         valid = candidates[..., 0] > 0.5
         shared = globals_ @ w["from_global.weight"].T
-        embedded = np.tanh(candidates @ w["from_candidate.weight"].T + w["from_candidate.bias"] + shared[:, None, :])
+        embedded = np.maximum(candidates @ w["from_candidate.weight"].T + w["from_candidate.bias"] + shared[:, None, :], 0.0)
         weight = valid[..., None].astype(np.float32)
         pooled = (embedded * weight).sum(1) / np.maximum(weight.sum(1), 1.0)
-        hidden = embedded.shape[-1]
-        mixed = np.tanh(embedded @ w["mix.weight"][:, :hidden].T + (pooled @ w["mix.weight"][:, hidden:].T)[:, None, :] + w["mix.bias"])
+        context = pooled @ w["mix_context.weight"].T
+        mixed = np.maximum(embedded @ w["mix.weight"].T + w["mix.bias"] + context[:, None, :], 0.0)
         residual = mixed @ w["residual.weight"][0] + w["residual.bias"][0]
         logits = residual - np.exp(w["log_kappa"]) * candidates[..., self.score_index]
         return np.where(valid, logits, MASKED_LOGIT)

@@ -7,13 +7,19 @@ import pytest
 from pipelines.workspace import Workspace, fingerprint, read_json, write_json
 
 
+def write_until(workspace: Workspace, stage: str, error: BaseException) -> None:
+    with workspace.writing(stage, "second") as out:
+        workspace.scratch(stage).mkdir(parents=True)
+        (out / "value.txt").write_text("half")
+        raise error
+
+
 def test_a_failing_stage_leaves_the_last_good_output(tmp_path):
     workspace = Workspace(tmp_path)
     with workspace.writing("features", "first") as out:
         (out / "value.txt").write_text("good")
-    with pytest.raises(OSError, match="No space left"), workspace.writing("features", "second") as out:
-        (out / "value.txt").write_text("half")
-        raise OSError(28, "No space left on device")
+    with pytest.raises(OSError, match="No space left"):
+        write_until(workspace, "features", OSError(28, "No space left on device"))
     assert (workspace.folder("features") / "value.txt").read_text() == "good"
     assert workspace.done("features", "first")
     assert not workspace.done("features", "second")
@@ -21,9 +27,8 @@ def test_a_failing_stage_leaves_the_last_good_output(tmp_path):
 
 def test_scratch_survives_a_failure_and_goes_when_the_stage_is_done(tmp_path):
     workspace = Workspace(tmp_path)
-    with pytest.raises(KeyboardInterrupt), workspace.writing("agent", "key"):
-        workspace.scratch("agent").mkdir(parents=True)
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_until(workspace, "agent", KeyboardInterrupt())
     assert workspace.scratch("agent").exists()
     with workspace.writing("agent", "key"):
         pass
