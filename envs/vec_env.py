@@ -29,9 +29,9 @@ class ClusterVecEnv(VecEnv):
     Reward ``exact``: minus the objective (``envs.reward``) accrued until the next question, over ``scale_usd``. Reward ``regret``: the
     same sum at better moments. Every job carries a plan, at its arrival the look-ahead's cheapest start; a decision is charged what its
     job's new plan costs beyond the last one. Run makes the plan final, hold makes it the look-ahead's cheapest later start, and a plan
-    costs what it would really cost (watts over the true duration at the prices and intensities that come, and penalties). The idle remainder of
-    the sites is charged as it accrues. Over a window the rewards sum to minus (objective - plans at arrival); which decision cost what is
-    told at once instead of hours later, and a held job does not vanish from sight.
+    costs what it would really cost (watts over the true duration at the prices and intensities that come, and penalties). The idle
+    remainder of the sites is charged as it accrues. Over a window the rewards sum to minus (objective - plans at arrival); which decision
+    cost what is told at once instead of hours later, and a held job does not vanish from sight.
 
     Args:
         preferences: ``{weight: (low, high)}``: the objective's weights are drawn uniformly anew for every window.

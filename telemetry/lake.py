@@ -269,7 +269,7 @@ class Lake:
             InputError: DuckDB refuses the query.
         """
         with duckdb.connect() as connection:
-            connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+            connection.execute("SET TimeZone = 'UTC'")
             for table in SCHEMAS:
                 files = [str(self.root / part["path"]) for part in self._parts(table)]
                 if files:

@@ -14,3 +14,9 @@ def worlds():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def agent_world(worlds):
+    """A few small windows for the agent."""
+    return worlds.random_world(7, count=40, windows=3)

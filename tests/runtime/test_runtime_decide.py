@@ -87,7 +87,7 @@ def test_figures_add_up_to_the_objective():
     reward = RewardSpec()
     decision = decision_for()
     for candidate in (decision.chosen, *decision.alternatives):
-        margin = 1.02 if candidate.verb == "hold" else 1.0
+        margin = 1.0 + JUDGES["lookahead"].settings.hold_margin if candidate.verb == "hold" else 1.0
         total = (
             reward.w_cost * candidate.cost_usd + reward.w_carbon * reward.carbon_usd_per_kg * candidate.carbon_kg + candidate.penalty_usd
         )
@@ -215,8 +215,9 @@ def agent(seed=0, hidden=8):
         "from_candidate.weight": (hidden, N_CANDIDATE_FEATURES),
         "from_candidate.bias": (hidden,),
         "from_global.weight": (hidden, N_GLOBAL_FEATURES),
-        "mix.weight": (hidden, 2 * hidden),
+        "mix.weight": (hidden, hidden),
         "mix.bias": (hidden,),
+        "mix_context.weight": (hidden, hidden),
         "residual.weight": (1, hidden),
         "residual.bias": (1,),
         "log_kappa": (),
