@@ -27,6 +27,9 @@ TEMPERATURE = "d_grid/openmeteo_train.parquet"
 SERVEGEN_START, PHILLY_START = "2023-03-06", "2022-03-07"
 IDLE_GPU_W, NODE_SHARE_W = 30.0, 62.5
 LONGEST_JOB_S = 2 * 86_400
+REQUEST_SEED = 0
+# Gavel kept 2,000 jobs of each virtual cluster; the first of these four runs out after 31 days, and the load falls off.
+SPAN_DAYS = 31
 
 
 def _require(root: Path) -> None:
@@ -65,12 +68,21 @@ def public_jobs(root: Path) -> tuple[pd.DataFrame, dict[str, int]]:
     """Philly jobs of the four virtual clusters that fit a 96-GPU cluster together, tagged with a class by GPU count and run time.
 
     The trace names no classes: run times under 30 minutes on one GPU are ``interactive``, others on one GPU ``fine_tuning``, larger jobs
-    ``training``. The tag uses the true run time; it stands for what a user would have said on submission, and no estimate is made from it.
+    ``training``. The tag uses the true run time; it stands for what a user would have said on submission, and no estimate is
+    made from it; requested times are modelled (``public_traces.model_requests``).
     """
     _require(root)
     jobs, counts = read_philly_gavel(
-        root / PHILLY, root / THROUGHPUTS, start=PHILLY_START, vcs=("6214e9", "b436b2", "103959", "ed69ec"), max_duration_s=LONGEST_JOB_S
+        root / PHILLY,
+        root / THROUGHPUTS,
+        start=PHILLY_START,
+        vcs=("6214e9", "b436b2", "103959", "ed69ec"),
+        max_duration_s=LONGEST_JOB_S,
+        request_seed=REQUEST_SEED,
     )
+    inside = jobs["submit_time"] < pd.Timestamp(PHILLY_START, tz="UTC") + pd.Timedelta(days=SPAN_DAYS)
+    counts["after_span"] = int((~inside).sum())
+    jobs = jobs[inside].reset_index(drop=True)
     total = jobs["gpus"] * jobs["workers"]
     short = (total <= 1) & (jobs["duration_s"] < 1800)
     jobs["workload_class"] = np.where(short, "interactive", np.where(total <= 1, "fine_tuning", "training"))
