@@ -78,3 +78,8 @@ def random_world(seed, count=25, nodes=2, windows=1, **more):
         jobs = prepare_jobs(pd.DataFrame(random_rows(seed * 100 + window, count)), spec)
         tables.append(WindowTables(START, jobs, daily_grid(seed + window)))
     return build_world(spec, tables, **more)
+
+
+def windows_of(spec, windows, table):
+    """One window for each list of jobs, all on the same grid."""
+    return build_world(spec, [WindowTables(START, prepare_jobs(pd.DataFrame(rows), spec), table) for rows in windows])

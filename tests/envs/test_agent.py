@@ -142,3 +142,46 @@ def test_an_observation_of_another_layout_is_refused():
 def test_impossible_settings_are_refused(key, value):
     with pytest.raises(InputError, match=key):
         AgentConfig(**{key: value})
+
+
+def test_it_learns_what_its_judge_cannot_see(worlds):
+    """Users ask for eight times what they need: by estimate every hour of the day costs the same, by truth the cheap hours pay."""
+    price = np.full(24, 0.3)
+    price[::6] = 0.02
+    spec = worlds.cluster(nodes=4)
+    generator = np.random.default_rng(0)
+
+    def window():
+        return [
+            worlds.job(
+                f"j{index:03d}",
+                submit_s=int(generator.integers(0, 86_400)),
+                duration_s=3000,
+                requested_duration_s=24_000,
+                workload_class="batch_inference",
+            )
+            for index in range(30)
+        ]
+
+    table = worlds.grid(price=price)
+    train_world, held_out = (worlds.windows_of(spec, [window() for _ in range(count)], table) for count in (6, 4))
+    settings_ = dataclasses.replace(SETTINGS, hold_s=3600, sleep_after_s=60)
+    config = dataclasses.replace(
+        CONFIG,
+        total_steps=60_000,
+        num_envs=32,
+        n_steps=32,
+        batch_size=512,
+        n_epochs=4,
+        hidden=32,
+        learning_rate=1e-3,
+        kappa=20.0,
+        validate_every=5,
+    )
+    env = ClusterVecEnv(train_world, 32, RewardSpec(), settings_, seed=0, reward_mode="regret")
+
+    def validate(policy):
+        return float(evaluate(held_out, {"agent": policy})["objective_usd"].mean())
+
+    result = train_agent(env, settings_, config, validate, seed=0)
+    assert result.best_objective < 0.9 * result.validation[0][1]
