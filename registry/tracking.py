@@ -107,13 +107,17 @@ class Run:
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Finite metrics at ``step``; the names of the others go to the tag ``metrics.not_finite``."""
+        self.log_steps({step: metrics})
+
+    def log_steps(self, steps: Mapping[int, Mapping[str, float]]) -> None:
+        """Metrics of many steps in few calls; what is not finite is named in the tag ``metrics.not_finite``."""
         now = get_current_time_millis()
-        finite = {key: float(value) for key, value in metrics.items() if math.isfinite(float(value))}
-        entries = [Metric(key, value, now, step) for key, value in finite.items()]
+        rows = [(key, float(value), step) for step, metrics in steps.items() for key, value in metrics.items()]
+        entries = [Metric(key, value, now, step) for key, value, step in rows if math.isfinite(value)]
         with quiet():
             for start in range(0, len(entries), METRIC_BATCH):
                 self.tracking.client.log_batch(self.run_id, metrics=entries[start : start + METRIC_BATCH])
-        if missing := sorted(set(metrics) - set(finite)):
+        if missing := sorted({key for key, value, _ in rows if not math.isfinite(value)}):
             self.set_tags({"metrics.not_finite": ", ".join(missing)})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:

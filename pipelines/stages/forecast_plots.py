@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +88,8 @@ def log_target(run: Run, target: str, folder: Path, series_file: Path) -> None:
         numbers = {key: value for key, value in entry["overall"].items() if value is not None}
         with run.child(name, tags={"forecaster": name, "target": target}) as child:
             child.log_metrics({**numbers, **{key: value for key, value in entry["skill"].items() if value is not None}})
-            for row in entry["by_horizon"]:
-                values = {key: value for key, value in row.items() if key != "step" and value is not None and math.isfinite(value)}
-                child.log_metrics({f"horizon/{key}": value for key, value in values.items()}, step=int(row["step"]))
+            steps = {
+                int(row["step"]): {f"horizon/{key}": value for key, value in row.items() if key != "step" and value is not None}
+                for row in entry["by_horizon"]
+            }
+            child.log_steps(steps)
