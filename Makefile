@@ -38,9 +38,8 @@ lint: $(VENV)/.dev  ## ruff, import contracts, mypy on the public contracts
 ui: $(VENV)/.core  ## review runs and models in the MLflow UI on http://127.0.0.1:5000
 	@$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $${PORT:-5000}
 
-bench: $(VENV)/.dev  ## benchmarks; each prints a table and writes JSON under outputs/bench
-	@$(BIN)/pip install --quiet -e '.[bench]'
-	@for file in benchmarks/bench_*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py) || exit 1; done
+bench: $(VENV)/.core  ## benchmark of the simulator; prints a table and writes JSON under outputs/
+	@$(BIN)/python -m benchmarks.simulator
 
 clean:  ## remove the environment, outputs, the tracking database and caches
 	rm -rf $(VENV) outputs mlflow.db mlartifacts mlruns .dvc/cache .dvc/tmp

@@ -18,7 +18,7 @@ DEPENDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "forecasters": (("target", "forecaster", "backtest", "seed"), ("features",)),
     "agent": (("agent", "reward", "cluster", "trace", "seed"), ("features",)),
     "evaluate": (("reward", "cluster", "trace", "seed", "registry"), ("features", "agent")),
-    "promote": (("registry", "target"), ("forecasters", "agent", "evaluate")),
+    "promote": (("registry", "target"), ("features", "forecasters", "agent", "evaluate")),
 }
 
 
