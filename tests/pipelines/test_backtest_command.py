@@ -95,10 +95,12 @@ def test_names_choose_among_the_configured() -> None:
 
 def test_every_forecaster_has_a_config_that_builds_it() -> None:
     group = ROOT / "conf" / "forecaster"
-    assert {file.stem for file in group.glob("*.yaml")} == {*FORECASTERS, "all"}
-    everything = OmegaConf.to_container(compose_config("backtest_command").forecaster)
-    for name, options in member_options(everything).items():
-        assert make_forecaster(name, freq="10min", horizon=3, **options).name == name
+    assert {file.stem for file in group.glob("*.yaml")} == {*FORECASTERS, "all", "quick"}
+    for choice in ("all", "quick"):
+        members = member_options(OmegaConf.to_container(compose_config("backtest_command", [f"forecaster={choice}"]).forecaster))
+        assert set(members) == set(FORECASTERS)
+        for name, options in members.items():
+            assert make_forecaster(name, freq="10min", horizon=3, **options).name == name
     single = OmegaConf.to_container(compose_config("backtest_command", ["forecaster=lstm"]).forecaster)
     assert list(member_options(single)) == ["lstm"]
 
