@@ -1,6 +1,6 @@
 """Decisions per second of the compiled simulator: bare, with observations, and through the VecEnv. Prints a table, writes JSON.
 
-python benchmarks/simulator.py [--clusters 64] [--nodes 128] [--jobs 2000] [--threads 2] [--out benchmarks/simulator.json]
+python -m benchmarks.simulator [--clusters 64] [--nodes 128] [--jobs 2000] [--threads 2] [--out outputs/benchmarks/simulator.json]
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2000, help="jobs of one window of two days")
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=None, help="JSON file for the results")
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/simulator.json"), help="JSON file for the results")
     options = parser.parse_args()
     world = synthetic_world(options.nodes, options.jobs, options.windows)
     begin = time.perf_counter()
@@ -149,6 +149,7 @@ def main() -> None:
             "bytes_per_cluster": state_bytes(probe.packed_state),
             "decisions_per_s": results,
         }
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         temporary = options.out.with_suffix(".tmp")
         temporary.write_text(json.dumps(record, indent=2) + "\n")
         os.replace(temporary, options.out)

@@ -13,6 +13,7 @@ import pandas as pd
 from envs.cluster import ClusterSpec
 from telemetry.classes import CLASS_INDEX, WORKLOAD_CLASSES
 from telemetry.errors import InputError
+from telemetry.times import utc_times as texts_as_utc
 
 # Stated for a job that requests no run time. Round figures of the usual queue limits: a working day for training, half of it for
 # fine-tuning, an hour or two for the rest. They are deliberately not medians of the trace: a median over all jobs would know the future.
@@ -153,10 +154,14 @@ def _check_numbers(table: pd.DataFrame, name: str, allowed: Callable[[pd.Series]
 
 
 def utc_times(values: pd.Series, name: str, *, nullable: bool = False) -> pd.Series:
-    try:
-        times = pd.to_datetime(values, utc=True, format=None if pd.api.types.is_datetime64_any_dtype(values) else "ISO8601")
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{name} is not a time ({error})", where="jobs table", allowed="ISO 8601 with zone") from error
+    """A column of times as ``datetime64[ns, UTC]``; texts are ISO 8601, UTC where they have no zone."""
+    if pd.api.types.is_datetime64_any_dtype(values):
+        times = pd.to_datetime(values, utc=True)
+    else:
+        times, wrong = texts_as_utc(values.where(values.notna(), None).tolist())
+        times.index = wrong.index = values.index
+        if wrong.any():
+            raise InputError(f"{name} is not a time ({values[wrong].iloc[0]!r})", where="jobs table", allowed="ISO 8601 with zone")
     if times.isna().any() and not nullable:
         raise InputError(f"{int(times.isna().sum())} rows without {name}", where="jobs table", remedy="drop or repair them")
     return times.astype("datetime64[ns, UTC]")

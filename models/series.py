@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from telemetry.errors import InputError
+from telemetry.times import utc_times
 
 REQUIRED_COLUMNS = ("unique_id", "ds", "y")
 NS_PER_DAY = 86_400 * 10**9
@@ -115,10 +116,11 @@ def _utc_naive(ds: pd.Series, where: str) -> np.ndarray:
     if pd.api.types.is_numeric_dtype(ds):
         raise InputError(f"ds holds numbers (first {ds.iloc[0]!r}), not timestamps", where=where, remedy="convert with pandas.to_datetime")
     if not pd.api.types.is_datetime64_any_dtype(ds):
-        try:
-            ds = pd.to_datetime(ds, utc=True, format="ISO8601")
-        except (ValueError, TypeError) as error:
-            raise InputError(f"ds cannot be read as time: {error}", where=where, allowed="ISO 8601 timestamps") from error
+        times, wrong = utc_times(ds.where(ds.notna(), None).tolist())
+        if wrong.any():
+            bad = ds.to_numpy()[wrong.to_numpy()][0]
+            raise InputError(f"ds cannot be read as time: {bad!r}", where=where, allowed="ISO 8601 timestamps")
+        ds = times
     if ds.isna().any():
         raise InputError(f"{int(ds.isna().sum())} row(s) without a ds", where=where)
     if ds.dt.tz is not None:
