@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from envs.heuristics import JUDGES
 from envs.state import Policy
-from registry.loading import load_policy
+from registry.loading import VerificationError, load_policy
 from registry.mlflow_client import DEFAULT_URI
 from telemetry.errors import InputError
 
@@ -24,11 +24,13 @@ def resolve_policy(name: str, tracking_uri: str = DEFAULT_URI) -> Policy:
         tracking_uri: where the registry is; used for aliases only.
 
     Raises:
-        InputError: unknown name, or no version with that alias.
+        InputError: unknown name, no version with that alias, or one that fails verification.
     """
     if name in JUDGES:
         return JUDGES[name]
     if name in PROMOTED:
-        policy, _ = load_policy(alias=name, tracking_uri=tracking_uri)
-        return policy
+        try:
+            return load_policy(alias=name, tracking_uri=tracking_uri)[0]
+        except VerificationError as error:
+            raise InputError(str(error), where=f"policies, '{name}'", remedy="train and promote one first, or name a judge") from error
     raise InputError(f"unknown policy '{name}'", where="policies", allowed=", ".join(policy_names()))

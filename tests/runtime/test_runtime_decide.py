@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -244,3 +245,11 @@ def test_promoted_agent_decides_as_before_it_was_packaged(own_registry, publish,
         version = own_registry.client.get_model_version_by_alias(NAME, "champion").version
         served = mlflow.pyfunc.load_model(own_registry.client.get_model_version_download_uri(NAME, version))
         np.testing.assert_array_equal(served.predict(rows), original.act(rows, layout))
+
+
+def test_a_packaged_judge_keeps_the_settings_it_was_judged_with(own_registry, publish, tmp_path):
+    settings = replace(JUDGES["lookahead"].settings, hold_s=1234, hold_margin=0.5)
+    publish(own_registry, tmp_path / "judge", "lookahead", judge_weights("lookahead", settings))
+    loaded, _ = load_policy(tracking_uri=own_registry.tracking_uri)
+    assert loaded.settings == settings
+    assert loaded.chooser == JUDGES["lookahead"].chooser
