@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
@@ -153,7 +152,6 @@ def train_agent(
         The best policy that validation accepted.
     """
     set_random_seed(seed)
-    torch.set_num_threads(max(1, torch.get_num_threads()))
     model = PPO(
         CandidatePolicy,
         env,

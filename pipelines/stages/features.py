@@ -25,16 +25,22 @@ from telemetry.series import SeriesConfig, cut_series
 SIMULATED_STATES = ("completed", "failed", "timeout", "cancelled")
 
 
-def to_reference_gpu(jobs: pd.DataFrame, cluster: ClusterSpec) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Jobs with durations on the reference GPU, as the simulator wants them, and counts of what was left out.
-
-    An export tells how long a job ran on the GPU it got: ``duration_s`` and ``requested_duration_s`` are multiplied by that GPU's speed for
-    the job's class (V100 at full power = 1). Jobs that have not ended, or never started, have no duration and are left out.
-    """
-    state = jobs["state"] if "state" in jobs else pd.Series("completed", index=jobs.index)
+def ended_jobs(jobs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Jobs that have ended after holding GPUs, and counts of what was left out: without an end there is no duration to replay."""
+    state = jobs["state"] if "state" in jobs else pd.Series(None, index=jobs.index, dtype=object)
     ended = state.isna() | state.isin(SIMULATED_STATES)
     usable = ended & jobs["duration_s"].notna() & (jobs["duration_s"] > 0) & (jobs["gpus"] > 0)
-    kept = jobs[usable].copy()
+    counts = {"jobs": len(jobs), "not_ended": int((~ended).sum()), "without_duration_or_gpus": int((ended & ~usable).sum())}
+    return jobs[usable].reset_index(drop=True), counts
+
+
+def to_reference_gpu(jobs: pd.DataFrame, cluster: ClusterSpec) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Ended jobs with durations on the reference GPU, as the simulator wants them, and the counts of :func:`ended_jobs`.
+
+    An export tells how long a job ran on the GPU it got: ``duration_s`` and ``requested_duration_s`` are multiplied by that GPU's speed for
+    the job's class (V100 at full power = 1). A pool that the cluster does not have leaves them as they are.
+    """
+    kept, counts = ended_jobs(jobs)
     speeds = {pool.name: levels_for(pool.gpu_model, (1.0,))[0][0] for pool in cluster.pools}
     kind = kept["workload_class"].map(CLASS_INDEX)
     pools = kept["pool"] if "pool" in kept else pd.Series(None, index=kept.index, dtype=object)
@@ -42,8 +48,7 @@ def to_reference_gpu(jobs: pd.DataFrame, cluster: ClusterSpec) -> tuple[pd.DataF
     for name in ("duration_s", "requested_duration_s"):
         if name in kept:
             kept[name] = kept[name].astype(float) * speed
-    counts = {"jobs": len(jobs), "not_ended": int((~ended).sum()), "without_duration_or_gpus": int((ended & ~usable).sum())}
-    return kept.reset_index(drop=True), counts
+    return kept, counts
 
 
 def _table(kind: str, path: str) -> pd.DataFrame:
@@ -57,7 +62,7 @@ def _jobs(config: TrainConfig, lake: Lake) -> tuple[pd.DataFrame, dict[str, int]
     if trace.kind == "philly":
         return public_jobs(Path(str(trace.path)))
     if trace.kind == "table":
-        return to_reference_gpu(_table("jobs_table", str(trace.path)), config.cluster)
+        return ended_jobs(_table("jobs_table", str(trace.path)))  # canonical durations are on the reference GPU already
     return to_reference_gpu(lake.table("jobs"), config.cluster)
 
 

@@ -65,11 +65,10 @@ def replayed_power(path: Path, freq: str) -> pd.DataFrame:
 
 
 def public_jobs(root: Path) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Philly jobs of the four virtual clusters that fit a 96-GPU cluster together, tagged with a class by GPU count and run time.
+    """Philly jobs of the four virtual clusters that fit a 96-GPU cluster together.
 
-    The trace names no classes: run times under 30 minutes on one GPU are ``interactive``, others on one GPU ``fine_tuning``, larger jobs
-    ``training``. The tag uses the true run time; it stands for what a user would have said on submission, and no estimate is
-    made from it; requested times are modelled (``public_traces.model_requests``).
+    The trace names no classes: jobs of one GPU are taken as ``fine_tuning``, larger ones as ``training``, by what was known on submission.
+    Requested times are modelled (``public_traces.model_requests``).
     """
     _require(root)
     jobs, counts = read_philly_gavel(
@@ -83,9 +82,7 @@ def public_jobs(root: Path) -> tuple[pd.DataFrame, dict[str, int]]:
     inside = jobs["submit_time"] < pd.Timestamp(PHILLY_START, tz="UTC") + pd.Timedelta(days=SPAN_DAYS)
     counts["after_span"] = int((~inside).sum())
     jobs = jobs[inside].reset_index(drop=True)
-    total = jobs["gpus"] * jobs["workers"]
-    short = (total <= 1) & (jobs["duration_s"] < 1800)
-    jobs["workload_class"] = np.where(short, "interactive", np.where(total <= 1, "fine_tuning", "training"))
+    jobs["workload_class"] = np.where(jobs["gpus"] * jobs["workers"] <= 1, "fine_tuning", "training")
     return jobs, counts
 
 
