@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pipelines.workspace import STAGES
 from telemetry.errors import InputError
 
 TARGETS = ("workload", "power")
+PUBLIC_JOBS = ("philly", "openb", "gaia", "eagle")
 
 
 def _one_of(value: str, allowed: tuple[str, ...], where: str) -> None:
@@ -48,7 +49,10 @@ class TargetConfig:
 
 @dataclass(frozen=True)
 class TraceConfig:
-    """Jobs for the agent: where from, and how the time line is split into training, validation and test windows."""
+    """Jobs for the agent: where from, and how the time line is split into training, validation and test windows.
+
+    ``options`` are those of a public trace's reader; ``origin`` and ``flaws`` say where it comes from and what is wrong with it.
+    """
 
     kind: str
     path: str | None
@@ -58,9 +62,12 @@ class TraceConfig:
     validation_windows: int
     test_windows: int
     seeds: int
+    options: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, str] | None = None
+    flaws: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _one_of(self.kind, ("lake", "table", "philly"), "trace.kind")
+        _one_of(self.kind, ("lake", "table", *PUBLIC_JOBS), "trace.kind")
         if len(self.split) != 3 or min(self.split) <= 0 or abs(sum(self.split) - 1) > 1e-9:
             raise InputError(f"{self.split}", where="trace.split", allowed="three shares above 0 that sum to 1")
         for key in ("train_windows", "validation_windows", "test_windows", "seeds", "window_hours"):

@@ -9,11 +9,11 @@ import pandas as pd
 
 from envs.cluster import ClusterSpec
 from envs.power.curves import levels_for
-from pipelines.config import TrainConfig
+from pipelines.config import PUBLIC_JOBS, TrainConfig
 from pipelines.stages.context import StageContext
 from pipelines.stages.forecasters import BOUNDS_FILE, series_path
 from pipelines.stages.ingest import open_lake
-from pipelines.stages.real_traces import public_grid, public_jobs, public_series
+from pipelines.stages.real_traces import load_trace, public_grid, public_series
 from pipelines.workspace import write_json
 from registry.provenance import frame_hash
 from telemetry.classes import CLASS_INDEX
@@ -59,8 +59,8 @@ def _table(kind: str, path: str) -> pd.DataFrame:
 
 def _jobs(config: TrainConfig, lake: Lake) -> tuple[pd.DataFrame, dict[str, int]]:
     trace = config.trace
-    if trace.kind == "philly":
-        return public_jobs(Path(str(trace.path)))
+    if trace.kind in PUBLIC_JOBS:
+        return load_trace(trace.kind, Path(str(trace.path)), trace.options)
     if trace.kind == "table":
         return ended_jobs(_table("jobs_table", str(trace.path)))  # canonical durations are on the reference GPU already
     return to_reference_gpu(lake.table("jobs"), config.cluster)

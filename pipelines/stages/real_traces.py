@@ -6,14 +6,18 @@ are named so (``power/replayed/...``).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from envs.power.curves import levels_for
+from envs.worlds.transform import tag_classes
 from telemetry.classes import CLASS_INDEX
 from telemetry.errors import InputError
+from telemetry.readers.public_jobs import read_eagle, read_gaia, read_openb
 from telemetry.readers.public_traces import read_helios_demand, read_philly_gavel, read_public_grid, read_servegen_rates
 
 HELIOS = "a_jobs/helios_earth_vc_sequence.parquet"
@@ -25,6 +29,11 @@ CARBON = "d_grid/electricitymaps_ci_train.parquet"
 TEMPERATURE = "d_grid/openmeteo_train.parquet"
 # Dates that the sources do not state; the grid data of this year goes with them.
 SERVEGEN_START, PHILLY_START = "2023-03-06", "2022-03-07"
+READERS: dict[str, tuple[Callable[..., tuple[pd.DataFrame, dict[str, int]]], str]] = {
+    "openb": (read_openb, "a_jobs/openb_pod_list_default.parquet"),
+    "gaia": (read_gaia, "a_jobs/azure_100k.parquet"),
+    "eagle": (read_eagle, "a_jobs/sample_eagle_data.csv"),
+}
 IDLE_GPU_W, NODE_SHARE_W = 30.0, 62.5
 LONGEST_JOB_S = 2 * 86_400
 REQUEST_SEED = 0
@@ -84,6 +93,27 @@ def public_jobs(root: Path) -> tuple[pd.DataFrame, dict[str, int]]:
     jobs = jobs[inside].reset_index(drop=True)
     jobs["workload_class"] = np.where(jobs["gpus"] * jobs["workers"] <= 1, "fine_tuning", "training")
     return jobs, counts
+
+
+def load_trace(kind: str, root: Path, options: Mapping[str, Any] | None = None) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Canonical jobs of a public trace (a ``kind`` of ``conf/trace``) under ``root``, and counts of what was left out.
+
+    Args:
+        options: keyword arguments of the trace's reader. Jobs that state no class get one by their shape.
+
+    Raises:
+        InputError: unknown kind or option, or a file that is missing.
+    """
+    if kind == "philly" and not options:
+        return public_jobs(root)
+    if kind not in READERS:
+        raise InputError(f"no job trace '{kind}'", allowed=", ".join(("philly", *READERS)))
+    reader, file = READERS[kind]
+    try:
+        jobs, counts = reader(root / file, **dict(options or {}))
+    except TypeError as error:
+        raise InputError(str(error), where=f"trace '{kind}', options") from error
+    return tag_classes(jobs), counts
 
 
 def public_grid(root: Path, zones: dict[str, str]) -> pd.DataFrame:

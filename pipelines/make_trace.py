@@ -1,0 +1,74 @@
+"""``python -m pipelines.make_trace``: a public job trace as a canonical jobs table."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from envs.worlds.transform import scale_time, tag_classes, thin
+from pipelines.cli import build, hydra_command
+from pipelines.config import PUBLIC_JOBS, TraceConfig
+from pipelines.stages.real_traces import load_trace
+from telemetry.errors import InputError
+
+
+def make_jobs(trace: TraceConfig, time_scale: float, keep: float, seed: int, tagging: str) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Canonical jobs of a public trace, thinned, then stretched; and the reader's counts."""
+    if trace.kind not in PUBLIC_JOBS:
+        raise InputError(f"trace kind '{trace.kind}' is no public job trace", allowed=", ".join(f"trace={name}" for name in PUBLIC_JOBS))
+    jobs, counts = load_trace(trace.kind, Path(str(trace.path)), trace.options)
+    jobs = tag_classes(jobs, tagging)
+    if keep != 1:
+        jobs = thin(jobs, keep, seed)
+    if time_scale != 1:
+        jobs = scale_time(jobs, time_scale)
+    if jobs.empty:
+        raise InputError("no job is left", where=f"trace '{trace.kind}'", remedy="a larger thin=")
+    return jobs, counts
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write Parquet atomically.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    fresh = path.with_name(path.name + ".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_parquet(fresh, index=False)
+        os.replace(fresh, path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise InputError(error.strerror or str(error), where=str(path), remedy="out=FILE.parquet where files can be written") from error
+
+
+def _number(cfg: DictConfig, key: str) -> float:
+    value = cfg[key]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{value!r}", where=key, allowed="a number")
+    return float(value)
+
+
+@hydra_command("make_trace")
+def main(cfg: DictConfig) -> int:
+    """Write the table and say what it holds."""
+    if OmegaConf.is_missing(cfg, "out") or not str(cfg.out).endswith(".parquet"):
+        raise InputError("no Parquet file to write", where="out", allowed="out=FILE.parquet")
+    raw: Any = OmegaConf.to_container(cfg.trace, resolve=True)
+    trace = build(TraceConfig, raw, "trace")
+    jobs, counts = make_jobs(trace, _number(cfg, "time_scale"), _number(cfg, "thin"), int(_number(cfg, "seed")), str(cfg.class_tagging))
+    write_table(jobs, Path(str(cfg.out)))
+    days = (jobs["submit_time"].max() - jobs["submit_time"].min()).total_seconds() / 86_400
+    print(f"{len(jobs):,} jobs over {days:.1f} days in {cfg.out}; left out: {counts}")
+    for flaw in trace.flaws:
+        print(f"known flaw: {flaw}")
+    return 0
+
+
+if __name__ == "__main__":
+    main()
