@@ -25,6 +25,7 @@ ENV_I = (
     "n_running",
     "scored",
     "log_count",
+    "n_scan",
 )
 (
     TIME_S,
@@ -45,6 +46,7 @@ ENV_I = (
     N_RUNNING,
     SCORED,
     LOG_COUNT,
+    N_SCAN,
 ) = range(len(ENV_I))
 
 # one value per environment
@@ -135,7 +137,7 @@ WORK_I = (
     "by_rank",
 )
 SUBMIT_S, DURATION_S, ESTIMATE_S, GPU_MILLI, WORKERS, KIND, LATEST_START_S, DEADLINE_S, REJECT, RANK = range(10)
-BY_RANK = RANK + 3
+BY_RANK = RANK + 4
 
 # per window
 WINDOW_I = ("step_s", "history_steps", "start_s")

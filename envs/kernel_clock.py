@@ -8,7 +8,7 @@ from envs.kernel_accrual import accrue, column_of, stop_charging
 from envs.kernel_compile import compiled
 from envs.kernel_decisions import next_question, start_job
 from envs.kernel_placement import WHOLE, fall_asleep, release, wake_done
-from envs.kernel_queue import ENDS, HOLDS, STARTS, WAKES, first_time, log_event, set_bit, take_due
+from envs.kernel_queue import ENDS, HOLDS, STARTS, WAKES, WFP3, first_time, log_event, set_bit, sort_ready, static_order, take_due
 from envs.kernel_scores import best_later, fill_rate, realised_objective
 from envs.state import ABSENT, AWAKE, ENDED, REJECTED, VIOLATED_BY_REJECTION, WAITING
 
@@ -118,7 +118,7 @@ def _instant(static, jobs, grid, params, state, b):
     while state.env_i[b, fx.ARRIVED] < jobs.count[window] and jobs.work_i[window, fx.SUBMIT_S, state.env_i[b, fx.ARRIVED]] == now:
         _arrive(static, jobs, grid, params, state, b, state.env_i[b, fx.ARRIVED])
         state.env_i[b, fx.ARRIVED] += 1
-    order = params.ints[b, fx.QUEUE_ORDER]
+    order = static_order(params, b)
     job = take_due(state.job_i[b, fx.HOLD_HEAP], sizes, HOLDS, now)
     while job >= 0:
         set_bit(state.ready[b], jobs.work_i[window, fx.RANK + order, job])
@@ -126,6 +126,8 @@ def _instant(static, jobs, grid, params, state, b):
     state.env_i[b, fx.IN_SCAN] = True
     state.env_i[b, fx.CURSOR] = 0
     state.env_i[b, fx.RESERVED_POOL] = -1
+    if params.ints[b, fx.QUEUE_ORDER] >= WFP3:
+        sort_ready(jobs, params, state, b)
 
 
 @compiled
@@ -141,7 +143,7 @@ def _arrive(static, jobs, grid, params, state, b, job):
     state.job_i[b, fx.STATUS, job] = WAITING
     state.env_i[b, fx.N_WAITING] += 1
     state.env_i[b, fx.WAITING_MILLI] += jobs.work_i[window, fx.WORKERS, job] * jobs.work_i[window, fx.GPU_MILLI, job]
-    set_bit(state.ready[b], jobs.work_i[window, fx.RANK + params.ints[b, fx.QUEUE_ORDER], job])
+    set_bit(state.ready[b], jobs.work_i[window, fx.RANK + static_order(params, b), job])
     if params.ints[b, fx.PLAN_REGRET]:
         _, start, _, p, level = best_later(static, jobs, grid, params, state, b, job, 0)
         state.job_f[b, fx.PLANNED_USD, job] = realised_objective(static, jobs, grid, params, state, b, job, p, level, start)

@@ -7,7 +7,23 @@ from envs import fields as fx
 from envs.kernel_accrual import start_charging
 from envs.kernel_compile import compiled
 from envs.kernel_placement import fits, place
-from envs.kernel_queue import ENDS, HOLDS, INDEX_BITS, INDEX_MASK, NEVER, STARTS, add, clear_bit, heap_pop, heap_push, log_event, next_bit
+from envs.kernel_queue import (
+    ENDS,
+    HOLDS,
+    INDEX_BITS,
+    INDEX_MASK,
+    NEVER,
+    STARTS,
+    WFP3,
+    add,
+    clear_bit,
+    heap_pop,
+    heap_push,
+    log_event,
+    next_bit,
+    next_sorted,
+    static_order,
+)
 from envs.kernel_scores import OFFSET_S, best_later, realised_objective, runtime_s
 from envs.state import EASY, PLACED, RUNNING, STRICT
 
@@ -16,15 +32,19 @@ from envs.state import EASY, PLACED, RUNNING, STRICT
 def next_question(static, jobs, params, state, b):
     """Go on with the scan to the next job to ask about; False when the scan is over."""
     window = state.env_i[b, fx.WINDOW]
-    order = params.ints[b, fx.QUEUE_ORDER]
+    timely = params.ints[b, fx.QUEUE_ORDER] >= WFP3
+    by_rank = jobs.work_i[window, fx.BY_RANK + static_order(params, b)]
     limit = jobs.count[window]
     rank = state.env_i[b, fx.CURSOR]
     while True:
-        rank = next_bit(state.ready[b], rank, limit)
-        if rank < 0:
+        if timely:
+            job = next_sorted(state, b)
+        else:
+            rank = next_bit(state.ready[b], rank, limit)
+            job = by_rank[rank] if rank >= 0 else -1
+            rank += 1
+        if job < 0:
             return False
-        job = jobs.work_i[window, fx.BY_RANK + order, rank]
-        rank += 1
         if fill_mask(static, jobs, params, state, b, job):
             state.env_i[b, fx.ASKING] = job
             state.env_i[b, fx.CURSOR] = rank
@@ -139,7 +159,7 @@ def apply_action(static, jobs, grid, params, state, b, action):
     now = state.env_i[b, fx.TIME_S]
     state.env_i[b, fx.DECISIONS] += 1
     state.env_i[b, fx.LAST_DECISION_S] = now
-    clear_bit(state.ready[b], jobs.work_i[window, fx.RANK + params.ints[b, fx.QUEUE_ORDER], job])
+    clear_bit(state.ready[b], jobs.work_i[window, fx.RANK + static_order(params, b), job])
     state.env_i[b, fx.ASKING] = -1
     if action == 0:
         if params.ints[b, fx.PLAN_REGRET]:

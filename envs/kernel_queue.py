@@ -1,6 +1,8 @@
-"""Compiled calendars and queues: binary heaps of (time, index), the bit set of jobs that may be asked about, the list of idle nodes."""
+"""Compiled calendars and queues: binary heaps of (time, index), the bit set of jobs that may be asked about, queue orders, idle nodes."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -11,6 +13,7 @@ INDEX_BITS = 24
 INDEX_MASK = (1 << INDEX_BITS) - 1
 NEVER = 1 << 62
 ENDS, STARTS, HOLDS, WAKES = 0, 1, 2, 3
+WFP3 = 4
 
 
 @compiled
@@ -99,6 +102,78 @@ def next_bit(words, start, limit):
         word >>= np.uint64(1)
         at += 1
     return at if at < limit else -1
+
+
+@compiled
+def static_order(params, b):
+    """Row of the queue tables; orders that time changes are kept by submit time and sorted when they are scanned."""
+    order = params.ints[b, fx.QUEUE_ORDER]
+    return 1 if order >= WFP3 else order
+
+
+@compiled
+def _score(jobs, state, b, order, job):
+    """WFP3 and UNICEP (Tang et al. 2009), smallest first."""
+    work = jobs.work_i[state.env_i[b, fx.WINDOW]]
+    wait_s = float(state.env_i[b, fx.TIME_S] - work[fx.SUBMIT_S, job])
+    gpus = work[fx.WORKERS, job] * work[fx.GPU_MILLI, job] / 1000.0
+    if order == WFP3:
+        relative = wait_s / work[fx.ESTIMATE_S, job]
+        return -(relative * relative * relative) * gpus
+    return -wait_s / (math.log2(max(2.0, gpus)) * work[fx.ESTIMATE_S, job])
+
+
+@compiled
+def _sorts_before(scores, first, second):
+    return scores[first] < scores[second] or (scores[first] == scores[second] and first < second)
+
+
+@compiled
+def sort_ready(jobs, params, state, b):
+    """Heap of the ready jobs by score and index, for one scan."""
+    window = state.env_i[b, fx.WINDOW]
+    order = params.ints[b, fx.QUEUE_ORDER]
+    by_rank = jobs.work_i[window, fx.BY_RANK + static_order(params, b)]
+    heap, scores = state.scan[b], state.score[b]
+    size = 0
+    rank = next_bit(state.ready[b], 0, jobs.count[window])
+    while rank >= 0:
+        job = by_rank[rank]
+        scores[job] = _score(jobs, state, b, order, job)
+        at = size
+        while at > 0 and _sorts_before(scores, job, heap[(at - 1) >> 1]):
+            heap[at] = heap[(at - 1) >> 1]
+            at = (at - 1) >> 1
+        heap[at] = job
+        size += 1
+        rank = next_bit(state.ready[b], rank + 1, jobs.count[window])
+    state.env_i[b, fx.N_SCAN] = size
+
+
+@compiled
+def next_sorted(state, b):
+    """The next job of the sorted scan, or -1."""
+    heap, scores = state.scan[b], state.score[b]
+    size = state.env_i[b, fx.N_SCAN]
+    if size == 0:
+        return -1
+    job = heap[0]
+    last = heap[size - 1]
+    size -= 1
+    at = 0
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            break
+        if child + 1 < size and _sorts_before(scores, heap[child + 1], heap[child]):
+            child += 1
+        if not _sorts_before(scores, heap[child], last):
+            break
+        heap[at] = heap[child]
+        at = child
+    heap[at] = last
+    state.env_i[b, fx.N_SCAN] = size
+    return job
 
 
 @compiled

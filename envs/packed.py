@@ -9,7 +9,7 @@ import numpy as np
 from envs import fields as fx
 from envs.reward import RewardSpec
 from envs.state import DISCIPLINES, LOG_FIELDS, NODE_RULES, PolicySettings
-from envs.world import QUEUE_ORDERS, Grid, Jobs, Static, World
+from envs.world import QUEUE_ORDERS, STATIC_ORDERS, Grid, Jobs, Static, World
 from telemetry.errors import InputError
 
 
@@ -47,6 +47,8 @@ class PackedState(NamedTuple):
     job_i: np.ndarray  # int64 [B, F, J + 1]
     job_f: np.ndarray  # float64 [B, F, J]
     ready: np.ndarray  # uint64 [B, W], bits by rank
+    scan: np.ndarray  # int64 [B, J], heap of a scan in an order that time changes
+    score: np.ndarray  # float64 [B, J], its keys
     node_i: np.ndarray  # int64 [B, F, N + 1]
     gpu_free: np.ndarray  # int16 [B, GPUs], free thousandths
     pool_i: np.ndarray  # int64 [B, F, P]
@@ -114,7 +116,7 @@ def pack_static(static: Static) -> PackedStatic:
 
 
 def pack_jobs(jobs: Jobs) -> PackedJobs:
-    orders = len(QUEUE_ORDERS)
+    orders = len(STATIC_ORDERS)
     plain = [getattr(jobs, name) for name in fx.WORK_I if name not in ("rank", "by_rank")]
     table = [*plain, *(jobs.rank[:, order] for order in range(orders)), *(jobs.by_rank[:, order] for order in range(orders))]
     return PackedJobs(
@@ -185,6 +187,8 @@ def allocate_state(world: World, num_envs: int, *, event_log: bool = False) -> P
         job_i=whole(len(fx.JOB_I), jobs + 1),
         job_f=real(len(fx.JOB_F), jobs),
         ready=whole((jobs + 63) // 64, kind=np.uint64),
+        scan=whole(jobs),
+        score=real(jobs),
         node_i=whole(len(fx.NODE_I), nodes + 1),
         gpu_free=whole(gpus, kind=np.int16),
         pool_i=whole(len(fx.POOL_I) + 2, pools),

@@ -22,7 +22,7 @@ from envs.packed import Views
 from envs.reward import RewardSpec
 from envs.state import AWAKE, PLACED, RUNNING, SLEEPING, WAITING, WAKING, PolicySettings
 from envs.windows import WindowTables, check_grid
-from envs.world import QUEUE_ORDERS, REJECT_REASONS, World, build_world
+from envs.world import REJECT_REASONS, STATIC_ORDERS, World, build_world
 from telemetry.errors import InputError
 
 WHOLE = 1000
@@ -146,7 +146,9 @@ def _set_jobs(snapshot: Snapshot, simulator: Simulator, settings: PolicySettings
     """Status of every job; the waiting ones that may be asked about are ready."""
     world, state = simulator.world, simulator.state
     jobs = world.jobs
-    ranks = jobs.rank[0, QUEUE_ORDERS.index(settings.queue_order)]
+    if settings.queue_order not in STATIC_ORDERS:
+        raise InputError(f"queue order '{settings.queue_order}'", where="snapshot", allowed=", ".join(STATIC_ORDERS))
+    ranks = jobs.rank[0, STATIC_ORDERS.index(settings.queue_order)]
     pool_names = [pool.name for pool in world.cluster.pools]
     for job, job_id in enumerate(world.job_ids[0]):
         place = snapshot.placements.get(job_id)

@@ -33,7 +33,7 @@ class PolicySettings:
         node_rule: ``best_fit`` or ``least_allocated``.
         sleep_after_s: an idle node sleeps after so many seconds; -1 = never.
         discipline: ``free``, ``strict`` or ``easy``.
-        queue_order: ``priority``, ``fcfs`` or ``sjf``.
+        queue_order: one of ``envs.world.QUEUE_ORDERS``.
         hold_s: a held job is asked about again after so many seconds, at its latest start at the latest.
         hold_margin: relative advantage that a later start must promise in the look-ahead score.
     """

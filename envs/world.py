@@ -17,7 +17,9 @@ from telemetry.errors import InputError
 
 NO_GPU_MODEL, TOO_LARGE, MAX_WATTS = 1, 2, 3
 REJECT_REASONS: dict[int, str] = {NO_GPU_MODEL: "no_gpu_model", TOO_LARGE: "too_large", MAX_WATTS: "max_watts"}
-QUEUE_ORDERS: tuple[str, ...] = ("priority", "fcfs", "sjf")
+STATIC_ORDERS: tuple[str, ...] = ("priority", "fcfs", "sjf", "f1")
+# Time changes the last two: the queue is sorted anew for every scan.
+QUEUE_ORDERS: tuple[str, ...] = (*STATIC_ORDERS, "wfp3", "unicep")
 DEFAULT_STEP_S = 3600
 LARGEST_GPUS_PER_NODE = 62
 LARGEST_JOBS = 1 << 24
@@ -63,8 +65,8 @@ class Jobs(NamedTuple):
     pool_mask: np.ndarray  # bool [M, J, P], GPU model constraint
     allowed_levels: np.ndarray  # int64 [M, J, P], bit l: the empty pool could run the job at level l (model, size, watts)
     reject: np.ndarray  # int64 [M, J], 0 or one of REJECT_REASONS
-    rank: np.ndarray  # int32 [M, len(QUEUE_ORDERS), J], place in each queue order
-    by_rank: np.ndarray  # int32 [M, len(QUEUE_ORDERS), J], the inverse
+    rank: np.ndarray  # int32 [M, len(STATIC_ORDERS), J], place in each queue order that time does not change
+    by_rank: np.ndarray  # int32 [M, len(STATIC_ORDERS), J], the inverse
 
 
 class Grid(NamedTuple):
@@ -189,7 +191,8 @@ def _build_jobs(cluster: ClusterSpec, static: Static, windows: Sequence[WindowTa
     pools = len(cluster.pools)
 
     def table_of(name: str) -> np.ndarray:
-        values = np.zeros(shape, dtype=np.float64 if name in ("max_watts", "gpu_utilization") else np.int64)
+        real = name in ("max_watts", "gpu_utilization", "archive_submit_s")
+        values = np.zeros(shape, dtype=np.float64 if real else np.int64)
         for row, table in enumerate(tables):
             values[row, : len(table)] = table[name].to_numpy()
         return values
@@ -212,7 +215,8 @@ def _build_jobs(cluster: ClusterSpec, static: Static, windows: Sequence[WindowTa
     live = np.arange(width)[None, :] < count[:, None]
     _check_jobs(values, live, tables)
     allowed, reject = _feasible(static, values, pool_mask, watts, live)
-    rank, by_rank = _ranks(values, count)
+    archive = table_of("archive_submit_s") if all("archive_submit_s" in table for table in tables) else values["submit_time"]
+    rank, by_rank = _ranks(values, archive, count)
     return Jobs(
         count=count,
         submit_s=values["submit_time"],
@@ -275,18 +279,21 @@ def _feasible(
     return allowed, np.where(live, reject, 0).astype(np.int64)
 
 
-def _ranks(values: dict[str, np.ndarray], count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _ranks(values: dict[str, np.ndarray], archive_submit_s: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows, width = values["kind"].shape
-    rank = np.zeros((rows, len(QUEUE_ORDERS), width), dtype=np.int32)
+    rank = np.zeros((rows, len(STATIC_ORDERS), width), dtype=np.int32)
     by_rank = np.zeros_like(rank)
     for row in range(rows):
         n = int(count[row])
         index = np.arange(n)
         submit, estimate = values["submit_time"][row, :n], values["estimate_s"][row, :n]
+        gpus = values["workers"][row, :n] * values["gpu_milli"][row, :n] / 1000.0
+        f1 = np.log10(estimate.astype(float)) * gpus + 870.0 * np.log10(np.maximum(archive_submit_s[row, :n].astype(float), 1.0))
         orders = (
             np.lexsort((index, values["latest_start"][row, :n], -values["priority"][row, :n])),
             np.lexsort((index, submit)),
             np.lexsort((index, submit, estimate)),
+            np.lexsort((index, f1)),
         )
         for which, order in enumerate(orders):
             by_rank[row, which, :n] = order

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 from omegaconf import DictConfig
@@ -26,7 +25,7 @@ from telemetry.readers import READERS, ReadContext, ReadResult
 DEFAULT_WINDOWS = 5
 DEFAULT_WINDOW_HOURS = 48.0
 DAY = pd.Timedelta(days=1)
-ARCHIVE_ORDERS = ("fcfs", "sjf", "priority", "f1")
+ARCHIVE_ORDERS = ("fcfs", "sjf", "f1", "wfp3", "unicep", "priority")
 
 
 @dataclass(frozen=True)
@@ -85,27 +84,15 @@ def swf_cluster(processors: int) -> ClusterSpec:
 def queue_policy(order: str, discipline: str) -> dict[str, Policy]:
     """The queue order itself as the one policy: first in the order that fits starts at once, at full power; nothing sleeps.
 
-    ``f1`` (Carastan-Santos and de Camargo 2017) reaches the queue as priorities, see :func:`f1_priority`.
+    Sources: F1 of Carastan-Santos and de Camargo (2017), WFP3 and UNICEP of Tang, Lan, Desai and Buettner (2009).
     """
     if order not in ARCHIVE_ORDERS:
         raise InputError(f"queue.order={order}", where="queue.order", allowed=", ".join(ARCHIVE_ORDERS))
     if discipline not in DISCIPLINES:
         raise InputError(f"queue.discipline={discipline}", where="queue.discipline", allowed=", ".join(DISCIPLINES))
-    settings = PolicySettings(
-        node_rule="best_fit", sleep_after_s=-1, discipline=discipline, queue_order="priority" if order == "f1" else order
-    )
+    settings = PolicySettings(node_rule="best_fit", sleep_after_s=-1, discipline=discipline, queue_order=order)
     name = f"{order}_{discipline}"
     return {name: replace(JUDGES["fifo"], name=name, settings=settings)}
-
-
-def f1_priority(jobs: pd.DataFrame) -> pd.Series:
-    """Priorities that put jobs in F1 order: log10(estimate) x processors + 870 log10(submit), smallest first.
-
-    ``submit`` counts seconds from the first job of the file, at least 1; equal scores keep the order of submission.
-    """
-    submit_s = (jobs["submit_time"] - jobs["submit_time"].iloc[0]).dt.total_seconds().clip(lower=1)
-    score = np.log10(jobs["estimate_s"].astype(float)) * jobs["gpus"] * jobs["workers"] + 870 * np.log10(submit_s)
-    return -score.rank(method="first").astype(np.int64)
 
 
 def swf_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
@@ -117,8 +104,7 @@ def swf_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
         raise InputError("no MaxProcs in the header", where=str(cfg.jobs), remedy="give cluster.processors=N")
     cluster = swf_cluster(processors)
     prepared = _prepared(jobs, cluster, notes)
-    if cfg.queue.order == "f1":
-        prepared["priority"] = f1_priority(prepared)
+    prepared["archive_submit_s"] = (prepared["submit_time"] - prepared["submit_time"].min()).dt.total_seconds()
     return _trial_by_jobs(cfg, cluster, prepared, notes, seeds, count=whole_number(cfg.windows, "windows", 1))
 
 

@@ -210,22 +210,24 @@ SETTINGS = st.builds(
     node_rule=st.sampled_from(["best_fit", "least_allocated"]),
     sleep_after_s=st.sampled_from([-1, 0, 100, 900]),
     discipline=st.sampled_from(["free", "strict", "easy"]),
-    queue_order=st.sampled_from(["priority", "fcfs", "sjf"]),
+    queue_order=st.sampled_from(["priority", "fcfs", "sjf", "f1", "wfp3", "unicep"]),
     hold_s=st.sampled_from([60, 900]),
 )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(chosen=SETTINGS, **COUNTS)
 def test_kernel_and_reference_agree(chosen, sites, pools, jobs, seed):
     compare(draw_case(random.Random(seed), sites, pools, jobs, chosen))
 
 
 @pytest.mark.parametrize("discipline", ["free", "strict", "easy"])
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(12))
 def test_they_agree_under_crowding(discipline, seed):
     """Forty jobs on few GPUs: long queues, many blocked jobs, backfilling all the time."""
-    chosen = PolicySettings(discipline=discipline, queue_order=("fcfs", "sjf", "priority")[seed % 3], sleep_after_s=(-1, 100)[seed % 2])
+    chosen = PolicySettings(
+        discipline=discipline, queue_order=("fcfs", "sjf", "priority", "wfp3", "unicep", "f1")[seed % 6], sleep_after_s=(-1, 100)[seed % 2]
+    )
     compare(draw_case(random.Random(seed), 2, 1 + seed % 3, 40, chosen))
 
 

@@ -1,7 +1,9 @@
 """``python -m pipelines.evaluate``: the fixed contract, archives, and bad input."""
 
 import json
+import math
 import sys
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -237,7 +239,7 @@ def test_archive_options(call, folder):
     assert f1["summary"]["f1_strict"]["mean_wait_s"] == pytest.approx((0 + 109 + 99) / 3)
     code, _, streams = call("jobs=log.swf", "cluster.processors=10", "queue.order=longest")
     assert code == 2
-    assert "fcfs, sjf, priority, f1" in streams.err
+    assert "fcfs, sjf, f1, wfp3, unicep, priority" in streams.err
 
 
 def list_schedule(jobs, processors, order, discipline):
@@ -252,7 +254,7 @@ def list_schedule(jobs, processors, order, discipline):
         while arrived < len(jobs) and jobs[arrived][0] == t:
             queue.append(arrived)
             arrived += 1
-        queue.sort(key=order)
+        queue.sort(key=partial(order, t))
         reservation, left = None, []
         for place, j in enumerate(queue):
             _, run, need, estimate = jobs[j]
@@ -276,7 +278,7 @@ def list_schedule(jobs, processors, order, discipline):
 
 
 @pytest.mark.parametrize("discipline", ["strict", "easy", "free"])
-@pytest.mark.parametrize("order", ["fcfs", "sjf"])
+@pytest.mark.parametrize("order", ["fcfs", "sjf", "f1", "wfp3", "unicep"])
 def test_archive_agrees_with_a_list_scheduler(call, folder, discipline, order):
     generator = np.random.default_rng(3)
     submit = np.cumsum(generator.exponential(120, 250)).astype(int)
@@ -285,7 +287,13 @@ def test_archive_agrees_with_a_list_scheduler(call, folder, discipline, order):
     asked = (np.ceil(run * generator.uniform(0.7, 4, 250) / 300) * 300).astype(int)
     jobs = list(zip((submit - submit[0]).tolist(), run.tolist(), need.tolist(), asked.tolist(), strict=True))
     (folder / "log.swf").write_text(swf(jobs, header="; MaxProcs: 48\n"))
-    key = {"fcfs": lambda j: j, "sjf": lambda j: (jobs[j][3], jobs[j][0], j)}[order]
+    key = {
+        "fcfs": lambda t, j: j,
+        "sjf": lambda t, j: (jobs[j][3], jobs[j][0], j),
+        "f1": lambda t, j: (math.log10(jobs[j][3]) * jobs[j][2] + 870 * math.log10(max(1, jobs[j][0])), j),
+        "wfp3": lambda t, j: (-(((t - jobs[j][0]) / jobs[j][3]) ** 3) * jobs[j][2], j),
+        "unicep": lambda t, j: (-(t - jobs[j][0]) / (math.log2(max(2, jobs[j][2])) * jobs[j][3]), j),
+    }[order]
     waits = list_schedule(jobs, 48, key, discipline) - (submit - submit[0])
     _, found, _ = call("jobs=log.swf", f"queue.discipline={discipline}", f"queue.order={order}")
     means = found["summary"][f"{order}_{discipline}"]

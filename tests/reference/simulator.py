@@ -278,18 +278,21 @@ class Simulator:
 
     # ---------------------------------------------------------------- phase 5: decisions
 
-    def queue(self) -> list[int]:
+    def queue(self, t: int) -> list[int]:
         jobs = self.jobs
         keys = {
             "priority": lambda j: (-jobs[j].priority, jobs[j].latest_start_s, j),
             "fcfs": lambda j: (jobs[j].submit_s, j),
             "sjf": lambda j: (jobs[j].estimate_s, jobs[j].submit_s, j),
+            "f1": lambda j: (math.log10(jobs[j].estimate_s) * jobs[j].gpus + 870 * math.log10(max(1, jobs[j].submit_s)), j),
+            "wfp3": lambda j: (-(((t - jobs[j].submit_s) / jobs[j].estimate_s) ** 3) * jobs[j].gpus, j),
+            "unicep": lambda j: (-(t - jobs[j].submit_s) / (math.log2(max(2, jobs[j].gpus)) * jobs[j].estimate_s), j),
         }
         return sorted(self.ask_at, key=keys[self.settings.queue_order])
 
     def decisions(self, t: int) -> None:
         reservation: list | None = None  # [pool, shadow time, extra thousandths]
-        for j in self.queue():
+        for j in self.queue(t):
             if self.ask_at[j] > t:
                 continue
             job = self.jobs[j]
