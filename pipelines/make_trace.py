@@ -16,11 +16,14 @@ from pipelines.stages.real_traces import load_trace
 from telemetry.errors import InputError
 
 
-def make_jobs(trace: TraceConfig, time_scale: float, keep: float, seed: int, tagging: str) -> tuple[pd.DataFrame, dict[str, int]]:
+def make_jobs(
+    trace: TraceConfig, time_scale: float, keep: float, seed: int, tagging: str, without_gpus: str = "keep"
+) -> tuple[pd.DataFrame, dict[str, int]]:
     """Canonical jobs of a public trace, thinned, then stretched; and the reader's counts."""
     if trace.kind not in PUBLIC_JOBS:
         raise InputError(f"trace kind '{trace.kind}' is no public job trace", allowed=", ".join(f"trace={name}" for name in PUBLIC_JOBS))
     jobs, counts = load_trace(trace.kind, Path(str(trace.path)), trace.options)
+    jobs = _without_gpus(jobs, counts, without_gpus, trace.kind)
     jobs = tag_classes(jobs, tagging)
     if keep != 1:
         jobs = thin(jobs, keep, seed)
@@ -29,6 +32,23 @@ def make_jobs(trace: TraceConfig, time_scale: float, keep: float, seed: int, tag
     if jobs.empty:
         raise InputError("no job is left", where=f"trace '{trace.kind}'", remedy="a larger thin=")
     return jobs, counts
+
+
+def _without_gpus(jobs: pd.DataFrame, counts: dict[str, int], choice: str, name: str) -> pd.DataFrame:
+    """Jobs without GPUs are work of CPUs alone, which the simulator does not model: leave them out and count them, or keep them."""
+    if choice not in ("drop", "keep"):
+        raise InputError(f"{choice!r}", where="without_gpus", allowed="drop, keep")
+    if choice == "keep":
+        return jobs
+    on_gpus = jobs["gpus"] > 0
+    counts["without_gpus"] = int((~on_gpus).sum())
+    if not on_gpus.any():
+        raise InputError(
+            "no job asks for GPUs",
+            where=f"trace '{name}'",
+            remedy="without_gpus=keep writes the table; the simulator models GPU jobs only and will refuse it",
+        )
+    return jobs[on_gpus].reset_index(drop=True)
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -61,7 +81,9 @@ def main(cfg: DictConfig) -> int:
         raise InputError("no Parquet file to write", where="out", allowed="out=FILE.parquet")
     raw: Any = OmegaConf.to_container(cfg.trace, resolve=True)
     trace = build(TraceConfig, raw, "trace")
-    jobs, counts = make_jobs(trace, _number(cfg, "time_scale"), _number(cfg, "thin"), int(_number(cfg, "seed")), str(cfg.class_tagging))
+    jobs, counts = make_jobs(
+        trace, _number(cfg, "time_scale"), _number(cfg, "thin"), int(_number(cfg, "seed")), str(cfg.class_tagging), str(cfg.without_gpus)
+    )
     write_table(jobs, Path(str(cfg.out)))
     days = (jobs["submit_time"].max() - jobs["submit_time"].min()).total_seconds() / 86_400
     print(f"{len(jobs):,} jobs over {days:.1f} days in {cfg.out}; left out: {counts}")

@@ -140,7 +140,7 @@ def _begin(start: str) -> pd.Timestamp:
 def _read(path: Path | str, columns: tuple[str, ...]) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
-        raise InputError("no such file", where=str(path), remedy="set JOULEWISE_TRACES, or: python -m pipelines.fetch_traces")
+        raise InputError("no such file", where=str(path), remedy="set JOULEWISE_TRACES to the folder that holds the traces")
     try:
         raw = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except (OSError, ValueError) as error:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from envs.worlds.transform import scale_time, tag_classes, thin
 from pipelines.cli import build, compose_config
 from pipelines.config import PUBLIC_JOBS, TraceConfig
-from pipelines.make_trace import make_jobs
+from pipelines.make_trace import _without_gpus, make_jobs
 from pipelines.origins import trace_infos, traces_table
 from telemetry.errors import InputError
 from telemetry.readers import ReadContext, reader_named
@@ -157,7 +157,7 @@ def test_lake_is_no_public_trace():
 def test_the_command_writes_and_names_flaws(tmp_path):
     out = tmp_path / "eagle.parquet"
     env = {**os.environ, "JOULEWISE_TRACES": str(TRACES)}
-    command = [sys.executable, "-m", "pipelines.make_trace", "trace=eagle", "thin=0.5", f"hydra.run.dir={tmp_path}/h"]
+    command = [sys.executable, "-m", "pipelines.make_trace", "trace=eagle", "without_gpus=keep", "thin=0.5", f"hydra.run.dir={tmp_path}/h"]
     done = subprocess.run([*command, f"out={out}"], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "known flaw: two days only" in done.stdout
@@ -176,3 +176,15 @@ def test_every_public_trace_states_origin_and_flaws():
 
 def test_the_documented_table_is_current():
     assert traces_table() in (ROOT / "docs" / "traces.md").read_text()
+
+
+def test_jobs_without_gpus_are_left_out_and_counted():
+    jobs = many(4).assign(gpus=[0.0, 0.5, 0.0, 1.0])
+    counts = {}
+    assert list(_without_gpus(jobs, counts, "drop", "openb")["gpus"]) == [0.5, 1.0]
+    assert counts == {"without_gpus": 2}
+    assert len(_without_gpus(jobs, counts, "keep", "openb")) == 4
+    with pytest.raises(InputError, match="no job asks for GPUs"):
+        _without_gpus(jobs.assign(gpus=0.0), {}, "drop", "gaia")
+    with pytest.raises(InputError, match="drop, keep"):
+        _without_gpus(jobs, counts, "some", "openb")
