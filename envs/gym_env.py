@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from envs.kernel import Simulator
+from envs.kernel import Simulator, SimulatorCopy
 from envs.observation import LIMIT
 from envs.reward import RewardSpec
 from envs.state import COST, ENERGY, PENALTY, PolicySettings
@@ -96,6 +96,17 @@ class ClusterEnv(gym.Env):
         self.simulator.step(np.array([action], dtype=np.int64), observe=True)
         done = bool(self.simulator.done[0])
         return self.simulator.observations[0].copy(), float(self.simulator.rewards[0, 0]), done, False, self._info()
+
+    def copy_state(self) -> tuple[SimulatorCopy, dict[str, Any]]:
+        """The episode at this moment and the generator of windows, for :meth:`restore_state`; for search."""
+        return self.simulator.copy(), self.np_random.bit_generator.state
+
+    def restore_state(self, saved: tuple[SimulatorCopy, dict[str, Any]]) -> tuple[np.ndarray, dict[str, Any]]:
+        """Go back to where :meth:`copy_state` was called; observation and info of the question that was pending then."""
+        copied, generator = saved
+        self.simulator.restore(copied)
+        self.np_random.bit_generator.state = generator
+        return self.simulator.observe()[0].copy(), self._info()
 
     def action_masks(self) -> np.ndarray:
         """Allowed actions, bool ``[A]``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -29,6 +30,15 @@ from envs.world import World
 from telemetry.errors import InputError
 
 ENVS_PER_THREAD = 8
+
+
+@dataclass(frozen=True)
+class SimulatorCopy:
+    """A moment of a :class:`Simulator`: its arrays in a fixed order and the drained event logs."""
+
+    world: World
+    arrays: tuple[np.ndarray, ...]
+    logs: tuple[tuple[np.ndarray, ...], ...]
 
 
 class Simulator:
@@ -131,6 +141,25 @@ class Simulator:
             self._drive(chooser=chooser, limits=most)
             if not self._drain(resume=False):
                 return
+
+    def copy(self) -> SimulatorCopy:
+        """Everything that decides the future of all environments, for a search that comes back to this moment."""
+        arrays = (*self.packed_state, *self.packed_params, self.rewards, self.observations)
+        return SimulatorCopy(self.world, tuple(array.copy() for array in arrays), tuple(tuple(log) for log in self._logs))
+
+    def restore(self, saved: SimulatorCopy) -> None:
+        """Go back to the moment at which ``saved`` was copied; it may be restored any number of times.
+
+        Raises:
+            InputError: ``saved`` was copied from another world or another number of environments; nothing has changed then.
+        """
+        arrays = (*self.packed_state, *self.packed_params, self.rewards, self.observations)
+        same = [array.shape for array in arrays] == [array.shape for array in saved.arrays]
+        if saved.world is not self.world or not same:
+            raise InputError("a copy of another simulator", where="restore", allowed="a copy of this world and number of environments")
+        for array, kept in zip(arrays, saved.arrays, strict=True):
+            array[...] = kept
+        self._logs = [list(log) for log in saved.logs]
 
     def _check(self, actions: np.ndarray) -> None:
         if actions.shape != (self.num_envs,):

@@ -80,6 +80,38 @@ def test_render_names_pools_and_the_question(world):
     assert "run(pool" in text
 
 
+def test_a_search_comes_back_to_the_same_future(world):
+    env = ClusterEnv(world, settings=SETTINGS)
+    observation, _ = env.reset(seed=4)
+    for _ in range(10):
+        observation, *_ = env.step(JUDGES["lookahead"].act(observation[None], env.layout)[0])
+    saved = env.copy_state()
+
+    def future(judge):
+        seen, rewards = env.restore_state(saved)[0], []
+        while True:
+            seen, reward, done, _, info = env.step(JUDGES[judge].act(seen[None], env.layout)[0])
+            rewards.append(reward)
+            if done:
+                return rewards, info, env.reset()[0]
+
+    straight, info, then = future("lookahead")
+    other, *_ = future("k8s_default")
+    again, same_info, same_then = future("lookahead")
+    assert other != straight
+    assert again == straight
+    assert same_info["objective_usd"] == info["objective_usd"]
+    assert np.array_equal(then, same_then)
+
+
+def test_a_copy_of_another_world_is_refused(world, worlds):
+    env, stranger = ClusterEnv(world), ClusterEnv(worlds.random_world(32, count=40, windows=3))
+    env.reset(seed=0)
+    stranger.reset(seed=0)
+    with pytest.raises(InputError, match="another simulator"):
+        env.restore_state(stranger.copy_state())
+
+
 def test_a_world_without_runnable_jobs_is_refused(worlds):
     with pytest.raises(InputError, match="no window has a job"):
         ClusterEnv(worlds.world_of(worlds.cluster(), []))
