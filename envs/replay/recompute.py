@@ -21,7 +21,7 @@ class Recomputed:
     """Totals of one window.
 
     Attributes:
-        sites: by site name: ``energy_kwh, cost_usd, carbon_kg, penalty_usd`` and ``{idle,waking,sleeping}_{energy_kwh,cost_usd,carbon_kg}``.
+        sites: by site name: ``energy_kwh, cost_usd, carbon_kg, penalty_usd`` and the first three of each idle state (``idle_energy_kwh``).
         jobs: by job index: ``start_s, end_s, wait_s`` (-1 = never), ``energy_kwh, cost_usd, carbon_kg, penalty_usd, busy_gpu_s,
             late_start, missed_deadline, rejected`` (0 or the reason), ``withdrawn, interruptions``.
         end_s: second of the last event.
@@ -53,7 +53,7 @@ def recompute(events: pd.DataFrame, facts: Facts) -> Recomputed:
     """Add up what happened.
 
     Args:
-        events: from ``envs.events.events_frame``, or ``events.parquet``; the columns ``time_s, event, job, pool, level, node, extra`` matter.
+        events: from ``envs.events.events_frame``, or ``events.parquet``; ``time_s, event, job, pool, level, node, extra`` matter.
 
     Raises:
         InputError: a log that is not whole (:func:`envs.replay.history.history_of`).
