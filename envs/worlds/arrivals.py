@@ -160,7 +160,7 @@ class ArrivalModel:
         starts = np.repeat(hour * HOUR_S, number) + step * rng.integers(0, HOUR_S // step, number.sum())
         rows, second = self._rows(starts, rng)
         inside = (second >= begin_s) & (second < end_s)
-        return _restamped(self.sessions.jobs, rows[inside], second[inside])
+        return restamped(self.sessions.jobs, rows[inside], second[inside], "drawn")
 
     def _rows(self, starts: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Job rows and submit seconds of one session drawn for each start."""
@@ -252,12 +252,13 @@ def _hour_of_week(hour: np.ndarray) -> np.ndarray:
     return (hour + 3 * DAY_HOURS) % WEEK_HOURS
 
 
-def _restamped(jobs: pd.DataFrame, rows: np.ndarray, second: np.ndarray) -> pd.DataFrame:
+def restamped(jobs: pd.DataFrame, rows: np.ndarray, second: np.ndarray, prefix: str) -> pd.DataFrame:
+    """Copies of ``rows`` submitted at ``second`` since 1970, in that order, with ids of their own and without a past."""
     order = np.argsort(second, kind="stable")
     table = jobs.iloc[rows[order]].reset_index(drop=True)
     submit = pd.Series(pd.to_datetime(second[order], unit="s", utc=True)).astype("datetime64[ns, UTC]")
     if "deadline" in table:
         table["deadline"] = submit + (table["deadline"] - table["submit_time"])
     table["submit_time"] = submit
-    table["job_id"] = [f"drawn-{index:07d}" for index in range(len(table))]
+    table["job_id"] = [f"{prefix}-{index:07d}" for index in range(len(table))]
     return table.drop(columns=[name for name in ("start_time", "end_time", "state", "pool") if name in table])
