@@ -13,12 +13,13 @@ from telemetry.errors import InputError
 
 @dataclass(frozen=True)
 class SiteSpec:
-    """One site. PUE(T) = ``pue_base`` + ``pue_per_c`` x max(0, T - ``pue_free_cooling_c``)."""
+    """One site. PUE(T) = ``pue_base`` + ``pue_per_c`` x max(0, T - ``pue_free_cooling_c``); ``budget_w`` bounds its IT watts, 0 = none."""
 
     name: str
     pue_base: float = 1.15
     pue_per_c: float = 0.008
     pue_free_cooling_c: float = 15.0
+    budget_w: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,14 @@ class PoolSpec:
 
     Node watts: awake = ``node_idle_w`` + ``gpus_per_node`` x ``gpu_idle_w``, plus per running job its GPUs' active power above idle and
     ``cpu_w_per_gpu``; sleeping = ``node_sleep_w``; waking = ``wake_power_w`` during ``wake_latency_s``.
+
+    Attributes:
+        cpus_per_node, memory_gib_per_node: what workers may ask for; 0 = not modelled, no limit.
+        cpu_w_per_cpu: watts of a CPU that a job asked for, beside ``cpu_w_per_gpu``.
+        gpu_context_w: watts that an allocated GPU draws above idle even when it computes nothing.
+        mig_slices: equal slices of a GPU that shares are rounded up to; 0 = any thousandth.
+        nodes_per_rack, rack_budget_w, budget_w: bounds of committed IT watts per rack and for the pool; 0 = none.
+        mtbf_hours, repair_hours: mean time between failures of one node (0 = never) and mean time to repair.
     """
 
     name: str
@@ -40,6 +49,27 @@ class PoolSpec:
     node_sleep_w: float = 15.0
     wake_latency_s: int = 180
     wake_power_w: float = 400.0
+    cpus_per_node: float = 0.0
+    memory_gib_per_node: float = 0.0
+    cpu_w_per_cpu: float = 0.0
+    gpu_context_w: float = 0.0
+    mig_slices: int = 0
+    nodes_per_rack: int = 0
+    rack_budget_w: float = 0.0
+    budget_w: float = 0.0
+    mtbf_hours: float = 0.0
+    repair_hours: float = 4.0
+
+
+@dataclass(frozen=True)
+class Maintenance:
+    """Nodes ``first_node`` to ``first_node + nodes - 1`` of a pool are down from ``begin`` to ``end`` (ISO 8601, UTC without a zone)."""
+
+    pool: str
+    begin: str
+    end: str
+    first_node: int = 0
+    nodes: int = 1
 
 
 @dataclass(frozen=True)
@@ -48,19 +78,29 @@ class ClassObjective:
 
     A job without a ``deadline`` gets ``submit + max_wait_s + deadline_stretch x estimated duration``. ``max_wait_s`` is the start-time
     objective: latest start = submit + max_wait_s, or, for a job with its own deadline, the smaller of that and deadline - estimate when
-    ``start_bound`` is set, else deadline - estimate.
+    ``start_bound`` is set, else deadline - estimate. ``preemptible``, ``checkpoint_s`` (seconds between checkpoints, 0 = none) and
+    ``restart_s`` (seconds to load one) hold for jobs that do not say otherwise.
     """
 
     max_wait_s: int
     deadline_stretch: float
     deferrable: bool
     start_bound: bool
+    preemptible: bool = False
+    checkpoint_s: int = 0
+    restart_s: int = 0
 
 
 DEFAULT_OBJECTIVES: dict[str, ClassObjective] = {
-    "training": ClassObjective(max_wait_s=12 * 3600, deadline_stretch=2.0, deferrable=True, start_bound=False),
-    "fine_tuning": ClassObjective(max_wait_s=6 * 3600, deadline_stretch=2.0, deferrable=True, start_bound=False),
-    "batch_inference": ClassObjective(max_wait_s=6 * 3600, deadline_stretch=2.0, deferrable=True, start_bound=False),
+    "training": ClassObjective(
+        max_wait_s=12 * 3600, deadline_stretch=2.0, deferrable=True, start_bound=False, preemptible=True, checkpoint_s=1800, restart_s=180
+    ),
+    "fine_tuning": ClassObjective(
+        max_wait_s=6 * 3600, deadline_stretch=2.0, deferrable=True, start_bound=False, preemptible=True, checkpoint_s=1800, restart_s=90
+    ),
+    "batch_inference": ClassObjective(
+        max_wait_s=6 * 3600, deadline_stretch=2.0, deferrable=True, start_bound=False, preemptible=True, checkpoint_s=600, restart_s=60
+    ),
     "realtime_inference": ClassObjective(max_wait_s=300, deadline_stretch=1.5, deferrable=False, start_bound=True),
     "interactive": ClassObjective(max_wait_s=600, deadline_stretch=1.5, deferrable=False, start_bound=True),
 }
@@ -68,13 +108,22 @@ DEFAULT_OBJECTIVES: dict[str, ClassObjective] = {
 
 @dataclass(frozen=True)
 class ClusterSpec:
-    """A whole cluster. ``level_fractions`` are power limits as fractions of the board limit, index 0 = full power, strictly falling."""
+    """A whole cluster.
+
+    Attributes:
+        level_fractions: power limits as fractions of the board limit, index 0 = full power, strictly falling.
+        transfer_gbps, transfer_kwh_per_gib: what sends a job's data from one site to another (default: 10 Gbit/s, and the 0.06 kWh/GB of
+            Aslan et al. 2018 for 2015, halved every two years, in 2023).
+    """
 
     name: str
     sites: tuple[SiteSpec, ...]
     pools: tuple[PoolSpec, ...]
     level_fractions: tuple[float, ...] = (1.0, 0.75, 0.55)
     objectives: dict[str, ClassObjective] = field(default_factory=lambda: dict(DEFAULT_OBJECTIVES))
+    transfer_gbps: float = 10.0
+    transfer_kwh_per_gib: float = 0.004
+    maintenance: tuple[Maintenance, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"cluster '{self.name}'"

@@ -7,7 +7,25 @@ import pandas as pd
 
 from envs.world import World
 
-END, WAKE_DONE, START, GRID, ARRIVE, REJECT, HOLD, RUN, SLEEP, WAKE = range(1, 11)
+(
+    END,
+    WAKE_DONE,
+    START,
+    GRID,
+    ARRIVE,
+    REJECT,
+    HOLD,
+    RUN,
+    SLEEP,
+    WAKE,
+    INTERRUPT,
+    NODE_DOWN,
+    NODE_UP,
+    PAUSE,
+    LEVEL,
+    MIGRATE,
+    WITHDRAW,
+) = range(1, 18)
 EVENT_NAMES: dict[int, str] = {
     END: "end",
     WAKE_DONE: "wake_done",
@@ -19,6 +37,13 @@ EVENT_NAMES: dict[int, str] = {
     RUN: "run",
     SLEEP: "sleep",
     WAKE: "wake",
+    INTERRUPT: "interrupt",
+    NODE_DOWN: "node_down",
+    NODE_UP: "node_up",
+    PAUSE: "pause",
+    LEVEL: "level",
+    MIGRATE: "migrate",
+    WITHDRAW: "withdraw",
 }
 LOG_COLUMNS: tuple[str, ...] = ("time_s", "type", "job", "pool", "level", "node", "extra")
 
@@ -28,7 +53,8 @@ def events_frame(world: World, window: int, events: np.ndarray) -> pd.DataFrame:
 
     Args:
         events: int64 ``[E, 7]`` as in ``EpisodeTotals.events[window]``; -1 where a column has no meaning. ``extra`` is the reason of a
-            reject, the next ``ask_at`` of a hold, the start second of a run, the wake end of a wake, the column of a grid step.
+            reject, the next ``ask_at`` of a hold or pause, the start second of a run or migration, the wake end of a wake, the column of a grid
+            step, the end second of an outage at ``node_down``.
 
     Returns:
         ``time`` (UTC), ``time_s, type, event, job, job_id, pool, pool_name, level, node, node_name, extra``.
