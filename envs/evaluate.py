@@ -109,7 +109,8 @@ def _one_window(world: World, totals: EpisodeTotals, reward: RewardSpec, thresho
     n = int(world.jobs.count[m])
     start, end, rejected = (getattr(totals, name)[m, :n] for name in ("job_start_s", "job_end_s", "job_rejected"))
     done = end >= 0
-    assert int(done.sum()) + int((rejected > 0).sum()) == n, f"window {m} was not run to its end"
+    withdrawn = int(totals.job_withdrawn[m, :n].sum())
+    assert int(done.sum()) + int((rejected > 0).sum()) + withdrawn == n, f"window {m} was not run to its end"
     late, missed = totals.job_late_start[m, :n], totals.job_missed_deadline[m, :n]
     violated = late | missed | (rejected > 0)
     wait = (start - world.jobs.submit_s[m, :n])[done].astype(float)
