@@ -159,8 +159,8 @@ IDLE_AWAKE, TIRED_COUNT, POOL_FREE, POOL_PARTIAL, COMMITTED_NW, STATE_COUNT = ra
 POOL_WIDTH = len(POOL_I)
 
 # watts now, in nanowatts, and running thousandths of GPUs
-SITE_I = ("charged_until_s", "awake_site_nw", "waking_site_nw", "sleeping_site_nw", "dynamic_nw", "shared_nw", "running_milli", "site_committed_nw")
-CHARGED_UNTIL_S, AWAKE_SITE_NW, WAKING_SITE_NW, SLEEPING_SITE_NW, DYNAMIC_NW, SHARED_NW, RUNNING_MILLI, SITE_COMMITTED_NW = range(len(SITE_I))
+SITE_I = ("awake_site_nw", "waking_site_nw", "sleeping_site_nw", "dynamic_nw", "shared_nw", "running_milli", "site_committed_nw")
+AWAKE_SITE_NW, WAKING_SITE_NW, SLEEPING_SITE_NW, DYNAMIC_NW, SHARED_NW, RUNNING_MILLI, SITE_COMMITTED_NW = range(len(SITE_I))
 SITE_WIDTH = len(SITE_I)
 
 RECORD_I = ("record_node", "record_gpu", "record_bits", "record_woke", "record_next")

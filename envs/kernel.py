@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from envs import fields as fx
-from envs.kernel_entry import drive
+from envs.kernel_entry import CLEAR, drive
 from envs.observation import ObservationLayout
 from envs.packed import PackedParams, PackedState, allocate_state, make_params, pack_world, params_views, state_views
 from envs.reward import RewardSpec
@@ -119,6 +119,10 @@ class Simulator:
             self._logs[b] = []
         self._drive(windows=chosen)
         self._drain()
+
+    def clear(self, windows: np.ndarray | Sequence[int]) -> None:
+        """Lay out a window in each environment without beginning it, for a state that is filled in by hand (``envs.snapshot``)."""
+        self._drive(windows=np.asarray(windows, dtype=np.int64), chooser=CLEAR)
 
     def step(self, actions: np.ndarray, *, observe: bool = False) -> None:
         """Answer every pending question and go on to the next; environments that are done ignore their action, and -1 answers nothing.

@@ -7,7 +7,7 @@ from envs import fields as fx
 from envs.kernel_compile import compiled
 from envs.kernel_decisions import NOTHING, begin_decisions, next_question, plan_job
 from envs.kernel_placement import fall_asleep, node_up, wake_done
-from envs.kernel_power import WHOLE, charge_all, column_at, committed_state_nw, commit, whole_row
+from envs.kernel_power import WHOLE, charge_sites, column_at, committed_state_nw, commit, whole_row
 from envs.kernel_queue import NEVER, clear_ready, heap_time, heap_take, log_event, set_ready
 from envs.kernel_runs import end_job, fail_node, follow_load, reject_job, start_job, wait_again
 from envs.kernel_scores import fill_rate
@@ -20,18 +20,23 @@ STRANDED = 5
 
 
 @compiled
-def reset_one(c, window):
-    """Begin a window and go on to its first question."""
-    _clear(c, window)
+def clear_one(c, window):
+    """Lay out a window: second 0, no job there yet, all nodes awake and idle."""
+    _reset_totals(c, window)
     _reset_jobs(c)
     _reset_nodes(c)
     fill_rate(c)
+
+
+@compiled
+def begin_one(c):
+    """Go on from a cleared window to its first question."""
     _instant(c)
     advance(c)
 
 
 @compiled
-def _clear(c, window):
+def _reset_totals(c, window):
     o, i, f = c.o, c.i, c.f
     for at in range(fx.WINDOW, fx.N_WAKES + 1):
         i[at] = 0
@@ -142,7 +147,6 @@ def _instant(c):
         _timer(c, job)
         job = heap_take(i, o[fx.I_TIMERS], o[fx.I_TIMERS_AT], fx.N_TIMERS, now)
     if now > 0 and now % c.g[fx.STEP_S] == 0:
-        charge_all(c)
         i[fx.COLUMN] = column_at(c, now)
         follow_load(c)
         log_event(c, events.GRID, -1, -1, -1, -1, i[fx.COLUMN])
@@ -241,13 +245,14 @@ def advance(c):
             if i[fx.UNFINISHED] > 0 and i[fx.COLUMN] == c.o[fx.N_COLUMNS] - 1 and _next_event(c) == NEVER:
                 _reject_stranded(c)
             if i[fx.UNFINISHED] == 0:
-                charge_all(c)
                 i[fx.DONE] = 1
                 return
         if log_is_full(c):
             return
         step_s = c.g[fx.STEP_S]
-        i[fx.TIME_S] = min((i[fx.TIME_S] // step_s + 1) * step_s, _next_event(c))
+        until = min((i[fx.TIME_S] // step_s + 1) * step_s, _next_event(c))
+        charge_sites(c, until - i[fx.TIME_S])
+        i[fx.TIME_S] = until
         _instant(c)
 
 

@@ -13,10 +13,9 @@ from numba import njit
 
 from envs import fields as fx
 from envs.kernel_choosers import choose_from_rows, choose_from_state
-from envs.kernel_clock import advance, log_is_full, reset_one, reward_since_mark
+from envs.kernel_clock import advance, begin_one, clear_one, log_is_full, reward_since_mark
 from envs.kernel_compile import OPTIONS, Blocks, compiled, pointer
 from envs.kernel_decisions import apply_action
-from envs.kernel_power import charge_all
 from envs.kernel_scores import score_question
 from envs.observation import write_observation
 
@@ -29,6 +28,7 @@ def _sources_digest() -> str:
 
 
 _DIGEST = _sources_digest()[:16]
+CLEAR = -2
 
 
 def _entry(function: Callable) -> Callable:
@@ -40,6 +40,8 @@ def _entry(function: Callable) -> Callable:
 @_entry
 def drive(world, params, state, log, windows, actions, chooser, limits, observe, rewards, observations, low, high):
     """Move each environment on: begin ``windows[b]``, let a compiled judge play, or carry out ``actions[b]``; -1 does none of these.
+
+    With ``chooser`` CLEAR a window is only laid out, its clock at 0 and nothing arrived, for a state that is filled in by hand.
 
     One entry for all three, as most of the compile time goes into what they share.
     """
@@ -60,7 +62,9 @@ def drive(world, params, state, log, windows, actions, chooser, limits, observe,
             pointer(log[b]),
         )
         if windows[b] >= 0:
-            reset_one(c, window)
+            clear_one(c, window)
+            if chooser != CLEAR:
+                begin_one(c)
         elif chooser >= 0:
             _play(c, chooser, limits[b])
         elif not c.i[fx.DONE]:
@@ -69,7 +73,6 @@ def drive(world, params, state, log, windows, actions, chooser, limits, observe,
             elif actions[b] >= 0:
                 apply_action(c, actions[b])
                 advance(c)
-        charge_all(c)
         if observe:
             if c.i[fx.ASKING] >= 0 and c.i[fx.SCORED] < 2:
                 score_question(c, True)

@@ -1,7 +1,7 @@
 """Compiled power and accounting: watts of nodes and jobs, energy, cost and carbon of sites and jobs, penalties.
 
-Watts are whole nanowatts, so that the sums of a site do not depend on their order and never drift. A site is charged when its watts
-change and at every grid step; a job's account is settled when its own watts change.
+Watts are whole nanowatts, so that the sums of a site do not depend on their order and never drift. Sites are charged between any two
+instants, so that totals do not depend on who drives the simulator; a job's account is settled when its own watts change.
 """
 
 from __future__ import annotations
@@ -106,14 +106,10 @@ def penalty_usd(c, gpus, late_s):
 
 
 @compiled
-def charge_site(c, site):
-    """Bring a site's account up to now; within one grid step, by the values in force."""
+def _charge_site(c, site, seconds):
+    """Charge a site for the next ``seconds``, which lie within the grid step in force."""
     o, i, f = c.o, c.i, c.f
     a = o[fx.I_SITE] + site * fx.SITE_WIDTH
-    seconds = i[fx.TIME_S] - i[a + fx.CHARGED_UNTIL_S]
-    if seconds == 0:
-        return
-    i[a + fx.CHARGED_UNTIL_S] = i[fx.TIME_S]
     column = i[fx.COLUMN]
     scale = seconds * KWH_PER_NW_S * c.gf[grid_row(c, fx.PUE, site) + column]
     price = c.gf[grid_row(c, fx.PRICE, site) + column]
@@ -141,9 +137,9 @@ def _add(f, at, kwh, price, carbon):
 
 
 @compiled
-def charge_all(c):
+def charge_sites(c, seconds):
     for site in range(c.o[fx.N_SITES]):
-        charge_site(c, site)
+        _charge_site(c, site, seconds)
 
 
 @compiled
@@ -184,7 +180,6 @@ def set_node_state(c, p, node, mode):
     pool = o[fx.I_POOL] + p * fx.POOL_WIDTH
     site = c.k[o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH + fx.POOL_SITE]
     before = i[a + fx.NODE_STATE]
-    charge_site(c, site)
     s = o[fx.I_SITE] + site * fx.SITE_WIDTH
     if before != DOWN:
         i[s + fx.AWAKE_SITE_NW + before] -= state_nw(c, p, before)
@@ -220,7 +215,6 @@ def set_job_watts(c, job, nw, share):
     o, i = c.o, c.i
     a = o[fx.I_JOB] + job * fx.JOB_WIDTH
     site = c.k[o[fx.K_POOL] + i[a + fx.POOL] * fx.POOL_CONSTANTS_WIDTH + fx.POOL_SITE]
-    charge_site(c, site)
     settle_job(c, job, site)
     s = o[fx.I_SITE] + site * fx.SITE_WIDTH
     i[s + fx.DYNAMIC_NW] += nw - i[a + fx.WATTS_NW]

@@ -371,6 +371,22 @@ def state_views(packed: PackedWorld, state: PackedState) -> Views:
     return views
 
 
+def mark_ready(packed: PackedWorld, state: PackedState, b: int, window: int, order: int, jobs: list[int]) -> None:
+    """Make exactly ``jobs`` ready to be asked about in a cleared environment, in queue order ``order`` (``STATIC_ORDERS``)."""
+    o, j, i = packed.o, packed.j[window], state.i[b]
+    width, half = int(o[fx.N_JOBS]), int(o[fx.N_TREE]) >> 1
+    tree = i[o[fx.I_TREE] : o[fx.I_TREE] + 2 * half]
+    for job in jobs:
+        shape = int(j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.SHAPE])
+        slot, rank = (int(j[o[at] + order * width + job]) for at in (fx.J_SLOT, fx.J_RANK))
+        i[o[fx.I_READY] + (slot >> 5)] |= 1 << (slot & 31)
+        low = int(o[fx.I_SHAPE]) + shape * fx.SHAPE_WIDTH + fx.SHAPE_LOW
+        i[low] = min(i[low], slot)
+        tree[half + shape] = min(tree[half + shape], rank)
+    for at in range(half - 1, 0, -1):
+        tree[at] = min(tree[2 * at], tree[2 * at + 1])
+
+
 def state_bytes(state: PackedState) -> int:
     """Memory of one environment in bytes."""
     return sum(array.nbytes for array in state) // len(state.i)
