@@ -70,15 +70,19 @@ def _reset_jobs(c):
         i[o[fx.I_JOB] + job * fx.JOB_WIDTH + fx.LIES_AT] = c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.DATA_SITE]
         i[o[fx.I_ENDS_AT] + job] = 0
         i[o[fx.I_TIMERS_AT] + job] = 0
+        i[o[fx.I_LEAVES_AT] + job] = 0
         for at in range(fx.JOB_F_WIDTH):
             f[o[fx.F_JOB] + job * fx.JOB_F_WIDTH + at] = 0.0
     for at in range((o[fx.N_JOBS] >> 5) + 1):
         i[o[fx.I_READY] + at] = 0
     for at in range(o[fx.N_TREE]):
         i[o[fx.I_TREE] + at] = NEVER
+    for at in range(o[fx.N_SHORT]):
+        i[o[fx.I_SHORT] + at] = NEVER
     for shape in range(o[fx.N_SHAPES]):
         i[o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH + fx.SHAPE_LOW] = c.j[o[fx.J_SHAPE] + shape * fx.SHAPE_CONSTANTS_WIDTH + fx.SHAPE_END]
         i[o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH + fx.SHAPE_BLOCKED] = 0
+        i[o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH + fx.SHAPE_LIMIT_S] = NEVER
 
 
 @compiled
@@ -87,6 +91,7 @@ def _reset_nodes(c):
     for p in range(o[fx.N_POOLS]):
         const = o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH
         pool = o[fx.I_POOL] + p * fx.POOL_WIDTH
+        i[o[fx.I_N_LEAVES] + p] = 0
         for at in range(fx.POOL_WIDTH):
             i[pool + at] = 0
         nodes, gpus = k[const + fx.POOL_NODES], k[const + fx.POOL_GPUS]

@@ -6,7 +6,7 @@ from envs import events
 from envs import fields as fx
 from envs.kernel_compile import compiled
 from envs.kernel_placement import fits
-from envs.kernel_power import WHOLE, committed_state_nw, held_milli, rack_of, worker_nw
+from envs.kernel_power import committed_state_nw, held_milli, rack_of, speed_of, worker_nw
 from envs.kernel_queue import (
     INDEX_BITS,
     INDEX_MASK,
@@ -17,6 +17,7 @@ from envs.kernel_queue import (
     clear_ready,
     first_ready,
     heap_put,
+    limit_shape,
     log_event,
     next_sorted,
     restore_skipped,
@@ -24,7 +25,7 @@ from envs.kernel_queue import (
     sort_ready,
     unblock_shapes,
 )
-from envs.kernel_runs import change_level, estimated_end, migrate_job, pause_job, plan_review, run_job, site_of, wait_no_more
+from envs.kernel_runs import change_level, migrate_job, pause_job, plan_review, run_job, site_of, wait_no_more
 from envs.kernel_scores import best_later, end_of, loading_s, realised_objective, remaining_s
 from envs.state import EASY, RUNNING, SLEEPING, STRICT, WAKING
 
@@ -88,6 +89,8 @@ def next_question(c):
             block_shape(c, job)
         elif not timely:
             skip_job(c, job)
+            if i[fx.RESERVED_POOL] >= 0 and c.j[c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.UNTIL_S] < 0:
+                _limit(c, job)
     restore_skipped(c)
     i[fx.PHASE] = NOTHING
     return False
@@ -229,6 +232,24 @@ def _excluded(c, job, p, level, delay_s):
 
 
 @compiled
+def _limit(c, job):
+    """A job of this shape would delay the head, and has no room elsewhere: longer ones need not be asked about in this scan.
+
+    The bound is a loose one, an immediate start at the highest speed: what passes it is looked at one by one.
+    """
+    o, i = c.o, c.i
+    p = i[fx.RESERVED_POOL]
+    bits = c.j[o[fx.J_ALLOWED] + job * o[fx.N_POOLS] + p]
+    fastest = 0.0
+    for level in range(o[fx.N_LEVELS]):
+        for curve in range(o[fx.N_CURVES]):
+            if bits >> level & 1:
+                fastest = max(fastest, speed_of(c, p, level, curve))
+    limit = int((i[fx.RESERVED_SHADOW_S] - i[fx.TIME_S]) * fastest) + 1
+    limit_shape(c, c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.SHAPE], limit)
+
+
+@compiled
 def _reserve(c, job):
     """Reserve the pool in which the head fits earliest by estimated ends."""
     i = c.i
@@ -251,21 +272,23 @@ def _shadow(c, p, need):
     free = i[o[fx.I_POOL] + p * fx.POOL_WIDTH + fx.POOL_FREE]
     if free >= need:
         return i[fx.TIME_S], free - need
-    calendar, size = o[fx.I_SCAN], 0
-    if c.q[fx.QUEUE_ORDER] >= WFP3:
-        calendar = o[fx.I_SCRATCH]
-    for at in range(i[fx.N_RUNNING]):
-        other = i[o[fx.I_RUNNING] + at]
-        if i[o[fx.I_JOB] + other * fx.JOB_WIDTH + fx.POOL] == p:
-            _calendar_put(i, calendar, size, (max(estimated_end(c, other), i[fx.TIME_S] + 1) << INDEX_BITS) | other)
-            size += 1
+    # The least entries of the pool's calendar in order, by a heap of those whose parents have been seen.
+    leaves, size = o[fx.I_LEAVES] + p * o[fx.N_JOBS], i[o[fx.I_N_LEAVES] + p]
+    seen, count = o[fx.I_SCRATCH], 0
+    if size > 0:
+        count = _calendar_put(i, seen, 0, i[leaves])
     shadow = i[fx.TIME_S]
-    while size > 0 and (free < need or i[calendar] >> INDEX_BITS == shadow):
-        key = _calendar_take(i, calendar, size)
-        size -= 1
-        shadow = key >> INDEX_BITS
+    while count > 0 and (free < need or max(i[seen] >> INDEX_BITS, i[fx.TIME_S] + 1) == shadow):
+        key = _calendar_take(i, seen, count)
+        count -= 1
         other = key & INDEX_MASK
+        shadow = max(key >> INDEX_BITS, i[fx.TIME_S] + 1)
         free += held_milli(c, other, p) * c.j[o[fx.J_JOB] + other * fx.JOB_CONSTANTS_WIDTH + fx.WORKERS]
+        child = 2 * (i[o[fx.I_LEAVES_AT] + other] - 1) + 1
+        if child < size:
+            count = _calendar_put(i, seen, count, i[leaves + child])
+        if child + 1 < size:
+            count = _calendar_put(i, seen, count, i[leaves + child + 1])
     return shadow, max(0, free - need)
 
 
@@ -276,6 +299,7 @@ def _calendar_put(i, heap, size, key):
         i[heap + at] = i[heap + ((at - 1) >> 1)]
         at = (at - 1) >> 1
     i[heap + at] = key
+    return size + 1
 
 
 @compiled

@@ -2,7 +2,8 @@
 
 Waiting jobs are grouped by *shape*, all that decides whether there is room. Jobs of one shape are consecutive *slots* in queue order; a tree
 over the shapes holds the least rank of each shape's ready jobs. A shape without room leaves the tree until something is released, so that
-a scan costs the number of shapes at most, whatever the number of waiting jobs.
+a scan costs the number of shapes at most, whatever the number of waiting jobs. Under EASY a second tree holds the least estimate of the
+ready jobs, by slots: the next one short enough to be backfilled is found without looking at the others.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 
 from envs import fields as fx
 from envs.kernel_compile import compiled
+from envs.state import EASY
 
 INDEX_BITS = 24
 INDEX_MASK = (1 << INDEX_BITS) - 1
@@ -142,12 +144,57 @@ def _set_leaf(c, shape, rank):
 
 
 @compiled
+def _set_short(c, slot, seconds):
+    """Estimate of the ready job at a slot, in the tree of least estimates; NEVER when it is not ready."""
+    i, tree = c.i, c.o[fx.I_SHORT]
+    at = (c.o[fx.N_SHORT] >> 1) + slot
+    i[tree + at] = seconds
+    while at > 1:
+        at >>= 1
+        least = min(i[tree + 2 * at], i[tree + 2 * at + 1])
+        if i[tree + at] == least:
+            break
+        i[tree + at] = least
+
+
+@compiled
+def _first_short(c, start, end, limit_s):
+    """Least slot from ``start`` on and below ``end`` whose ready job has an estimate of at most ``limit_s``, or -1."""
+    i, tree, half = c.i, c.o[fx.I_SHORT], c.o[fx.N_SHORT] >> 1
+    at = half + start
+    while i[tree + at] > limit_s:
+        while at & 1 and at > 1:
+            at >>= 1
+        if at <= 1:
+            return -1
+        at += 1
+    while at < half:
+        at = 2 * at if i[tree + 2 * at] <= limit_s else 2 * at + 1
+    return at - half if at - half < end else -1
+
+
+@compiled
+def limit_shape(c, shape, limit_s):
+    """For the rest of this scan only jobs of the shape with estimates up to ``limit_s`` can be offered a run."""
+    i = c.i
+    a = c.o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH
+    if i[a + fx.SHAPE_LIMIT_S] == NEVER:
+        i[c.o[fx.I_BLOCKED] + i[fx.N_BLOCKED]] = shape
+        i[fx.N_BLOCKED] += 1
+    i[a + fx.SHAPE_LIMIT_S] = limit_s
+    _refresh(c, shape)
+
+
+@compiled
 def _refresh(c, shape):
-    """Leaf of a shape from its ready bits."""
+    """Leaf of a shape from its ready jobs."""
     o, i, j = c.o, c.i, c.j
     a = o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH
     s = o[fx.J_SHAPE] + shape * fx.SHAPE_CONSTANTS_WIDTH
-    slot = _first_bit(i, o[fx.I_READY], i[a + fx.SHAPE_LOW], j[s + fx.SHAPE_END])
+    if c.q[fx.DISCIPLINE] == EASY:
+        slot = _first_short(c, j[s + fx.SHAPE_FIRST], j[s + fx.SHAPE_END], min(i[a + fx.SHAPE_LIMIT_S], NEVER - 1))
+    else:
+        slot = _first_bit(i, o[fx.I_READY], i[a + fx.SHAPE_LOW], j[s + fx.SHAPE_END])
     if slot < 0:
         i[a + fx.SHAPE_LOW] = j[s + fx.SHAPE_END]
         _set_leaf(c, shape, NEVER)
@@ -163,6 +210,9 @@ def set_ready(c, job):
     shape = j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.SHAPE]
     slot = j[o[fx.J_SLOT] + static_order(c) * o[fx.N_JOBS] + job]
     i[o[fx.I_READY] + (slot >> 5)] |= 1 << (slot & 31)
+    if c.q[fx.DISCIPLINE] == EASY:
+        done = i[o[fx.I_JOB] + job * fx.JOB_WIDTH + fx.DONE_S]
+        _set_short(c, slot, max(1, j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.ESTIMATE_S] - done))
     a = o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH
     if slot < i[a + fx.SHAPE_LOW]:
         i[a + fx.SHAPE_LOW] = slot
@@ -176,6 +226,8 @@ def clear_ready(c, job):
     shape = j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.SHAPE]
     slot = j[o[fx.J_SLOT] + static_order(c) * o[fx.N_JOBS] + job]
     i[o[fx.I_READY] + (slot >> 5)] &= ~(1 << (slot & 31))
+    if c.q[fx.DISCIPLINE] == EASY:
+        _set_short(c, slot, NEVER)
     a = o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH
     if slot == i[a + fx.SHAPE_LOW] and not i[a + fx.SHAPE_BLOCKED]:
         _refresh(c, shape)
@@ -190,8 +242,9 @@ def block_shape(c, job):
     if i[a + fx.SHAPE_BLOCKED]:
         return
     i[a + fx.SHAPE_BLOCKED] = 1
-    i[o[fx.I_BLOCKED] + i[fx.N_BLOCKED]] = shape
-    i[fx.N_BLOCKED] += 1
+    if i[a + fx.SHAPE_LIMIT_S] == NEVER:
+        i[o[fx.I_BLOCKED] + i[fx.N_BLOCKED]] = shape
+        i[fx.N_BLOCKED] += 1
     _set_leaf(c, shape, NEVER)
 
 
@@ -201,6 +254,7 @@ def unblock_shapes(c):
     for at in range(i[fx.N_BLOCKED]):
         shape = i[o[fx.I_BLOCKED] + at]
         i[o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH + fx.SHAPE_BLOCKED] = 0
+        i[o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH + fx.SHAPE_LIMIT_S] = NEVER
         _refresh(c, shape)
     i[fx.N_BLOCKED] = 0
     i[fx.RELEASED] = 0

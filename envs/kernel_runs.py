@@ -21,7 +21,7 @@ from envs.kernel_power import (
     worker_nw,
 )
 from envs.kernel_queue import clear_ready, heap_drop, heap_put, log_event, set_ready
-from envs.state import ENDED, PLACED, REJECTED, RUNNING, VIOLATED_BY_REJECTION, WAITING, WITHDRAWN
+from envs.state import EASY, ENDED, PLACED, REJECTED, RUNNING, VIOLATED_BY_REJECTION, WAITING, WITHDRAWN
 
 
 @compiled
@@ -85,6 +85,21 @@ def _plan_end(c, job):
 
 
 @compiled
+def _expect_leave(c, job):
+    """Put the placed job's estimated end into its pool's calendar, which only EASY reads."""
+    if c.q[fx.DISCIPLINE] == EASY:
+        p = c.i[c.o[fx.I_JOB] + job * fx.JOB_WIDTH + fx.POOL]
+        heap_put(c.i, c.o[fx.I_LEAVES] + p * c.o[fx.N_JOBS], c.o[fx.I_LEAVES_AT], c.o[fx.I_N_LEAVES] + p, estimated_end(c, job), job)
+
+
+@compiled
+def _forget_leave(c, job):
+    if c.q[fx.DISCIPLINE] == EASY:
+        p = c.i[c.o[fx.I_JOB] + job * fx.JOB_WIDTH + fx.POOL]
+        heap_drop(c.i, c.o[fx.I_LEAVES] + p * c.o[fx.N_JOBS], c.o[fx.I_LEAVES_AT], c.o[fx.I_N_LEAVES] + p, job)
+
+
+@compiled
 def plan_review(c, job):
     if c.q[fx.REVIEW_S] > 0 and c.j[c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.PREEMPTIBLE]:
         heap_put(c.i, c.o[fx.I_TIMERS], c.o[fx.I_TIMERS_AT], fx.N_TIMERS, c.i[fx.TIME_S] + c.q[fx.REVIEW_S], job)
@@ -140,6 +155,7 @@ def run_job(c, job, p, level, delay_s):
     i[o[fx.I_RUNNING] + i[fx.N_RUNNING]] = job
     i[a + fx.RUNNING_AT] = i[fx.N_RUNNING]
     i[fx.N_RUNNING] += 1
+    _expect_leave(c, job)
     place(c, job, p, level)
     site = site_of(c, p)
     if i[a + fx.LIES_AT] >= 0 and i[a + fx.LIES_AT] != site:
@@ -164,6 +180,7 @@ def _leave(c, job):
         if c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.UNTIL_S] >= 0:
             i[fx.N_LEASES] -= 1
     heap_drop(i, o[fx.I_TIMERS], o[fx.I_TIMERS_AT], fx.N_TIMERS, job)
+    _forget_leave(c, job)
     release(c, job, i[a + fx.LEVEL])
     last = i[o[fx.I_RUNNING] + i[fx.N_RUNNING] - 1]
     i[o[fx.I_RUNNING] + i[a + fx.RUNNING_AT]] = last
@@ -290,6 +307,8 @@ def change_level(c, job, level):
     i[a + fx.LEVEL] = level
     heap_drop(i, o[fx.I_ENDS], o[fx.I_ENDS_AT], fx.N_ENDS, job)
     _plan_end(c, job)
+    _forget_leave(c, job)
+    _expect_leave(c, job)
     set_watts(c, job)
     log_event(c, events.LEVEL, job, p, level, -1, -1)
 

@@ -79,6 +79,7 @@ def pack_world(world: World, *, event_log: bool = False) -> PackedWorld:
     o[fx.N_JOBS], o[fx.N_NODES], o[fx.N_POOLS], o[fx.N_SITES] = jobs, len(world.static.node_pool), pools, len(world.cluster.sites)
     o[fx.N_LEVELS], o[fx.N_CURVES], o[fx.N_COLUMNS], o[fx.N_ACTIONS] = levels, curves, world.grid.price.shape[2], world.n_actions
     o[fx.N_SHAPES], o[fx.N_TREE] = shapes, 2 << max(0, int(shapes - 1).bit_length())
+    o[fx.N_SHORT] = 2 << max(0, int(jobs - 1).bit_length())
     o[fx.N_GPUS] = int((world.static.pool_nodes * world.static.pool_gpus).sum())
     o[fx.N_RECORDS], o[fx.N_RACKS] = _records(world, int(o[fx.N_GPUS])), int(_racks(world).sum())
     o[fx.N_LOG] = 2 * (8 * jobs + 6 * int(o[fx.N_NODES]) + 4) if event_log else 0
@@ -148,9 +149,9 @@ def _pack_cluster(world: World, o: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _shapes(world: World) -> tuple[np.ndarray, list[np.ndarray], int]:
     """Shape of each job [M, J], the first job of each shape per window, and the most shapes of a window."""
     jobs = world.jobs
-    parts = [jobs.gpu_milli, jobs.cpu_milli, jobs.memory_mib, jobs.workers, *np.moveaxis(jobs.allowed_levels, 2, 0)]
+    parts = [jobs.gpu_milli, jobs.cpu_milli, jobs.memory_mib, jobs.workers, jobs.until_s >= 0, *np.moveaxis(jobs.allowed_levels, 2, 0)]
     if has_budget(world):
-        parts += [jobs.kind, jobs.utilization.view(np.int64), jobs.until_s >= 0]
+        parts += [jobs.kind, jobs.utilization.view(np.int64)]
     keys = np.ascontiguousarray(np.stack(parts, axis=2).astype(np.int64))
     shape = np.zeros(jobs.submit_s.shape, dtype=np.int64)
     firsts = []
@@ -261,9 +262,12 @@ def _place_state(o: np.ndarray) -> None:
         fx.I_WAKES: nodes,
         fx.I_WAKES_AT: nodes,
         fx.I_JOB: (jobs + 1) * fx.JOB_WIDTH,
+        fx.I_N_LEAVES: pools,
+        fx.I_LEAVES: pools * jobs,
+        fx.I_SHORT: int(o[fx.N_SHORT]),
     }
     sizes |= {at: jobs for at in (fx.I_SKIPPED, fx.I_RUNNING, fx.I_SCRATCH, fx.I_SCAN)}
-    sizes |= {at: jobs for at in (fx.I_ENDS, fx.I_ENDS_AT, fx.I_TIMERS, fx.I_TIMERS_AT)}
+    sizes |= {at: jobs for at in (fx.I_ENDS, fx.I_ENDS_AT, fx.I_TIMERS, fx.I_TIMERS_AT, fx.I_LEAVES_AT)}
     for offset, size in sizes.items():
         whole.part(offset, size)
     real_sizes = {
