@@ -29,8 +29,8 @@ from telemetry.classes import WORKLOAD_CLASSES
 def _load_reference():
     """By path: another distribution installs a top-level package named tests."""
     if "joulewise_reference" not in sys.modules:
-        path = Path(__file__).parents[1] / "reference" / "simulator.py"
-        spec = importlib.util.spec_from_file_location("joulewise_reference", path)
+        path = Path(__file__).parents[1] / "reference" / "__init__.py"
+        spec = importlib.util.spec_from_file_location("joulewise_reference", path, submodule_search_locations=[str(path.parent)])
         module = importlib.util.module_from_spec(spec)
         sys.modules["joulewise_reference"] = module
         spec.loader.exec_module(module)
@@ -164,7 +164,7 @@ def pick(answers: int, index: int, allowed: list[int]) -> int:
 
 def run_reference(case: Case):
     count = iter(range(10**9))
-    options = {f.name: getattr(case.settings, f.name) for f in dataclasses.fields(ref.Settings)}
+    options = {f.name: getattr(case.settings, f.name, f.default) for f in dataclasses.fields(ref.Settings)}
     choose = lambda job, allowed: pick(case.answers, next(count), allowed)  # noqa: E731
     simulator = ref.Simulator(case.cluster, case.speed, case.power_w, case.jobs, case.grid, ref.Settings(**options), REWARD, choose)
     return simulator.run()

@@ -16,8 +16,8 @@ from telemetry.classes import CLASS_INDEX
 def _load_reference():
     """By path: another distribution installs a top-level package named tests."""
     if "joulewise_reference" not in sys.modules:
-        path = Path(__file__).parents[1] / "reference" / "simulator.py"
-        spec = importlib.util.spec_from_file_location("joulewise_reference", path)
+        path = Path(__file__).parents[1] / "reference" / "__init__.py"
+        spec = importlib.util.spec_from_file_location("joulewise_reference", path, submodule_search_locations=[str(path.parent)])
         module = importlib.util.module_from_spec(spec)
         sys.modules["joulewise_reference"] = module
         spec.loader.exec_module(module)
