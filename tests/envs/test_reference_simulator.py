@@ -16,8 +16,8 @@ from telemetry.classes import CLASS_INDEX
 def _load_reference():
     """By path: another distribution installs a top-level package named tests."""
     if "joulewise_reference" not in sys.modules:
-        path = Path(__file__).parents[1] / "reference" / "simulator.py"
-        spec = importlib.util.spec_from_file_location("joulewise_reference", path)
+        path = Path(__file__).parents[1] / "reference" / "__init__.py"
+        spec = importlib.util.spec_from_file_location("joulewise_reference", path, submodule_search_locations=[str(path.parent)])
         module = importlib.util.module_from_spec(spec)
         sys.modules["joulewise_reference"] = module
         spec.loader.exec_module(module)
@@ -32,10 +32,10 @@ def one_pool(nodes, gpus, **pool):
     return ClusterSpec("hand", (SiteSpec("here"),), (PoolSpec("p", "here", "V100", nodes, gpus, **pool),), level_fractions=(1.0,))
 
 
-def job(submit, duration, gpus=1, estimate=None, kind=REALTIME, latest=10**6, deadline=10**7, **more):
+def job(submit, duration, gpus=1, estimate=None, kind=REALTIME, latest=10**6, deadline=10**7, pools=(True,), **more):
     milli, workers = (1000, gpus) if gpus >= 1 else (round(1000 * gpus), 1)
     times = (submit, duration, estimate or duration)
-    return ref.Job(*times, milli, workers, kind, 0, latest, deadline, pools_allowed=(True,), **more)
+    return ref.Job(*times, milli, workers, kind, 0, latest, deadline, pools_allowed=pools, **more)
 
 
 def flat_grid(sites=1, pools=1, step_s=3600, columns=40, price=0.1, carbon=500.0, pue=1.0, reserve=0):
@@ -44,13 +44,24 @@ def flat_grid(sites=1, pools=1, step_s=3600, columns=40, price=0.1, carbon=500.0
     )
 
 
-def simulate(cluster, jobs, grid=None, choose=None, power=300.0, speed=1.0, **settings):
+def simulate(cluster, jobs, grid=None, choose=None, power=300.0, speed=1.0, outages=(), **settings):
+    """``power`` and ``speed``: one value, or one for each level. The first run offered is taken unless ``choose`` says otherwise."""
     kinds, levels, pools = 5, len(cluster.level_fractions), len(cluster.pools)
-    table = lambda value: [[[value] * kinds for _ in range(levels)] for _ in range(pools)]  # noqa: E731
+    rows = lambda value: value if isinstance(value, list) else [value] * levels  # noqa: E731
+    table = lambda value: [[[of_level] * kinds for of_level in rows(value)] for _ in range(pools)]  # noqa: E731
     choose = choose or (lambda j, allowed: next(a for a in allowed if a > 0))
-    return ref.Simulator(
-        cluster, table(speed), table(power), jobs, grid or flat_grid(), ref.Settings(**settings), RewardSpec(), choose
-    ).run()
+    grid = grid or flat_grid(len(cluster.sites), pools)
+    return ref.Simulator(cluster, table(speed), table(power), jobs, grid, ref.Settings(**settings), RewardSpec(), choose, outages).run()
+
+
+def told(answers):
+    """Answers in the order of the questions; one too many or too few is an error."""
+    answers = iter(answers)
+    return lambda j, allowed: next(answers)
+
+
+def of_job(result, j):
+    return [event[:2] for event in result.events if event[2] == j]
 
 
 TEXTBOOK = [job(0, 100, 6), job(1, 50, 8), job(2, 90, 4), job(3, 500, 2), job(4, 500, 2)]

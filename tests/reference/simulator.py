@@ -1,138 +1,58 @@
 """The simulator of docs/simulator.md in plain Python: slow, clear, and written from the definition alone.
 
 It is the yardstick for the compiled kernel. Nothing here is shared with it; every rule is spelled out over lists and dictionaries, and
-every quantity is recomputed from scratch whenever it is needed.
+what depends on the state is recomputed whenever it is needed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from envs.cluster import ClusterSpec
 from envs.reward import RewardSpec
-from telemetry.classes import WORKLOAD_CLASSES
 
-END, WAKE_DONE, START, GRID, ARRIVE, REJECT, HOLD, RUN, SLEEP, WAKE = range(1, 11)
-NO_GPU_MODEL, TOO_LARGE, MAX_WATTS = 1, 2, 3
-AWAKE, WAKING, SLEEPING = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job; times in seconds from the window start, ``gpu_milli`` thousandths of a GPU for each worker."""
-
-    submit_s: int
-    duration_s: int
-    estimate_s: int
-    gpu_milli: int
-    workers: int
-    kind: int
-    priority: int
-    latest_start_s: int
-    deadline_s: int
-    max_watts: float = math.inf
-    utilization: float = 1.0
-    pools_allowed: tuple[bool, ...] = ()
-
-    @property
-    def total_milli(self) -> int:
-        return self.gpu_milli * self.workers
-
-    @property
-    def gpus(self) -> float:
-        return self.total_milli / 1000
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Tables per site ``[site][column]``; column ``history_steps`` begins at second 0 of the window; the last column is held."""
-
-    step_s: int
-    history_steps: int
-    price: Sequence[Sequence[float]]
-    carbon: Sequence[Sequence[float]]
-    pue: Sequence[Sequence[float]]
-    warm_reserve: Sequence[Sequence[int]]
-
-    def column(self, time_s: int) -> int:
-        return min(self.history_steps + time_s // self.step_s, len(self.price[0]) - 1)
-
-
-@dataclass(frozen=True)
-class Settings:
-    node_rule: str = "best_fit"
-    sleep_after_s: int = -1
-    discipline: str = "free"
-    queue_order: str = "priority"
-    hold_s: int = 900
-
-
-@dataclass
-class Node:
-    index: int
-    pool: int
-    gpu_free: list[int]
-    state: int = AWAKE
-    idle_since: int = 0
-    wake_end: int = -1
-    jobs: set[int] = field(default_factory=set)
-
-    @property
-    def free(self) -> int:
-        return sum(self.gpu_free)
-
-
-@dataclass
-class Placed:
-    """Where a running (or waking) job sits: pieces are (node, GPU, thousandths)."""
-
-    pool: int
-    level: int
-    start_s: int
-    end_s: int
-    pieces: list[tuple[int, int, int]]
-    started: bool = False
-
-
-@dataclass
-class Outcome:
-    start_s: int = -1
-    end_s: int = -1
-    pool: int = -1
-    level: int = -1
-    energy_kwh: float = 0.0
-    cost_usd: float = 0.0
-    carbon_kg: float = 0.0
-    penalty_usd: float = 0.0
-    late_start: bool = False
-    missed_deadline: bool = False
-    rejected: int = 0
-
-    @property
-    def violation(self) -> bool:
-        return self.late_start or self.missed_deadline or self.rejected > 0
-
-
-@dataclass
-class Result:
-    """Event log ``(time, type, job, pool, level, node)`` with -1 where a field has no meaning, and the totals."""
-
-    events: list[tuple[int, int, int, int, int, int]]
-    outcomes: list[Outcome]
-    site_energy_kwh: list[float]
-    site_cost_usd: list[float]
-    site_carbon_kg: list[float]
-    idle_energy_kwh: list[float]
-    idle_cost_usd: list[float]
-    idle_carbon_kg: list[float]
-    questions: list[tuple[int, int, tuple[int, ...]]]
-    end_s: int
+from .model import (
+    ARRIVE,
+    AWAKE,
+    DOWN,
+    END,
+    GRID,
+    HOLD,
+    INTERRUPT,
+    LEVEL,
+    MIGRATE,
+    NODE_DOWN,
+    NODE_UP,
+    PAUSE,
+    REJECT,
+    RUN,
+    SLEEP,
+    SLEEPING,
+    START,
+    STRANDED,
+    WAKE,
+    WAKE_DONE,
+    WAKING,
+    WITHDRAW,
+    Grid,
+    Job,
+    Outcome,
+    Result,
+    Rules,
+    Settings,
+    merged,
+)
+from .placement import Floor, Run, Seat
 
 
 class Simulator:
-    """One window. ``choose(job, allowed)`` answers every question with one of the allowed actions."""
+    """One window. ``choose(job, allowed)`` answers every question, reviews too, with one of the allowed actions.
+
+    Args:
+        speed, power_w: tables ``[pool][level][kind]``.
+        outages: (node index, begin, end) in seconds of the window.
+    """
 
     def __init__(
         self,
@@ -144,25 +64,24 @@ class Simulator:
         settings: Settings,
         reward: RewardSpec,
         choose: Callable[[int, list[int]], int],
+        outages: Sequence[tuple[int, int, int]] = (),
     ) -> None:
-        self.cluster, self.speed, self.power_w = cluster, speed, power_w
         self.jobs, self.grid, self.settings, self.reward, self.choose = jobs, grid, settings, reward, choose
-        self.levels = len(cluster.level_fractions)
-        site_names = [site.name for site in cluster.sites]
-        self.site_of_pool = [site_names.index(pool.site) for pool in cluster.pools]
-        self.nodes: list[Node] = []
-        for p, pool in enumerate(cluster.pools):
-            for _ in range(pool.nodes):
-                self.nodes.append(Node(len(self.nodes), p, [1000] * pool.gpus_per_node))
-        self.placed: dict[int, Placed] = {}
-        self.ask_at: dict[int, int] = {}  # the waiting jobs
+        self.rules = Rules(cluster, speed, power_w, jobs, grid)
+        self.floor = Floor(self.rules, settings.node_rule)
+        self.nodes, self.runs = self.floor.nodes, self.floor.runs
+        self.outages = merged(outages)
         self.not_arrived = sorted(range(len(jobs)), key=lambda j: (jobs[j].submit_s, j))
+        self.ask_at: dict[int, int] = {}  # the waiting jobs
+        self.done = [0] * len(jobs)  # finished work, reference seconds
+        self.data_site = [job.data_site for job in jobs]
         self.outcomes = [Outcome() for _ in jobs]
         self.events: list[tuple[int, int, int, int, int, int]] = []
         self.questions: list[tuple[int, int, tuple[int, ...]]] = []
         sites = len(cluster.sites)
         self.site_totals = [[0.0, 0.0, 0.0] for _ in range(sites)]
         self.idle_totals = [[0.0, 0.0, 0.0] for _ in range(sites)]
+        self.busy_milli_s = 0
 
     # ---------------------------------------------------------------- the clock
 
@@ -170,83 +89,150 @@ class Simulator:
         t = 0
         while True:
             self.end_jobs(t)
-            self.finish_wakes(t)
-            self.start_after_wake(t)
+            self.change_nodes(t)
             if t > 0 and t % self.grid.step_s == 0:
                 self.log(t, GRID)
             self.arrivals(t)
-            self.decisions(t)
+            self.review(t)
+            self.scan(t)
             self.fall_asleep(t)
-            if not self.placed and not self.ask_at and not self.not_arrived:
+            ahead = self.instants_ahead(t)
+            if not ahead and self.grid.column(t) == self.grid.last_column:
+                self.reject_stranded(t)
+            if not self.runs and not self.ask_at and not self.not_arrived:
                 break
-            later = self.next_instant(t)
+            later = min([*ahead, (t // self.grid.step_s + 1) * self.grid.step_s])
             self.accrue(t, later)
             t = later
-        columns = list(zip(*self.site_totals, strict=True)), list(zip(*self.idle_totals, strict=True))
-        return Result(self.events, self.outcomes, *map(list, columns[0]), *map(list, columns[1]), self.questions, t)
+        site, idle = list(zip(*self.site_totals, strict=True)), list(zip(*self.idle_totals, strict=True))
+        busy = self.busy_milli_s / 1000
+        return Result(self.events, self.outcomes, *map(list, site), *map(list, idle), self.questions, t, busy)
 
-    def next_instant(self, t: int) -> int:
-        times = [(t // self.grid.step_s + 1) * self.grid.step_s]
-        times += [placed.end_s for placed in self.placed.values() if placed.started]
-        times += [node.wake_end for node in self.nodes if node.state == WAKING]
+    def instants_ahead(self, t: int) -> list[int]:
+        """All instants that are known to come, but for grid steps."""
+        times: list[int] = []
+        for run in self.runs.values():
+            times += [run.end_s, run.review_at] if run.started else [run.start_s]
+        for j, ask in self.ask_at.items():
+            times += [ask, self.jobs[j].until_s]
         times += [self.jobs[j].submit_s for j in self.not_arrived[:1]]
-        times += [ask for ask in self.ask_at.values() if ask > t]
-        if self.settings.sleep_after_s >= 0:
-            sleeps = [node.idle_since + self.settings.sleep_after_s for node in self.nodes if node.state == AWAKE and not node.jobs]
-            times += [time for time in sleeps if time > t]
-        return min(times)
+        for _, begin, end in self.outages:
+            times += [begin, end]
+        for node in self.nodes:
+            if node.state == WAKING:
+                times.append(node.wake_end)
+            if node.state == AWAKE and not node.jobs and self.settings.sleep_after_s >= 0:
+                times.append(node.idle_since + self.settings.sleep_after_s)
+        return [time for time in times if time > t]
 
     def log(self, t: int, kind: int, job: int = -1, pool: int = -1, level: int = -1, node: int = -1) -> None:
         self.events.append((t, kind, job, pool, level, node))
 
-    # ---------------------------------------------------------------- phases 1 to 4
+    # ---------------------------------------------------------------- phase 1: job ends
 
     def end_jobs(self, t: int) -> None:
-        for j in sorted(j for j, placed in self.placed.items() if placed.started and placed.end_s == t):
-            placed = self.placed.pop(j)
-            for n, gpu, milli in placed.pieces:
-                self.nodes[n].gpu_free[gpu] += milli
-                self.nodes[n].jobs.discard(j)
-                if not self.nodes[n].jobs:
-                    self.nodes[n].idle_since = t
-            job, outcome = self.jobs[j], self.outcomes[j]
-            outcome.end_s = t
-            if t > job.deadline_s:
-                outcome.missed_deadline = True
-                outcome.penalty_usd += self.penalty(job, t - job.deadline_s)
-            self.log(t, END, j, placed.pool, placed.level)
+        ends = [j for j, run in self.runs.items() if run.started and run.end_s == t]
+        withdrawn = [j for j in self.ask_at if self.jobs[j].until_s == t]
+        for j in sorted(ends + withdrawn):
+            if j in self.ask_at:
+                self.withdraw(j, t)
+            else:
+                self.end(j, t)
 
-    def finish_wakes(self, t: int) -> None:
-        for node in self.nodes:
-            if node.state == WAKING and node.wake_end == t:
-                node.state = AWAKE
-                self.log(t, WAKE_DONE, pool=node.pool, node=node.index)
+    def end(self, j: int, t: int) -> None:
+        run, job, outcome = self.floor.leave(j, t), self.jobs[j], self.outcomes[j]
+        outcome.end_s = t
+        if not job.lease and t > job.deadline_s:
+            outcome.missed_deadline = True
+            outcome.penalty_usd += self.penalty(job, t - job.deadline_s)
+        self.log(t, END, j, run.pool, run.level)
 
-    def start_after_wake(self, t: int) -> None:
-        for j in sorted(self.placed):
-            if not self.placed[j].started and self.placed[j].start_s == t:
-                self.start(j, t)
-
-    def start(self, j: int, t: int) -> None:
-        placed, job, outcome = self.placed[j], self.jobs[j], self.outcomes[j]
-        placed.started = True
-        outcome.start_s = t
-        if self.objective(job).start_bound and t > job.latest_start_s:
+    def withdraw(self, j: int, t: int) -> None:
+        del self.ask_at[j]
+        job, outcome = self.jobs[j], self.outcomes[j]
+        outcome.withdrawn = True
+        if outcome.start_s < 0 and self.rules.objective(j).start_bound:
             outcome.late_start = True
-            outcome.penalty_usd += self.penalty(job, t - job.latest_start_s)
-        self.log(t, START, j, placed.pool, placed.level)
+            outcome.penalty_usd += self.penalty(job, max(0, job.until_s - job.latest_start_s))
+        self.log(t, WITHDRAW, j)
 
     def penalty(self, job: Job, late_s: int) -> float:
         hours = min(late_s / 3600, self.reward.late_cap_hours)
         return job.gpus * (self.reward.miss_usd_per_gpu + self.reward.late_usd_per_gpu_hour * hours)
 
-    def objective(self, job: Job):
-        return self.cluster.objectives[WORKLOAD_CLASSES[job.kind]]
+    # ---------------------------------------------------------------- phase 2: node changes
+
+    def change_nodes(self, t: int) -> None:
+        for n in sorted(n for n, _, end in self.outages if end == t):
+            node = self.nodes[n]
+            node.state, node.idle_since = AWAKE, t
+            self.log(t, NODE_UP, pool=node.pool, node=n)
+        for n in sorted(n for n, begin, _ in self.outages if begin == t):
+            node = self.nodes[n]
+            node.state, node.wake_end = DOWN, -1
+            self.log(t, NODE_DOWN, pool=node.pool, node=n)
+            for j in sorted(node.jobs):
+                self.interrupt(j, t, n)
+        for node in self.nodes:
+            if node.state == WAKING and node.wake_end == t:
+                node.state, node.wake_end = AWAKE, -1
+                self.log(t, WAKE_DONE, pool=node.pool, node=node.index)
+        for j in sorted(j for j, run in self.runs.items() if not run.started and run.start_s == t):
+            self.start(j, t)
+
+    def interrupt(self, j: int, t: int, n: int) -> None:
+        run, job = self.floor.leave(j, t), self.jobs[j]
+        if run.started and job.checkpoint_s > 0:
+            worked = max(0, t - run.begin_s - run.loading_s)
+            self.credit(j, worked // job.checkpoint_s * job.checkpoint_s, run.speed)
+        self.ask_at[j] = t
+        self.log(t, INTERRUPT, j, run.pool, run.level, n)
+
+    def start(self, j: int, t: int) -> None:
+        run, job, outcome = self.runs[j], self.jobs[j], self.outcomes[j]
+        run.started = True
+        self.begin_segment(j, t, run.loading_s)
+        if self.settings.review_s > 0 and job.preemptible and not job.lease:
+            run.review_at = t + self.settings.review_s
+        if outcome.start_s < 0:
+            outcome.start_s = t
+            if self.rules.objective(j).start_bound and t > job.latest_start_s:
+                outcome.late_start = True
+                outcome.penalty_usd += self.penalty(job, t - job.latest_start_s)
+        self.log(t, START, j, run.pool, run.level)
+
+    # ---------------------------------------------------------------- segments and work
+
+    def begin_segment(self, j: int, t: int, loading_s: int) -> None:
+        run, job = self.runs[j], self.jobs[j]
+        run.begin_s, run.loading_s, run.speed = t, loading_s, self.rules.speed(j, run.pool, run.level)
+        run.end_s = job.until_s if job.lease else t + loading_s + math.ceil((job.duration_s - self.done[j]) / run.speed)
+
+    def credit(self, j: int, worked_s: int, speed: float) -> None:
+        """Add finished work; a lease carries none, and at least a second is always left to do."""
+        job = self.jobs[j]
+        if not job.lease:
+            self.done[j] += min(math.floor(worked_s * speed), job.duration_s - self.done[j] - 1)
+
+    def checkpoint(self, j: int, t: int) -> None:
+        """A chosen end of a segment keeps all its work."""
+        run = self.runs[j]
+        self.credit(j, max(0, t - run.begin_s - run.loading_s), run.speed)
+
+    def loading_s(self, j: int) -> int:
+        """Loading time of the next start."""
+        return self.jobs[j].restart_s if self.outcomes[j].start_s >= 0 and not self.jobs[j].lease else 0
+
+    def left_to_do_s(self, j: int, speed: float) -> int:
+        """By the visible estimate."""
+        return math.ceil(max(1, self.jobs[j].estimate_s - self.done[j]) / speed)
+
+    # ---------------------------------------------------------------- phase 4: arrivals
 
     def arrivals(self, t: int) -> None:
         while self.not_arrived and self.jobs[self.not_arrived[0]].submit_s == t:
             j = self.not_arrived.pop(0)
-            reason = self.rejection(self.jobs[j])
+            reason, _ = self.rules.choices(j)
             if reason:
                 self.outcomes[j].rejected = reason
                 self.log(t, REJECT, j)
@@ -254,29 +240,49 @@ class Simulator:
                 self.ask_at[j] = t
                 self.log(t, ARRIVE, j)
 
-    def rejection(self, job: Job) -> int:
-        pools = [p for p in range(len(self.cluster.pools)) if job.pools_allowed[p]]
-        if not pools:
-            return NO_GPU_MODEL
-        pools = [p for p in pools if self.fits_empty(job, p)]
-        if not pools:
-            return TOO_LARGE
-        if not any(self.watts_ok(job, p, level) for p in pools for level in range(self.levels)):
-            return MAX_WATTS
-        return 0
+    # ---------------------------------------------------------------- phase 5: reviews
 
-    def fits_empty(self, job: Job, p: int) -> bool:
-        pool = self.cluster.pools[p]
-        if job.gpu_milli < 1000:
-            per_node = pool.gpus_per_node * (1000 // job.gpu_milli)
-        else:
-            per_node = pool.gpus_per_node // (job.gpu_milli // 1000)
-        return per_node * pool.nodes >= job.workers
+    def ask(self, j: int, t: int, allowed: list[int]) -> int:
+        self.questions.append((t, j, tuple(allowed)))
+        action = self.choose(j, allowed)
+        assert action in allowed, f"{action} is none of {allowed}"
+        return action
 
-    def watts_ok(self, job: Job, p: int, level: int) -> bool:
-        return job.gpus * self.power_w[p][level][job.kind] <= job.max_watts
+    def review(self, t: int) -> None:
+        for j in sorted(j for j, run in self.runs.items() if run.started and run.review_at == t):
+            run = self.runs[j]
+            run.review_at = t + self.settings.review_s
+            stay = 1 + run.pool * self.rules.levels + run.level
+            moves = {action: seats for action, seats in self.possible_runs(j, t).items() if self.pool_of(action) != run.pool}
+            levels = [
+                1 + run.pool * self.rules.levels + level
+                for level in range(self.rules.levels)
+                if level != run.level and (run.pool, level) in self.rules.choices(j)[1] and self.floor.level_allowed(j, level)
+            ]
+            action = self.ask(j, t, sorted([0, stay, *levels, *moves]))
+            if action == stay:
+                continue
+            self.checkpoint(j, t)
+            if action == 0:
+                self.floor.leave(j, t)
+                self.ask_at[j] = t + self.settings.hold_s
+                self.log(t, PAUSE, j, run.pool, run.level)
+            elif action in levels:
+                run.level = self.level_of(action)
+                self.outcomes[j].level = run.level
+                self.begin_segment(j, t, max(0, run.loading_s - (t - run.begin_s)))
+                self.log(t, LEVEL, j, run.pool, run.level)
+            else:
+                self.floor.leave(j, t)
+                self.commit(j, action, moves[action], t, MIGRATE)
 
-    # ---------------------------------------------------------------- phase 5: decisions
+    def pool_of(self, action: int) -> int:
+        return (action - 1) // self.rules.levels
+
+    def level_of(self, action: int) -> int:
+        return (action - 1) % self.rules.levels
+
+    # ---------------------------------------------------------------- phase 5: the scan of the queue
 
     def queue(self, t: int) -> list[int]:
         jobs = self.jobs
@@ -290,145 +296,131 @@ class Simulator:
         }
         return sorted(self.ask_at, key=keys[self.settings.queue_order])
 
-    def decisions(self, t: int) -> None:
+    def scan(self, t: int) -> None:
         reservation: list | None = None  # [pool, shadow time, extra thousandths]
         for j in self.queue(t):
             if self.ask_at[j] > t:
                 continue
-            job = self.jobs[j]
-            runs = self.allowed_runs(job, t, reservation)
+            runs = self.possible_runs(j, t)
+            if reservation is not None:
+                runs = {action: seats for action, seats in runs.items() if self.spares_the_head(j, action, seats, t, reservation)}
             if not runs:
                 if self.settings.discipline == "strict":
                     return
                 if self.settings.discipline == "easy" and reservation is None:
-                    reservation = self.reserve(job, t)
+                    reservation = self.reserve(j, t)
                 continue
-            hold = self.objective(job).deferrable and t < job.latest_start_s
-            allowed = ([0] if hold else []) + runs
-            self.questions.append((t, j, tuple(allowed)))
-            action = self.choose(j, allowed)
-            assert action in allowed
+            job = self.jobs[j]
+            hold = self.rules.objective(j).deferrable and t < job.latest_start_s
+            action = self.ask(j, t, [0, *runs] if hold else list(runs))
             if action == 0:
                 self.ask_at[j] = min(t + self.settings.hold_s, job.latest_start_s)
                 self.log(t, HOLD, j)
                 continue
-            p, level = divmod(action - 1, self.levels)
-            if reservation is not None and p == reservation[0]:
-                ends = t + self.wake_delay(job, p, t) + self.runtime(job.estimate_s, p, level, job.kind)
-                if ends > reservation[1]:
-                    reservation[2] -= job.total_milli
-            self.commit(j, p, level, t)
+            p = self.pool_of(action)
+            if reservation is not None and p == reservation[0] and self.estimated_run_end(j, action, runs[action], t) > reservation[1]:
+                reservation[2] -= self.rules.gang_milli(j, p)
+            del self.ask_at[j]
+            self.commit(j, action, runs[action], t, RUN)
 
-    def allowed_runs(self, job: Job, t: int, reservation: list | None) -> list[int]:
-        runs = []
-        for p in range(len(self.cluster.pools)):
-            if not job.pools_allowed[p] or self.place(job, p) is None:
+    def possible_runs(self, j: int, t: int) -> dict[int, list[Seat]]:
+        """Actions run(p, l) that the state allows now, with the seats that the gang would take; in rising order."""
+        runs = {}
+        # One unbounded pool needs one placement for all its levels; watts matter where a budget does.
+        placed: dict[int, list[Seat] | None] = {}
+        for p, level in self.rules.choices(j)[1]:
+            if p in placed and not self.budgeted(p):
+                seats = placed[p]
+            else:
+                seats = placed[p] = self.floor.place(j, p, level)
+            if seats is None:
                 continue
-            for level in range(self.levels):
-                if not self.watts_ok(job, p, level):
-                    continue
-                if reservation is not None and p == reservation[0]:
-                    ends = t + self.wake_delay(job, p, t) + self.runtime(job.estimate_s, p, level, job.kind)
-                    if ends > reservation[1] and job.total_milli > reservation[2]:
-                        continue
-                runs.append(1 + p * self.levels + level)
+            if self.jobs[j].lease and self.start_of(j, p, seats, t) >= self.jobs[j].until_s:
+                continue
+            runs[1 + p * self.rules.levels + level] = seats
         return runs
 
-    def runtime(self, seconds: int, p: int, level: int, kind: int) -> int:
-        return math.ceil(seconds / self.speed[p][level][kind])
+    def budgeted(self, p: int) -> bool:
+        pool, site = self.rules.pools[p], self.rules.cluster.sites[self.rules.site_of_pool[p]]
+        return pool.rack_budget_w > 0 or pool.budget_w > 0 or site.budget_w > 0
 
-    def reserve(self, job: Job, t: int) -> list:
+    def sends_data(self, j: int, p: int) -> bool:
+        return self.jobs[j].data_gib > 0 and self.data_site[j] not in (-1, self.rules.site_of_pool[p])
+
+    def start_of(self, j: int, p: int, seats: list[Seat], t: int) -> int:
+        """Start second of a run decided now: all nodes awake and the data there."""
+        data = t + self.rules.transfer_s(j) if self.sends_data(j, p) else t
+        return max(self.floor.ready_s(p, seats, t), data)
+
+    def commit(self, j: int, action: int, seats: list[Seat], t: int, kind: int) -> None:
+        """Place the gang, wake its nodes, send its data, and start it when nothing has to be waited for."""
+        p, level = self.pool_of(action), self.level_of(action)
+        start, speed = self.start_of(j, p, seats, t), self.rules.speed(j, p, level)
+        self.log(t, kind, j, p, level)
+        self.floor.sit(j, Run(p, level, seats, start, start, self.loading_s(j), speed))
+        self.outcomes[j].pool, self.outcomes[j].level = p, level
+        for seat in seats:
+            node = self.nodes[seat.node]
+            if node.state == SLEEPING:
+                node.state, node.wake_end = WAKING, t + self.rules.pools[p].wake_latency_s
+                self.log(t, WAKE, pool=p, node=seat.node)
+        if self.sends_data(j, p):
+            self.send_data(j, self.rules.site_of_pool[p], t)
+        if start == t:
+            self.start(j, t)
+
+    def send_data(self, j: int, site: int, t: int) -> None:
+        self.data_site[j] = site
+        amounts = self.bill(site, self.grid.column(t), self.rules.transfer_kwh(j))
+        self.charge(j, amounts)
+        self.site_totals[site] = [total + amount for total, amount in zip(self.site_totals[site], amounts, strict=True)]
+
+    # ---------------------------------------------------------------- EASY backfilling
+
+    def reserve(self, j: int, t: int) -> list:
         """Reserve for the head: the pool with the earliest shadow time, judged by free thousandths of the whole pool."""
         best: list | None = None
-        for p in range(len(self.cluster.pools)):
-            watts_fit = any(self.watts_ok(job, p, level) for level in range(self.levels))
-            if not (job.pools_allowed[p] and watts_fit and self.fits_empty(job, p)):
-                continue
-            free = sum(node.free for node in self.nodes if node.pool == p)
-            releases = sorted((self.estimated_end(j, t), self.jobs[j].total_milli) for j, placed in self.placed.items() if placed.pool == p)
-            shadow = t
-            for end, _ in releases:
-                if free + sum(milli for other, milli in releases if other <= shadow) >= job.total_milli:
+        for p in sorted({p for p, _ in self.rules.choices(j)[1]}):
+            need = self.rules.gang_milli(j, p)
+            free = sum(sum(node.gpu_free) for node in self.floor.pool_nodes[p] if node.state != DOWN)
+            releases = sorted((self.estimated_end(k, t), self.rules.gang_milli(k, p)) for k, run in self.runs.items() if run.pool == p)
+            shadow, extra = t, 0
+            for time in [t, *(end for end, _ in releases)]:
+                shadow = time
+                spare = free + sum(milli for end, milli in releases if end <= shadow) - need
+                if spare >= 0:
+                    extra = spare
                     break
-                shadow = end
-            extra = free + sum(milli for other, milli in releases if other <= shadow) - job.total_milli
             if best is None or shadow < best[1]:
                 best = [p, shadow, extra]
         assert best is not None
         return best
 
     def estimated_end(self, j: int, t: int) -> int:
-        placed, job = self.placed[j], self.jobs[j]
-        end = placed.start_s + self.runtime(job.estimate_s, placed.pool, placed.level, job.kind)
-        return end if end > t else t + 1
+        run = self.runs[j]
+        end = self.jobs[j].until_s if self.jobs[j].lease else run.begin_s + run.loading_s + self.left_to_do_s(j, run.speed)
+        return max(end, t + 1)
 
-    # ---------------------------------------------------------------- placement
+    def estimated_run_end(self, j: int, action: int, seats: list[Seat], t: int) -> int:
+        if self.jobs[j].lease:
+            return self.jobs[j].until_s
+        p, level = self.pool_of(action), self.level_of(action)
+        return self.start_of(j, p, seats, t) + self.loading_s(j) + self.left_to_do_s(j, self.rules.speed(j, p, level))
 
-    def place(self, job: Job, p: int) -> list[tuple[int, int, int]] | None:
-        """Pieces (node, GPU, thousandths) of the whole gang in pool ``p``, or None; nothing is changed."""
-        free = {node.index: list(node.gpu_free) for node in self.nodes if node.pool == p}
-        state = {n: self.nodes[n].state for n in free}
-        sign = 1 if self.settings.node_rule == "best_fit" else -1
-        pieces = []
-        for _ in range(job.workers):
-            able = [n for n in free if self.gpus_for_worker(job, free[n], sign) is not None]
-            if not able:
-                return None
-            n = min(able, key=lambda n: (state[n], sign * sum(free[n]), n))
-            if state[n] == SLEEPING:
-                state[n] = WAKING
-            for gpu in self.gpus_for_worker(job, free[n], sign):
-                milli = min(job.gpu_milli, 1000)
-                free[n][gpu] -= milli
-                pieces.append((n, gpu, milli))
-        return pieces
+    def spares_the_head(self, j: int, action: int, seats: list[Seat], t: int, reservation: list) -> bool:
+        p, shadow, extra = reservation
+        if self.pool_of(action) != p or self.rules.gang_milli(j, p) <= extra:
+            return True
+        return self.estimated_run_end(j, action, seats, t) <= shadow
 
-    @staticmethod
-    def gpus_for_worker(job: Job, gpu_free: list[int], sign: int) -> list[int] | None:
-        if job.gpu_milli >= 1000:
-            whole = [gpu for gpu, free in enumerate(gpu_free) if free == 1000]
-            need = job.gpu_milli // 1000
-            return whole[:need] if len(whole) >= need else None
-        fitting = [gpu for gpu, free in enumerate(gpu_free) if free >= job.gpu_milli]
-        return [min(fitting, key=lambda gpu: (sign * gpu_free[gpu], gpu))] if fitting else None
-
-    def wake_delay(self, job: Job, p: int, t: int) -> int:
-        pieces = self.place(job, p)
-        assert pieces is not None
-        latency = self.cluster.pools[p].wake_latency_s
-        delays = [0]
-        for n in {piece[0] for piece in pieces}:
-            node = self.nodes[n]
-            delays.append({AWAKE: 0, WAKING: node.wake_end - t, SLEEPING: latency}[node.state])
-        return max(delays)
-
-    def commit(self, j: int, p: int, level: int, t: int) -> None:
-        job, pieces, delay = self.jobs[j], self.place(self.jobs[j], p), self.wake_delay(self.jobs[j], p, t)
-        assert pieces is not None
-        start = t + delay
-        end = start + self.runtime(job.duration_s, p, level, job.kind)
-        del self.ask_at[j]
-        self.placed[j] = Placed(p, level, start, end, pieces)
-        self.outcomes[j].pool, self.outcomes[j].level = p, level
-        self.log(t, RUN, j, p, level)
-        for n, gpu, milli in pieces:
-            node = self.nodes[n]
-            node.gpu_free[gpu] -= milli
-            node.jobs.add(j)
-            if node.state == SLEEPING:
-                node.state, node.wake_end = WAKING, t + self.cluster.pools[p].wake_latency_s
-                self.log(t, WAKE, pool=p, node=n)
-        if delay == 0:
-            self.start(j, t)
-
-    # ---------------------------------------------------------------- phase 6 and the accounts
+    # ---------------------------------------------------------------- phases 6 and 7
 
     def fall_asleep(self, t: int) -> None:
         if self.settings.sleep_after_s < 0:
             return
         column = self.grid.column(t)
-        for p in range(len(self.cluster.pools)):
-            idle = [node for node in self.nodes if node.pool == p and node.state == AWAKE and not node.jobs]
+        for p, members in enumerate(self.floor.pool_nodes):
+            idle = [node for node in members if node.state == AWAKE and not node.jobs]
             left = len(idle)
             for node in reversed(idle):
                 if t - node.idle_since >= self.settings.sleep_after_s and left - 1 >= self.grid.warm_reserve[p][column]:
@@ -436,34 +428,45 @@ class Simulator:
                     left -= 1
                     self.log(t, SLEEP, pool=p, node=node.index)
 
+    def reject_stranded(self, t: int) -> None:
+        for j in sorted(self.ask_at):
+            del self.ask_at[j]
+            self.outcomes[j].rejected = STRANDED
+            self.log(t, REJECT, j)
+
+    # ---------------------------------------------------------------- the accounts
+
     def accrue(self, start: int, stop: int) -> None:
         """Book watts over [start, stop), in which nothing changes."""
-        column, hours = self.grid.column(start), (stop - start) / 3600
-        charged = [0.0] * len(self.cluster.sites)
-        drawn = [0.0] * len(self.cluster.sites)
+        rules, column, hours = self.rules, self.grid.column(start), (stop - start) / 3600
+        sites = range(len(self.site_totals))
+        charged, drawn = [0 for _ in sites], [0 for _ in sites]
         for node in self.nodes:
-            pool = self.cluster.pools[node.pool]
-            awake_w = pool.node_idle_w + pool.gpus_per_node * pool.gpu_idle_w
-            drawn[self.site_of_pool[node.pool]] += {AWAKE: awake_w, WAKING: pool.wake_power_w, SLEEPING: pool.node_sleep_w}[node.state]
-        for j, placed in self.placed.items():
-            if not placed.started:
+            drawn[rules.site_of_pool[node.pool]] += rules.node_nw(node.pool, node.state)
+        for j, run in self.runs.items():
+            if not run.started:
                 continue
-            job, pool, site = self.jobs[j], self.cluster.pools[placed.pool], self.site_of_pool[placed.pool]
-            active_w = (self.power_w[placed.pool][placed.level][job.kind] - pool.gpu_idle_w) * job.utilization
-            dynamic_w = job.gpus * active_w + job.gpus * pool.cpu_w_per_gpu
-            share_w = job.gpus * (pool.node_idle_w + pool.gpus_per_node * pool.gpu_idle_w) / pool.gpus_per_node
-            drawn[site] += dynamic_w
-            charged[site] += dynamic_w + share_w
-            kwh, usd, kg = self.bill(site, column, dynamic_w + share_w, hours)
-            outcome = self.outcomes[j]
-            outcome.energy_kwh += kwh
-            outcome.cost_usd += usd
-            outcome.carbon_kg += kg
-        for site in range(len(self.cluster.sites)):
-            for totals, watts in ((self.site_totals[site], drawn[site]), (self.idle_totals[site], drawn[site] - charged[site])):
-                for index, amount in enumerate(self.bill(site, column, watts, hours)):
-                    totals[index] += amount
+            site, workers = rules.site_of_pool[run.pool], self.jobs[j].workers
+            dynamic_nw = workers * rules.drawn_worker_nw(j, run.pool, run.level, column)
+            attributed_nw = dynamic_nw + workers * rules.worker_share_nw(j, run.pool)
+            drawn[site] += dynamic_nw
+            charged[site] += attributed_nw
+            self.charge(j, self.bill(site, column, self.facility_kwh(site, column, attributed_nw, hours)))
+            self.busy_milli_s += rules.gang_milli(j, run.pool) * (stop - start)
+        for site in sites:
+            for totals, nw in ((self.site_totals, drawn[site]), (self.idle_totals, drawn[site] - charged[site])):
+                amounts = self.bill(site, column, self.facility_kwh(site, column, nw, hours))
+                totals[site] = [total + amount for total, amount in zip(totals[site], amounts, strict=True)]
 
-    def bill(self, site: int, column: int, it_watts: float, hours: float) -> tuple[float, float, float]:
-        kwh = it_watts * self.grid.pue[site][column] * hours / 1000
+    def facility_kwh(self, site: int, column: int, it_nw: int, hours: float) -> float:
+        return it_nw / 1e9 * self.grid.pue[site][column] * hours / 1000
+
+    def bill(self, site: int, column: int, kwh: float) -> tuple[float, float, float]:
+        """kWh, USD and kg at the site's values of the step."""
         return kwh, kwh * self.grid.price[site][column], kwh * self.grid.carbon[site][column] / 1000
+
+    def charge(self, j: int, amounts: tuple[float, float, float]) -> None:
+        outcome = self.outcomes[j]
+        outcome.energy_kwh += amounts[0]
+        outcome.cost_usd += amounts[1]
+        outcome.carbon_kg += amounts[2]
