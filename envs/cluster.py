@@ -169,7 +169,9 @@ class ClusterSpec:
             if item.pool not in nodes:
                 raise InputError(f"unknown pool '{item.pool}'", where=at, allowed=", ".join(nodes))
             if item.nodes < 1 or item.first_node < 0 or item.first_node + item.nodes > nodes[item.pool]:
-                raise InputError(f"nodes {item.first_node} to {item.first_node + item.nodes - 1}", where=at, allowed=f"0 to {nodes[item.pool] - 1}")
+                raise InputError(
+                    f"nodes {item.first_node} to {item.first_node + item.nodes - 1}", where=at, allowed=f"0 to {nodes[item.pool] - 1}"
+                )
 
     @property
     def node_names(self) -> tuple[str, ...]:

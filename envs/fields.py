@@ -47,7 +47,13 @@ POOL_CONSTANTS = (
 ) = range(len(POOL_CONSTANTS))  # fmt: skip
 POOL_CONSTANTS_WIDTH = 16
 
-POOL_WATTS = ("gpu_idle_w", "gpu_context_w", "cpu_w_per_gpu", "cpu_w_per_cpu", "share_w")  # share_w: idle watts of a node for each of its GPUs
+POOL_WATTS = (
+    "gpu_idle_w",
+    "gpu_context_w",
+    "cpu_w_per_gpu",
+    "cpu_w_per_cpu",
+    "share_w",
+)  # share_w: idle watts of a node for each of its GPUs
 GPU_IDLE_W, GPU_CONTEXT_W, CPU_W_PER_GPU, CPU_W_PER_CPU, SHARE_W = range(len(POOL_WATTS))
 POOL_WATTS_WIDTH = len(POOL_WATTS)
 
@@ -154,7 +160,17 @@ NODE_I = (
 NODE_WIDTH = 12
 
 # state_count is one value for each state: awake, waking, sleeping, down
-POOL_I = ("idle_awake", "tired_count", "pool_free", "pool_partial", "committed_nw", "count_awake", "count_waking", "count_sleeping", "count_down")
+POOL_I = (
+    "idle_awake",
+    "tired_count",
+    "pool_free",
+    "pool_partial",
+    "committed_nw",
+    "count_awake",
+    "count_waking",
+    "count_sleeping",
+    "count_down",
+)
 IDLE_AWAKE, TIRED_COUNT, POOL_FREE, POOL_PARTIAL, COMMITTED_NW, STATE_COUNT = range(6)
 POOL_WIDTH = len(POOL_I)
 

@@ -197,7 +197,9 @@ def _gpu_milli(table: pd.DataFrame) -> pd.Series:
     if bad.any():
         row = table[bad].iloc[0]
         raise InputError(
-            f"gpus {row['gpus']:g}", where=f"jobs table, job '{row['job_id']}'", allowed="a share of one GPU (0.001 to 1) or whole GPUs, or 0 with CPUs"
+            f"gpus {row['gpus']:g}",
+            where=f"jobs table, job '{row['job_id']}'",
+            allowed="a share of one GPU (0.001 to 1) or whole GPUs, or 0 with CPUs",
         )
     return milli
 

@@ -260,12 +260,12 @@ def penalise(c, job, site, violation, late_s):
 
 
 @compiled
-def penalise_start(c, job, site, time_s):
-    """Late start, for classes that are bound to one."""
+def penalise_start(c, job, site, never):
+    """Late start, for classes that are bound to one; a lease that was ``never`` served is late whatever its latest start."""
     a = c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH
-    late_s = time_s - c.j[a + fx.LATEST_START_S]
-    if late_s > 0 and c.k[c.o[fx.K_KIND] + c.j[a + fx.KIND] * fx.KIND_CONSTANTS_WIDTH + fx.START_BOUND]:
-        penalise(c, job, site, LATE_START, late_s)
+    late_s = c.i[fx.TIME_S] - c.j[a + fx.LATEST_START_S]
+    if (late_s > 0 or never) and c.k[c.o[fx.K_KIND] + c.j[a + fx.KIND] * fx.KIND_CONSTANTS_WIDTH + fx.START_BOUND]:
+        penalise(c, job, site, LATE_START, max(0, late_s))
 
 
 @compiled

@@ -133,7 +133,7 @@ def start_job(c, job):
     i[o[fx.I_SITE] + site * fx.SITE_WIDTH + fx.RUNNING_MILLI] += _occupied_milli(c, job)
     if i[a + fx.START_S] < 0:
         i[a + fx.START_S] = i[fx.TIME_S]
-        penalise_start(c, job, site, i[fx.TIME_S])
+        penalise_start(c, job, site, False)
     if c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.UNTIL_S] >= 0:
         i[fx.N_LEASES] += 1
     _plan_end(c, job)
@@ -234,7 +234,7 @@ def end_job(c, job):
         wait_no_more(c, job)
         i[a + fx.STATUS] = WITHDRAWN
         if i[a + fx.START_S] < 0:
-            penalise_start(c, job, site_of(c, _first_pool(c, job)), i[fx.TIME_S])
+            penalise_start(c, job, site_of(c, _first_pool(c, job)), True)
         log_event(c, events.WITHDRAW, job, -1, -1, -1, -1)
     else:
         p = i[a + fx.POOL]

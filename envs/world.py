@@ -157,7 +157,9 @@ def build_world(cluster: ClusterSpec, windows: Sequence[WindowTables], *, warm_r
     if not windows:
         raise InputError("no windows", where="world", allowed="at least one")
     static = build_static(cluster)
-    services = tuple(tuple(sorted(table.services["service"].astype(str).unique())) if table.services is not None else () for table in windows)
+    services = tuple(
+        tuple(sorted(table.services["service"].astype(str).unique())) if table.services is not None else () for table in windows
+    )
     grid = _build_grid(cluster, windows, warm_reserve, services)
     tables = [table.jobs if "estimate_s" in table.jobs else prepare_jobs(table.jobs, cluster) for table in windows]
     tables = [table.sort_values(["submit_time", "job_id"], kind="stable", ignore_index=True) for table in tables]
@@ -254,7 +256,9 @@ def _build_jobs(
             places = {text: place for place, text in enumerate(known[row])}
             unknown = sorted(set(table.loc[given, name].astype(str)) - set(places))
             if unknown:
-                raise InputError(f"{name} '{unknown[0]}'", where=f"window {row}, jobs", allowed=", ".join(known[row]) or f"no {name} is given")
+                raise InputError(
+                    f"{name} '{unknown[0]}'", where=f"window {row}, jobs", allowed=", ".join(known[row]) or f"no {name} is given"
+                )
             values[row, : len(table)][given] = table.loc[given, name].astype(str).map(places)
         return values
 
@@ -413,7 +417,9 @@ def outage_events(cluster: ClusterSpec, start: pd.Timestamp, outages: pd.DataFra
     end = _seconds(pd.to_datetime(outages["end"], utc=True), start)
     wrong = pd.to_datetime(outages["end"], utc=True) <= pd.to_datetime(outages["begin"], utc=True)
     if wrong.any():
-        raise InputError(f"end {outages['end'][wrong].iloc[0]}", where=f"outages, node '{outages['node'][wrong].iloc[0]}'", allowed="after its begin")
+        raise InputError(
+            f"end {outages['end'][wrong].iloc[0]}", where=f"outages, node '{outages['node'][wrong].iloc[0]}'", allowed="after its begin"
+        )
     node = outages["node"].astype(str).map(places).to_numpy(dtype=np.int64)
     merged: list[list[int]] = []
     for n, first, last in sorted(zip(node.tolist(), begin.tolist(), end.tolist(), strict=True)):
