@@ -50,7 +50,8 @@ def _explain(config_name: str, overrides: Sequence[str], error: Exception) -> st
         if not match:
             continue
         key, value = match.groups()
-        if key in groups and value not in group_choices(key) and value not in ("null", ""):
+        chosen = [name.strip() for name in value.strip("[]").split(",")]
+        if key in groups and not set(chosen) <= {*group_choices(key), "null", ""}:
             return f"{key}={value}: no such choice; allowed: {', '.join(group_choices(key))}"
         if key in groups or key.startswith("hydra"):
             continue

@@ -15,6 +15,7 @@ from pipelines.config import PUBLIC_JOBS, TraceConfig
 from pipelines.drawn import DrawConfig, Drawn, draw_jobs, render
 from pipelines.drawn_plot import comparison_figure
 from pipelines.stages.real_traces import load_trace
+from pipelines.stress import ON_JOBS, stress_of
 from pipelines.workspace import write_json
 from telemetry.errors import InputError
 
@@ -103,6 +104,12 @@ def main(cfg: DictConfig) -> int:
         jobs = drawn.jobs
         if jobs.empty:
             raise InputError("no job was drawn", where="draw", remedy="more months=, or another seed=")
+    stress = stress_of(cfg.stress, ON_JOBS, "the others change the grid or the nodes: python -m pipelines.evaluate stress=...")
+    seed = draw.seed if draw.months else int(_number(cfg, "seed"))
+    notes: list[str] = []
+    if stress:
+        stressed = stress.apply(jobs, None, None, seed)
+        jobs, notes = stressed.jobs, stress.notes({seed: stressed})
     write_table(jobs, out)
     if draw.months:
         title = f"{trace.kind}: {draw.months:g} months drawn (seed {draw.seed}) from a model of the first {draw.fit_share:.0%}"
@@ -110,6 +117,8 @@ def main(cfg: DictConfig) -> int:
         print(render(drawn) + f"\n\nwritten: {files[0]}, {files[1]}")
     days = (jobs["submit_time"].max() - jobs["submit_time"].min()).total_seconds() / 86_400
     print(f"{len(jobs):,} jobs over {days:.1f} days in {cfg.out}; left out: {counts}")
+    for note in notes:
+        print(note)
     for flaw in trace.flaws:
         print(f"known flaw: {flaw}")
     return 0
