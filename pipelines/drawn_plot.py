@@ -97,8 +97,9 @@ def _week(axes: Axes, seconds: np.ndarray, style: Mapping[str, object]) -> None:
     """Mean jobs an hour by hour of the week, over six hours each: a few weeks hold too little for single hours."""
     hour = seconds // 3600
     every = np.arange(hour[0], hour[-1] + 1)
-    place = lambda h: (h + 72) % 168 // 6  # noqa: E731 - 1970 began on a Thursday
-    rate = np.bincount(place(hour), minlength=28) / np.maximum(np.bincount(place(every), minlength=28), 1)
+    # 1970 began on a Thursday.
+    held, width = (np.bincount((hours + 72) % 168 // 6, minlength=28) for hours in (hour, every))
+    rate = held / np.maximum(width, 1)
     axes.step(np.arange(29) * 6, np.append(rate, rate[-1]), where="post", **style)  # type: ignore[arg-type]
 
 

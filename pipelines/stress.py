@@ -26,7 +26,7 @@ SHOWN_TIMES = 4
 
 @dataclass(frozen=True)
 class Occasions:
-    """When a stress comes: at ``at``, or once in every stretch of ``every_hours``; it lasts ``hours``."""
+    """When a stress comes: at ``at``, or once in every stretch of about ``every_hours``; it lasts ``hours``."""
 
     at: str | None
     every_hours: float
@@ -54,10 +54,12 @@ class Occasions:
         span_h = (end - first) / pd.Timedelta(hours=1)
         if span_h < self.hours:
             raise InputError(f"{self.hours:g} h", where=f"{where}, hours", allowed=f"at most the {max(span_h, 0):.1f} h of the tables")
-        stretch_h = min(self.every_hours, span_h)
-        room_h = int(stretch_h - self.hours)
-        rng = np.random.default_rng(seed)
-        late = rng.integers(0, room_h + 1, int(span_h // stretch_h))
+        # Equal stretches as near to every_hours as the span allows.
+        count = max(1, round(span_h / self.every_hours))
+        if span_h / count < self.hours:
+            count = int(span_h // self.hours)
+        stretch_h = span_h / count
+        late = np.random.default_rng(seed).integers(0, int(stretch_h - self.hours) + 1, count)
         starts = [first + pd.Timedelta(hours=float(np.floor(place * stretch_h) + shift)) for place, shift in enumerate(late)]
         return [time for time in starts if time + pd.Timedelta(hours=self.hours) <= end]
 

@@ -56,6 +56,45 @@ python -m pipelines.make_trace trace=philly out=outputs/half.parquet thin=0.5 ti
 `thin` keeps each job with that probability, so the rate falls and its shape over time stays. `time_scale` stretches submit times and leaves
 durations: 0.5 doubles the load and also halves the length of a day. Jobs that state no class get one by shape (`class_tagging=shape`): no
 GPU is `batch_inference`, a share of one GPU `interactive`, one GPU `fine_tuning`, more `training`; the true duration is never used.
+
+## Drawn months
+
+```
+python -m pipelines.make_trace trace=philly draw.months=3 draw.seed=1 out=outputs/drawn.parquet
+```
+
+A model of how jobs arrive (`envs/worlds/arrivals.py`: users' sessions on a weekly rhythm that drifts) is fitted on the first
+`draw.fit_share` of the trace, and draws months of 30 days that begin on the Monday after that part. Sessions are copies of sessions that
+were there, whole, at new times and in new company: durations and sizes of single jobs can therefore not differ from the fitted part but by
+chance; rhythm, burstiness and load can. `users` in `conf/trace` says which columns stand for a user.
+
+The command prints, and writes beside the table as JSON and as a picture, how fitted part, drawn months and held-out rest compare: gaps,
+day and week rhythm, burstiness by bin width, sessions, durations, sizes, and Kolmogorov-Smirnov or total-variation distances of each pair.
+The distance of the fitted part to the rest says how far the trace itself moves: no model of the first part comes nearer to the rest than
+about that. Both `philly` (in its last third four times as many jobs a day, an eighth as long) and `openb` (a rush on its last day) move a lot.
+
+## Under stress
+
+```
+python -m pipelines.evaluate jobs=jobs.parquet grid=grid.parquet stress=[price_spike,heat_wave] stress.price_spike.factor=20
+python -m pipelines.make_trace trace=philly stress=flash_crowd out=outputs/crowded.parquet
+```
+
+| stress | what it changes | what `evaluate` does |
+|---|---|---|
+| `flash_crowd` | adds copies of jobs, `factor` times the mean load, most at once | windows are cut from the longer table |
+| `price_spike` | prices times `factor`, at least `floor_usd_per_kwh`, at `sites` | seen and billed |
+| `heat_wave` | temperatures, half a sine up to `add_c` | PUE and with it energy follow |
+| `telemetry_loss` | price, carbon, renewable share and temperature stand still | seen, not billed (below) |
+| `site_loss` | all nodes of a site are out | refused: the simulator does not play outages yet |
+
+Each comes once in every stretch of about `every_hours` of the time that jobs and grid cover, at a whole hour that the evaluation seed
+draws, or once at `at`. Jobs and grid are changed before windows are cut, so that window starts stay those of the world without stress
+(unless a crowd outlasts the trace). The output states every time.
+
+Under `telemetry_loss` policies decide on the frozen values, and on forecasts that repeat them for a day; energy, cost, carbon and objective
+are then recomputed from the event log on the true values. Policies that look at no price decide as ever. What a policy knows of jobs,
+queue and nodes is not lost.
 """
 
 
