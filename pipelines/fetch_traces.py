@@ -29,6 +29,7 @@ from telemetry.originals import convert, table_digest
 LEDGER = "fetched.json"
 FORMAT = 1
 ORIGINALS = ".originals"
+WRITE_BITS = 0o222
 FETCHED, PRESENT, FAILED = "fetched", "already there", "failed"
 STRICT, ACCEPT = "strict", "accept"
 # Where the public code host serves a file of a commit; the second answers for the web site and knows shortened commits for certain.
@@ -279,6 +280,9 @@ def _alone(folder: Path) -> Iterator[None]:
     """Only one run at a time writes to the folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not folder.stat().st_mode & WRITE_BITS:
+            # Root could write all the same: the mark says that somebody keeps this folder as it is.
+            raise InputError("the folder is write-protected", where=str(folder), remedy="out=FOLDER of your own")
         lock = (folder / ".fetch.lock").open("w")
     except OSError as error:
         raise InputError(error.strerror or str(error), where=str(folder), remedy="out=FOLDER where files can be written") from error
@@ -323,8 +327,8 @@ def fetch_config(cfg: DictConfig) -> FetchConfig:
         raw: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise InputError(str(error).splitlines()[0], where="config") from error
-    if raw["out"] in (None, "", "???"):
-        raise InputError("no folder given", where="out", allowed="out=FOLDER, or JOULEWISE_TRACES set to one")
+    if not raw["out"]:
+        raise InputError("no folder given", where="out", allowed="out=FOLDER")
     names = raw["traces"] if isinstance(raw["traces"], list) else [raw["traces"]]
     limits = {key: raw[key] for key in ("timeout_s", "file_timeout_s", "tries", "pause_s")}
     if isinstance(raw["max_mib"], bool) or not isinstance(raw["max_mib"], int | float):

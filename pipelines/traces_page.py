@@ -71,7 +71,8 @@ chance; rhythm, burstiness and load can. `users` in `conf/trace` says which colu
 The command prints, and writes beside the table as JSON and as a picture, how fitted part, drawn months and held-out rest compare: gaps,
 day and week rhythm, burstiness by bin width, sessions, durations, sizes, and Kolmogorov-Smirnov or total-variation distances of each pair.
 The distance of the fitted part to the rest says how far the trace itself moves: no model of the first part comes nearer to the rest than
-about that. Both `philly` (in its last third four times as many jobs a day, an eighth as long) and `openb` (a rush on its last day) move a lot.
+about that. Both `philly` (in its last third four times as many jobs a day, an eighth as long) and `openb` (a rush on its last day) move
+a lot.
 
 ## Under stress
 

@@ -178,6 +178,17 @@ def test_pickles_and_links_out_of_the_folder_are_refused(mirror, bring, tmp_path
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+def test_a_write_protected_folder_is_left_alone_also_by_root(mirror, bring, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    out.chmod(0o555)
+    with pytest.raises(InputError, match="write-protected"):
+        bring(COPY)
+    out.chmod(0o755)
+    assert not list(out.iterdir())
+    assert bring(COPY)[0].status == FETCHED
+
+
 def test_two_runs_do_not_write_at_once(bring, tmp_path, mirror):
     with command._alone(tmp_path / "out"), pytest.raises(InputError, match="another run"):
         bring(COPY)
@@ -256,7 +267,7 @@ def test_every_trace_states_its_files_and_their_checksums():
     assert config.addresses(place)[0] == "https://raw.githubusercontent.com/a/b/0123/seed=0/two%20words.csv"
     assert all(address.startswith("https://") for address in config.addresses(place))
     with pytest.raises(InputError, match="out=FOLDER"):
-        fetch_config(compose_config("fetch_traces", ["out=null"]))
+        fetch_config(compose_config("fetch_traces"))
 
 
 def test_traces_are_chosen_by_name_last_part_or_folder():
