@@ -10,7 +10,6 @@ import numpy as np
 from telemetry.classes import WORKLOAD_CLASSES
 from telemetry.errors import InputError
 
-
 LARGEST_SLICES = 16
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 OFFSETS = (
     # sizes
-    "N_JOBS", "N_NODES", "N_POOLS", "N_SITES", "N_LEVELS", "N_CURVES", "N_COLUMNS", "N_ACTIONS", "N_SHAPES", "N_TREE", "N_SHORT", "N_RECORDS", "N_GPUS",
+    "N_JOBS", "N_NODES", "N_POOLS", "N_SITES", "N_LEVELS", "N_CURVES", "N_COLUMNS", "N_ACTIONS", "N_SHAPES", "N_TREE", "N_SHORT",
+    "N_RECORDS", "N_GPUS",
     "N_RACKS", "N_LOG", "HAS_BUDGET", "HAS_LEASES",
     # cluster
     "K_POOL", "K_NODE", "K_KIND", "K_SITE", "KF_POOL", "KF_SPEED", "KF_POWER", "KF_LEVEL",
@@ -19,8 +20,10 @@ OFFSETS = (
     # grid of a window
     "G_RESERVE", "G_OUTAGE", "GF_VALUES", "GF_LOAD",
     # state
-    "I_JOB", "I_NODE", "I_POOL", "I_SITE", "I_WHOLE", "I_GPU", "I_RECORD", "I_RACK", "I_READY", "I_TREE", "I_SHAPE", "I_BLOCKED", "I_SKIPPED",
-    "I_RUNNING", "I_SCRATCH", "I_SCAN", "I_ENDS", "I_ENDS_AT", "I_TIMERS", "I_TIMERS_AT", "I_WAKES", "I_WAKES_AT", "I_ACTION", "I_SHORT", "I_LEAVES", "I_LEAVES_AT", "I_N_LEAVES",
+    "I_JOB", "I_NODE", "I_POOL", "I_SITE", "I_WHOLE", "I_GPU", "I_RECORD", "I_RACK", "I_READY", "I_TREE", "I_SHAPE", "I_BLOCKED",
+    "I_SKIPPED",
+    "I_RUNNING", "I_SCRATCH", "I_SCAN", "I_ENDS", "I_ENDS_AT", "I_TIMERS", "I_TIMERS_AT", "I_WAKES", "I_WAKES_AT", "I_ACTION",
+    "I_SHORT", "I_LEAVES", "I_LEAVES_AT", "I_N_LEAVES",
     "F_JOB", "F_SITE", "F_IDLE", "F_ACTION", "F_RATE", "F_SCORE", "F_BEGIN", "I_END", "F_END",
 )  # fmt: skip
 (
@@ -30,7 +33,8 @@ OFFSETS = (
     J_JOB, J_ALLOWED, J_RANK, J_SLOT, J_AT_SLOT, J_SHAPE, J_HELD, JF_JOB,
     G_RESERVE, G_OUTAGE, GF_VALUES, GF_LOAD,
     I_JOB, I_NODE, I_POOL, I_SITE, I_WHOLE, I_GPU, I_RECORD, I_RACK, I_READY, I_TREE, I_SHAPE, I_BLOCKED, I_SKIPPED,
-    I_RUNNING, I_SCRATCH, I_SCAN, I_ENDS, I_ENDS_AT, I_TIMERS, I_TIMERS_AT, I_WAKES, I_WAKES_AT, I_ACTION, I_SHORT, I_LEAVES, I_LEAVES_AT, I_N_LEAVES,
+    I_RUNNING, I_SCRATCH, I_SCAN, I_ENDS, I_ENDS_AT, I_TIMERS, I_TIMERS_AT, I_WAKES, I_WAKES_AT, I_ACTION, I_SHORT, I_LEAVES,
+    I_LEAVES_AT, I_N_LEAVES,
     F_JOB, F_SITE, F_IDLE, F_ACTION, F_RATE, F_SCORE, F_BEGIN, I_END, F_END,
 ) = range(len(OFFSETS))  # fmt: skip
 
@@ -38,7 +42,8 @@ OFFSETS = (
 
 # per pool; watts of a node by state in whole nanowatts, 0 budgets and capacities = none
 POOL_CONSTANTS = (
-    "pool_site", "pool_first_node", "pool_nodes", "pool_gpus", "wake_latency_s", "awake_nw", "waking_nw", "sleeping_nw", "committed_waking_nw",
+    "pool_site", "pool_first_node", "pool_nodes", "pool_gpus", "wake_latency_s", "awake_nw", "waking_nw", "sleeping_nw",
+    "committed_waking_nw",
     "cpu_milli", "memory_mib", "nodes_per_rack", "first_rack", "rack_budget_nw", "pool_budget_nw",
 )  # fmt: skip
 (
@@ -121,7 +126,8 @@ PARAMS_F = (
 # first values of the block
 ENV_I = (
     "time_s", "window", "done", "asking", "reviewing", "phase", "column", "arrived", "unfinished", "decisions", "last_decision_s",
-    "reserved_pool", "reserved_shadow_s", "reserved_extra", "waiting", "waiting_milli", "n_running", "n_leases", "scored", "log_count", "n_scan",
+    "reserved_pool", "reserved_shadow_s", "reserved_extra", "waiting", "waiting_milli", "n_running", "n_leases", "scored", "log_count",
+    "n_scan",
     "released", "n_blocked", "n_skipped", "n_reviews", "next_review", "next_outage", "free_record", "n_ends", "n_timers", "n_wakes",
 )  # fmt: skip
 (
@@ -135,7 +141,8 @@ OBJECTIVE_USD, REGRET_USD, MARKED_USD, MARKED_REGRET, BUSY_GPU_S = range(len(ENV
 
 # start_s is the first start of all; begin_s, loading_s and done_s are those of the running segment; marked_s is until when it is charged
 JOB_I = (
-    "status", "start_s", "end_s", "due_s", "pool", "level", "violation", "begin_s", "loading_s", "done_s", "marked_s", "watts_nw", "share_nw",
+    "status", "start_s", "end_s", "due_s", "pool", "level", "violation", "begin_s", "loading_s", "done_s", "marked_s", "watts_nw",
+    "share_nw",
     "lies_at", "running_at", "record_head",
 )  # fmt: skip
 (

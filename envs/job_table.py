@@ -35,10 +35,10 @@ REQUIRED_JOB_COLUMNS = ("job_id", "submit_time", "duration_s", "gpus", "workers"
 def prepare_jobs(jobs: pd.DataFrame, cluster: ClusterSpec) -> pd.DataFrame:
     """Complete the canonical jobs table with everything the simulator needs.
 
-    Filled: ``workload_class`` (see :func:`tag_class`), ``estimate_s`` (``requested_duration_s``, else ``DEFAULT_ESTIMATE_S`` of the class),
-    ``deadline`` and ``latest_start`` (objectives of ``cluster``), ``priority`` 0, ``max_watts`` infinity, ``gpu_utilization`` 1,
-    ``gpu_model`` None = any; ``cpu_milli`` and ``memory_mib`` of a worker (``cpus``, ``memory_gib``) 0; ``preemptible``, ``checkpoint_s`` and
-    ``restart_s`` of the class; ``data_gib`` 0 and ``data_site`` None; ``until``, ``service`` and ``peak_load`` of replicas empty.
+    Filled: ``workload_class`` (see :func:`tag_class`), ``estimate_s`` (``requested_duration_s``, else ``DEFAULT_ESTIMATE_S`` of the
+    class), ``deadline`` and ``latest_start`` (objectives of ``cluster``), ``priority`` 0, ``max_watts`` infinity, ``gpu_utilization`` 1,
+    ``gpu_model`` None = any; ``cpu_milli`` and ``memory_mib`` of a worker (``cpus``, ``memory_gib``) 0; ``preemptible``, ``checkpoint_s``
+    and ``restart_s`` of the class; ``data_gib`` 0 and ``data_site`` None; ``until``, ``service`` and ``peak_load`` of replicas empty.
     ``submit_time`` is cut to whole seconds, ``duration_s`` rounded up to at least 1 s.
 
     Returns:

@@ -26,7 +26,7 @@ ROOMIEST, TIGHTEST, GREEDY, LOOKAHEAD = 0, 1, 2, 3
 def choose_from_state(c, kind):
     """Action of a compiled judge for the question; those that do not price actions leave a running job where it is."""
     o, i = c.o, c.i
-    if kind == GREEDY or kind == LOOKAHEAD:
+    if kind in (GREEDY, LOOKAHEAD):
         if not i[fx.SCORED]:
             score_question(c, False)
         return _cheapest(c, 0 if kind == LOOKAHEAD else 1)
@@ -48,10 +48,11 @@ def choose_from_state(c, kind):
 def _cheapest(c, first):
     best = -1
     for action in range(first, c.o[fx.N_ACTIONS]):
+        if not c.i[c.o[fx.I_ACTION] + action * fx.ACTION_WIDTH + fx.MASK]:
+            continue
         usd = c.f[c.o[fx.F_ACTION] + action * fx.ACTION_F_WIDTH + fx.EXPECTED_USD]
-        if c.i[c.o[fx.I_ACTION] + action * fx.ACTION_WIDTH + fx.MASK]:
-            if best < 0 or usd < c.f[c.o[fx.F_ACTION] + best * fx.ACTION_F_WIDTH + fx.EXPECTED_USD]:
-                best = action
+        if best < 0 or usd < c.f[c.o[fx.F_ACTION] + best * fx.ACTION_F_WIDTH + fx.EXPECTED_USD]:
+            best = action
     return best
 
 

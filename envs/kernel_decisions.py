@@ -371,9 +371,8 @@ def _run(c, job, action):
     p, level = (action - 1) // o[fx.N_LEVELS], (action - 1) % o[fx.N_LEVELS]
     delay = i[o[fx.I_ACTION] + action * fx.ACTION_WIDTH + fx.START_DELAY_S]
     start = i[fx.TIME_S] + delay
-    if p == i[fx.RESERVED_POOL]:
-        if end_of(c, job, p, level, start, remaining_s(c, job), loading_s(c, job)) > i[fx.RESERVED_SHADOW_S]:
-            i[fx.RESERVED_EXTRA] -= held_milli(c, job, p) * c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.WORKERS]
+    if p == i[fx.RESERVED_POOL] and end_of(c, job, p, level, start, remaining_s(c, job), loading_s(c, job)) > i[fx.RESERVED_SHADOW_S]:
+        i[fx.RESERVED_EXTRA] -= held_milli(c, job, p) * c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.WORKERS]
     wait_no_more(c, job)
     if c.q[fx.PLAN_REGRET]:
         charge_regret(c, job, realised_objective(c, job, p, level, start))

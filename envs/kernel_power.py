@@ -20,7 +20,7 @@ WHOLE = 1000
 
 @compiled
 def rounded(value):
-    return int(math.floor(value + 0.5))
+    return math.floor(value + 0.5)
 
 
 @compiled

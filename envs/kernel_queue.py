@@ -1,9 +1,9 @@
 """Compiled calendars and queues: indexed heaps of (time, index), the bit set of jobs that may be asked about, the tree of shapes.
 
-Waiting jobs are grouped by *shape*, all that decides whether there is room. Jobs of one shape are consecutive *slots* in queue order; a tree
-over the shapes holds the least rank of each shape's ready jobs. A shape without room leaves the tree until something is released, so that
-a scan costs the number of shapes at most, whatever the number of waiting jobs. Under EASY a second tree holds the least estimate of the
-ready jobs, by slots: the next one short enough to be backfilled is found without looking at the others.
+Waiting jobs are grouped by *shape*, all that decides whether there is room. Jobs of one shape are consecutive *slots* in queue order; a
+tree over the shapes holds the least rank of each shape's ready jobs. A shape without room leaves the tree until something is released, so
+that a scan costs the number of shapes at most, whatever the number of waiting jobs. Under EASY a second tree holds the least estimate of
+the ready jobs, by slots: the next one short enough to be backfilled is found without looking at the others.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def estimated_end(c, job):
         return c.j[b + fx.UNTIL_S]
     left = max(1, c.j[b + fx.ESTIMATE_S] - c.i[a + fx.DONE_S])
     speed = speed_of(c, c.i[a + fx.POOL], c.i[a + fx.LEVEL], c.j[b + fx.CURVE])
-    return c.i[a + fx.BEGIN_S] + c.i[a + fx.LOADING_S] + int(math.ceil(left / speed))
+    return c.i[a + fx.BEGIN_S] + c.i[a + fx.LOADING_S] + math.ceil(left / speed)
 
 
 @compiled
@@ -79,7 +79,7 @@ def _plan_end(c, job):
         i[a + fx.DUE_S] = c.j[b + fx.UNTIL_S]
     else:
         speed = speed_of(c, i[a + fx.POOL], i[a + fx.LEVEL], c.j[b + fx.CURVE])
-        work = int(math.ceil((c.j[b + fx.DURATION_S] - i[a + fx.DONE_S]) / speed))
+        work = math.ceil((c.j[b + fx.DURATION_S] - i[a + fx.DONE_S]) / speed)
         i[a + fx.DUE_S] = i[a + fx.BEGIN_S] + i[a + fx.LOADING_S] + work
     heap_put(i, o[fx.I_ENDS], o[fx.I_ENDS_AT], fx.N_ENDS, i[a + fx.DUE_S], job)
 

@@ -101,7 +101,7 @@ def end_of(c, job, p, level, start_s, left_s, loading):
     b = c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH
     if c.j[b + fx.UNTIL_S] >= 0:
         return max(start_s, c.j[b + fx.UNTIL_S])
-    return start_s + loading + int(math.ceil(left_s / speed_of(c, p, level, c.j[b + fx.CURVE])))
+    return start_s + loading + math.ceil(left_s / speed_of(c, p, level, c.j[b + fx.CURVE]))
 
 
 @compiled
@@ -117,9 +117,9 @@ def expected_penalty(c, job, start_s, end_s):
     a = c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH
     usd = 0.0
     late_s = start_s - c.j[a + fx.LATEST_START_S]
-    if late_s > 0 and c.i[c.o[fx.I_JOB] + job * fx.JOB_WIDTH + fx.START_S] < 0:
-        if c.k[c.o[fx.K_KIND] + c.j[a + fx.KIND] * fx.KIND_CONSTANTS_WIDTH + fx.START_BOUND]:
-            usd += penalty_usd(c, asked_gpus(c, job), late_s)
+    bound = c.k[c.o[fx.K_KIND] + c.j[a + fx.KIND] * fx.KIND_CONSTANTS_WIDTH + fx.START_BOUND]
+    if late_s > 0 and bound and c.i[c.o[fx.I_JOB] + job * fx.JOB_WIDTH + fx.START_S] < 0:
+        usd += penalty_usd(c, asked_gpus(c, job), late_s)
     late_s = end_s - c.j[a + fx.DEADLINE_S]
     if late_s > 0 and c.j[a + fx.UNTIL_S] < 0:
         usd += penalty_usd(c, asked_gpus(c, job), late_s)

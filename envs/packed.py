@@ -266,8 +266,8 @@ def _place_state(o: np.ndarray) -> None:
         fx.I_LEAVES: pools * jobs,
         fx.I_SHORT: int(o[fx.N_SHORT]),
     }
-    sizes |= {at: jobs for at in (fx.I_SKIPPED, fx.I_RUNNING, fx.I_SCRATCH, fx.I_SCAN)}
-    sizes |= {at: jobs for at in (fx.I_ENDS, fx.I_ENDS_AT, fx.I_TIMERS, fx.I_TIMERS_AT, fx.I_LEAVES_AT)}
+    sizes |= dict.fromkeys((fx.I_SKIPPED, fx.I_RUNNING, fx.I_SCRATCH, fx.I_SCAN), jobs)
+    sizes |= dict.fromkeys((fx.I_ENDS, fx.I_ENDS_AT, fx.I_TIMERS, fx.I_TIMERS_AT, fx.I_LEAVES_AT), jobs)
     for offset, size in sizes.items():
         whole.part(offset, size)
     real_sizes = {
