@@ -15,13 +15,18 @@ realtime_inference   ShuffleNetV2 (CIFAR-100, 128)  small kernels, launch bound
 interactive          NCF (MovieLens-1M, 1024)       a mostly waiting GPU with a context open
 ==================== ============================== ==========================================================
 
+Curves of your own are a table of the same columns: ``add_curves(load_curves("mine.csv"))`` sets them beside the committed ones, and
+``with use_curves(table): build_world(...)`` builds a world on them.
+
 Caveat: the sweep holds no inference runs, so the two inference classes and ``interactive`` are stand-ins of like intensity, not
 measurements of serving. Batch size is the same on every model, as a job that moves keeps its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 
@@ -55,13 +60,37 @@ def load_curves(path: Path | str | None = None) -> pd.DataFrame:
     if not file.is_file():
         raise InputError("no such file", where=str(file), remedy="python -m benchmarks.fit_power_curves writes it")
     table = pd.read_csv(file)
+    return check_curves(table, str(file))
+
+
+def check_curves(table: pd.DataFrame, where: str = "curve table") -> pd.DataFrame:
+    """A curve table in order, with the columns of `load_curves` only. Raises `InputError` as that does."""
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
-        raise InputError(f"missing column {', '.join(missing)}", where=str(file), allowed=", ".join(COLUMNS))
+        raise InputError(f"missing column {', '.join(missing)}", where=where, allowed=", ".join(COLUMNS))
     table = table[list(COLUMNS)]
-    _check(table, str(file))
+    _check(table, where)
     table = table.astype(dict.fromkeys(FIGURES, float))
     return table.sort_values(["gpu_model", "kind", "level_fraction"], ascending=[True, True, False], ignore_index=True)
+
+
+def add_curves(table: pd.DataFrame) -> pd.DataFrame:
+    """The committed curves with those of ``table`` beside them; a model that is in both is taken from ``table`` alone."""
+    own, committed = check_curves(table), _committed()
+    return check_curves(pd.concat([committed[~committed["gpu_model"].isin(own["gpu_model"])], own], ignore_index=True))
+
+
+_in_use: ContextVar[pd.DataFrame | None] = ContextVar("curves_in_use", default=None)
+
+
+@contextmanager
+def use_curves(table: pd.DataFrame) -> Iterator[None]:
+    """Worlds that are built inside the block take their speeds and watts from ``table`` instead of the committed curves."""
+    token = _in_use.set(check_curves(table))
+    try:
+        yield
+    finally:
+        _in_use.reset(token)
 
 
 def _check(table: pd.DataFrame, where: str) -> None:
@@ -102,7 +131,7 @@ def levels_for(gpu_model: str, level_fractions: Sequence[float], curves: pd.Data
     Args:
         gpu_model: a model of the table.
         level_fractions: ``[L]`` power limits as fractions of the board limit.
-        curves: a table of `load_curves` or one like it, checked here; the committed one when None.
+        curves: a table of `load_curves` or one like it, checked here; when None that of `use_curves`, else the committed one.
 
     Returns:
         ``speed`` and ``power_w``, both float64 ``[L, K]`` with K the workload classes in order.
@@ -110,7 +139,8 @@ def levels_for(gpu_model: str, level_fractions: Sequence[float], curves: pd.Data
     Raises:
         InputError: unknown model, a level outside the measured range of the model, or a table that `load_curves` would refuse.
     """
-    table = _committed() if curves is None else curves
+    in_use = _in_use.get() if curves is None else curves
+    table = _committed() if in_use is None else in_use
     if curves is not None:
         _check(table, "curves")
     rows = table[table["gpu_model"] == gpu_model]
