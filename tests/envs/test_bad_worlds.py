@@ -75,6 +75,15 @@ def test_duplicate_and_missing_ids_are_refused(worlds):
     _refused(error, "1 rows without job_id")
 
 
+def test_a_deadline_after_the_end_of_the_calendar_is_refused(worlds):
+    objectives = DEFAULT_OBJECTIVES | {"training": replace(DEFAULT_OBJECTIVES["training"], deadline_stretch=3.0)}
+    row = worlds.job("century", workload_class="training", requested_duration_s=LARGEST_SECONDS)
+    assert worlds.world_of(worlds.cluster(), [row]).jobs.estimate_s[0, 0] == LARGEST_SECONDS
+    with pytest.raises(InputError) as error:
+        worlds.world_of(replace(worlds.cluster(), objectives=objectives), [row])
+    _refused(error, "2262", "3,155,760,000 s", "job 'century'", "requested_duration_s")
+
+
 def test_a_job_of_no_time_takes_a_second(worlds):
     totals = _run(worlds.world_of(worlds.cluster(), [worlds.job("x", duration_s=0)]))
     assert totals.job_end_s[0, 0] - totals.job_start_s[0, 0] == 1
