@@ -32,6 +32,10 @@ LARGEST_GPUS = 1_000_000
 LARGEST_WORKERS = 1_000_000_000
 LARGEST_PRIORITY = 1 << 53
 
+# The calendar of 64-bit nanoseconds ends in 2262.
+EPOCH = pd.Timestamp(0, tz="UTC")
+LAST_SECOND = pd.Timestamp.max.timestamp() - 1
+
 REQUIRED_JOB_COLUMNS = ("job_id", "submit_time", "duration_s", "gpus", "workers")
 
 
@@ -135,8 +139,18 @@ def _objectives(table: pd.DataFrame, cluster: ClusterSpec) -> None:
         for name in ("max_wait_s", "deadline_stretch", "start_bound")
     }
     estimate = pd.to_timedelta(table["estimate_s"], unit="s")
+    stretch_s = np.ceil(column["deadline_stretch"].astype(float) * table["estimate_s"])
+    late = (table["submit_time"].max() - EPOCH).total_seconds() + column["max_wait_s"] + stretch_s > LAST_SECOND
+    if late.any():
+        row = table[late].iloc[0]
+        raise InputError(
+            f"a deadline after {pd.Timestamp.max.year} (estimate {row['estimate_s']:,} s)",
+            where=f"jobs table, job '{row['job_id']}'",
+            allowed="submit_time + max_wait_s + deadline_stretch x estimate within the calendar",
+            remedy="give a shorter requested_duration_s",
+        )
     wait_end = table["submit_time"] + pd.to_timedelta(column["max_wait_s"].astype(np.int64), unit="s")
-    stretch_s = np.ceil(column["deadline_stretch"].astype(float) * table["estimate_s"]).astype(np.int64)
+    stretch_s = stretch_s.astype(np.int64)
     default_deadline = wait_end + pd.to_timedelta(stretch_s, unit="s")
     if "deadline" in table:
         given = utc_times(table["deadline"], "deadline", nullable=True).dt.floor("s")

@@ -154,7 +154,7 @@ def levels_for(gpu_model: str, level_fractions: Sequence[float], curves: pd.Data
     for k, kind in enumerate(WORKLOAD_CLASSES):
         curve = rows[rows["kind"] == kind].sort_values("level_fraction")
         x = curve["level_fraction"].to_numpy(dtype=float)
-        if not len(x) or wanted.min() < x[0] - 1e-9 or wanted.max() > x[-1] + 1e-9:
+        if not len(x) or not ((wanted >= x[0] - 1e-9) & (wanted <= x[-1] + 1e-9)).all():
             span = f"{x[0]:.3g} .. {x[-1]:.3g}" if len(x) else "none measured"
             raise InputError(f"level fractions {tuple(level_fractions)}", where=f"{gpu_model}, class {kind}", allowed=span)
         speed[:, k] = np.interp(wanted, x, curve["speed"].to_numpy(dtype=float))

@@ -123,3 +123,18 @@ def test_every_index_is_described(world):
     assert [index for index, _, _ in rows] == list(range(layout.size))
     assert len({name for _, name, _ in rows}) == layout.size
     assert layout.action_name(4) == "run(pool 1, level 0)"
+
+
+def test_the_data_sheet_tells_the_truth(world):
+    """Sizes, bounds and info keys of the docstring are those of the environment."""
+    sheet = ClusterEnv.__doc__
+    env = gym.make(f"envs.gym_env:{ENV_ID}", world=world, settings=SETTINGS).unwrapped
+    layout = env.layout
+    assert f"D = {layout.n_candidate_features} (1 + P L) + {layout.n_global_features}" in sheet
+    assert f"the same {layout.n_candidate_features} features" in sheet
+    assert f"{layout.n_global_features}\n    of the job" in sheet
+    assert layout.size == layout.n_candidate_features * layout.n_candidates + layout.n_global_features
+    assert f"Box(-{env.observation_space.high[0]:g}, {env.observation_space.high[0]:g}, (D,), float32)" in sheet
+    _, first = env.reset(seed=0)
+    *_, last = _play(env, 0)
+    assert all(key in sheet for key in first | last)
