@@ -135,7 +135,7 @@ def _draw_cluster(rng: random.Random, n_sites: int, n_pools: int, levels: tuple[
         full_w = idle_w + gpus * rng.uniform(100, 350)
         if "rack_budget" in features:
             more["nodes_per_rack"] = rng.randint(0, nodes)
-            more["rack_budget_w"] = max(1, more["nodes_per_rack"]) * full_w * rng.uniform(0.5, 1.2)
+            more["rack_budget_w"] = more["nodes_per_rack"] * full_w * rng.uniform(0.5, 1.2)
         if "pool_budget" in features:
             more["budget_w"] = rng.choice([0.0, nodes * full_w * rng.uniform(0.4, 1.1)])
         name = "G0" if one_model and i < 2 else f"G{i}"
