@@ -39,7 +39,7 @@ def poisson_jobs(jobs: pd.DataFrame, start: pd.Timestamp, length_s: float, seed:
 
 
 def figures(jobs: pd.DataFrame) -> dict[str, float]:
-    return {name: float(value) for name, value in asdict(arrival_figures(jobs)).items() if name != "hour_share"}
+    return {name: float(value) for name, value in asdict(arrival_figures(jobs)).items() if name not in ("hour_share", "weekday_share")}
 
 
 def mean(rows: list[dict[str, float]]) -> dict[str, float]:

@@ -27,7 +27,7 @@ class NodeShares:
         return float(self.jobs.sum()) + self.idle
 
 
-def dynamic_w(gpus, active_w, gpu_idle_w, utilization, cpu_w_per_gpu):
+def dynamic_w(gpus, active_w, gpu_idle_w, utilization, cpu_w_per_gpu, context_w=0.0):
     """Watts that a running job adds to its awake nodes; scalars or arrays that broadcast.
 
     Args:
@@ -36,8 +36,10 @@ def dynamic_w(gpus, active_w, gpu_idle_w, utilization, cpu_w_per_gpu):
         gpu_idle_w: watts of one idle GPU.
         utilization: 0 to 1.
         cpu_w_per_gpu: CPU watts that go with one GPU.
+        context_w: watts above idle of an allocated GPU that computes nothing, counted up to its active watts.
     """
-    return gpus * (active_w - gpu_idle_w) * utilization + gpus * cpu_w_per_gpu
+    context = np.minimum(context_w, active_w - gpu_idle_w)
+    return gpus * (context + (active_w - gpu_idle_w - context) * utilization) + gpus * cpu_w_per_gpu
 
 
 def idle_share_w(gpus, node_idle_w, gpu_idle_w, gpus_per_node):

@@ -24,7 +24,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from envs.events import events_frame
 from envs.kernel import run_policy
+from envs.replay.facts import facts_of
+from envs.replay.recompute import recompute
 from envs.reward import RewardSpec
 from envs.state import EpisodeTotals, Policy
 from envs.world import World
@@ -57,6 +60,7 @@ def evaluate(
     slowdown_threshold_s: float = 10.0,
     progress: bool = False,
     threads: int = 1,
+    billed: Mapping[int, World] | None = None,
 ) -> pd.DataFrame:
     """Run every policy through every window of every seed.
 
@@ -66,6 +70,8 @@ def evaluate(
         policies: by name, as they shall appear in the frame.
         reward: weights of the objective; the default :class:`~envs.reward.RewardSpec` when None.
         progress: show a progress bar on standard error.
+        billed: worlds by seed with the same windows, jobs and cluster as ``worlds`` and another grid: policies decide by ``worlds``, and
+            energy, cost, carbon and objective are those of the same events on the grid of ``billed`` (:mod:`envs.replay.recompute`).
 
     Returns:
         One row per (policy, window, seed): ``policy, window, seed, window_start, jobs_submitted`` and ``METRICS``.
@@ -90,14 +96,28 @@ def evaluate(
                 if reseed is not None:
                     reseed(seed)
                 if reseed is not None or id(world) not in known:
-                    totals = run_policy(world, policy, spec, threads=threads)
-                    known[id(world)] = window_metrics(world, totals, spec, slowdown_threshold_s)
+                    totals = run_policy(world, policy, spec, threads=threads, event_log=billed is not None)
+                    metrics = window_metrics(world, totals, spec, slowdown_threshold_s)
+                    known[id(world)] = metrics if billed is None else rebilled(metrics, billed[seed], totals, policy, spec)
                 frame = known[id(world)].copy()
                 frame.insert(0, "policy", name)
                 frame.insert(2, "seed", seed)
                 frames.append(frame)
                 bar.update()
     return pd.concat(frames, ignore_index=True)
+
+
+def rebilled(metrics: pd.DataFrame, world: World, totals: EpisodeTotals, policy: Policy, reward: RewardSpec) -> pd.DataFrame:
+    """Metrics of what happened, with energy, cost, carbon and objective on the grid of another world of the same windows."""
+    assert totals.events is not None, "a run without an event log cannot be billed anew"
+    table = metrics.copy()
+    for m, events in enumerate(totals.events):
+        facts = facts_of(world, m, policy.name, policy.settings, reward)
+        bill = recompute(events_frame(world, m, events), facts)
+        for name in ("energy_kwh", "cost_usd", "carbon_kg", "penalty_usd"):
+            table.loc[m, name] = float(bill.sites[name].sum())
+        table.loc[m, "objective_usd"] = bill.objective_usd
+    return table
 
 
 def window_metrics(world: World, totals: EpisodeTotals, reward: RewardSpec, slowdown_threshold_s: float = 10.0) -> pd.DataFrame:
@@ -109,7 +129,8 @@ def _one_window(world: World, totals: EpisodeTotals, reward: RewardSpec, thresho
     n = int(world.jobs.count[m])
     start, end, rejected = (getattr(totals, name)[m, :n] for name in ("job_start_s", "job_end_s", "job_rejected"))
     done = end >= 0
-    assert int(done.sum()) + int((rejected > 0).sum()) == n, f"window {m} was not run to its end"
+    withdrawn = int(totals.job_withdrawn[m, :n].sum())
+    assert int(done.sum()) + int((rejected > 0).sum()) + withdrawn == n, f"window {m} was not run to its end"
     late, missed = totals.job_late_start[m, :n], totals.job_missed_deadline[m, :n]
     violated = late | missed | (rejected > 0)
     wait = (start - world.jobs.submit_s[m, :n])[done].astype(float)

@@ -53,8 +53,8 @@ def events_frame(world: World, window: int, events: np.ndarray) -> pd.DataFrame:
 
     Args:
         events: int64 ``[E, 7]`` as in ``EpisodeTotals.events[window]``; -1 where a column has no meaning. ``extra`` is the reason of a
-            reject, the next ``ask_at`` of a hold or pause, the start second of a run or migration, the wake end of a wake, the column of a grid
-            step, the end second of an outage at ``node_down``.
+            reject, the next ``ask_at`` of a hold or pause, the start second of a run or migration, the wake end of a wake, the column of
+            a grid step, the end second of an outage at ``node_down``.
 
     Returns:
         ``time`` (UTC), ``time_s, type, event, job, job_id, pool, pool_name, level, node, node_name, extra``.

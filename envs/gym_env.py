@@ -134,9 +134,9 @@ class ClusterEnv(gym.Env):
         lines = [f"window {window}, second {now}, {int(state.waiting[0])} jobs waiting"]
         for p, pool in enumerate(self.world.cluster.pools):
             site = int(self.world.static.pool_site[p])
-            awake, waking, asleep = (int(n) for n in state.state_count[0, :, p])
+            awake, waking, asleep, down = (int(n) for n in state.state_count[0, :, p])
             lines.append(
-                f"{pool.name}: {awake} awake, {waking} waking, {asleep} asleep, {state.pool_free[0, p] / 1000:g} GPUs free, "
+                f"{pool.name}: {awake} awake, {waking} waking, {asleep} asleep, {down} down, {state.pool_free[0, p] / 1000:g} GPUs free, "
                 f"{grid.price[window, site, column]:.3f} USD/kWh, {grid.carbon[window, site, column] * 1000:.0f} g/kWh"
             )
         if self.simulator.asking[0] >= 0:

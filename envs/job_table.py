@@ -25,19 +25,26 @@ DEFAULT_ESTIMATE_S: dict[str, int] = {
     "interactive": 3600,
 }
 
+LARGEST_AMOUNT = 1e9
+LARGEST_SECONDS = 1e9
+LARGEST_GPUS = 1e6
+
 REQUIRED_JOB_COLUMNS = ("job_id", "submit_time", "duration_s", "gpus", "workers")
 
 
 def prepare_jobs(jobs: pd.DataFrame, cluster: ClusterSpec) -> pd.DataFrame:
     """Complete the canonical jobs table with everything the simulator needs.
 
-    Filled: ``workload_class`` (see :func:`tag_class`), ``estimate_s`` (``requested_duration_s``, else ``DEFAULT_ESTIMATE_S`` of the class),
-    ``deadline`` and ``latest_start`` (objectives of ``cluster``), ``priority`` 0, ``max_watts`` infinity, ``gpu_utilization`` 1,
-    ``gpu_model`` None = any. ``submit_time`` is cut to whole seconds, ``duration_s`` rounded up to at least 1 s.
+    Filled: ``workload_class`` (see :func:`tag_class`), ``estimate_s`` (``requested_duration_s``, else ``DEFAULT_ESTIMATE_S`` of the
+    class), ``deadline`` and ``latest_start`` (objectives of ``cluster``), ``priority`` 0, ``max_watts`` infinity, ``gpu_utilization`` 1,
+    ``gpu_model`` None = any; ``cpu_milli`` and ``memory_mib`` of a worker (``cpus``, ``memory_gib``) 0; ``preemptible``, ``checkpoint_s``
+    and ``restart_s`` of the class; ``data_gib`` 0 and ``data_site`` None; ``until``, ``service`` and ``peak_load`` of replicas empty.
+    ``submit_time`` is cut to whole seconds, ``duration_s`` rounded up to at least 1 s.
 
     Returns:
         A new frame sorted by ``submit_time, job_id`` with columns ``job_id, submit_time, duration_s, estimate_s, gpus, gpu_milli, workers,
-        workload_class, kind, priority, latest_start, deadline, max_watts, gpu_utilization, gpu_model`` and the original remaining columns.
+        workload_class, kind, priority, latest_start, deadline, max_watts, gpu_utilization, gpu_model, cpu_milli, memory_mib, preemptible,
+        checkpoint_s, restart_s, data_gib, data_site, until, service, peak_load`` and the original remaining columns.
 
     Raises:
         InputError: a missing column, an unknown class, or values outside their range, with the job named.
@@ -53,10 +60,11 @@ def prepare_jobs(jobs: pd.DataFrame, cluster: ClusterSpec) -> pd.DataFrame:
     table = jobs.reset_index(drop=True).copy()
     table["job_id"] = table["job_id"].astype(str)
     table["submit_time"] = utc_times(table["submit_time"], "submit_time").dt.floor("s")
-    _check_numbers(table, "duration_s", lambda v: v >= 0, "0 or more seconds")
+    _check_numbers(table, "duration_s", lambda v: (v >= 0) & (v <= LARGEST_SECONDS), f"0 to {LARGEST_SECONDS:g} seconds")
     table["duration_s"] = np.maximum(np.ceil(table["duration_s"].astype(float)), 1).astype(np.int64)
     _check_numbers(table, "workers", lambda v: (v >= 1) & (v == np.floor(v)), "a whole number from 1")
     table["workers"] = table["workers"].astype(np.int64)
+    _resources(table)
     table["gpu_milli"] = _gpu_milli(table)
     table["workload_class"] = tag_class(table)
     table["kind"] = table["workload_class"].map(CLASS_INDEX).astype(np.int64)
@@ -69,6 +77,9 @@ def prepare_jobs(jobs: pd.DataFrame, cluster: ClusterSpec) -> pd.DataFrame:
     models = table["gpu_model"] if "gpu_model" in table else pd.Series(None, index=table.index, dtype=object)
     table["gpu_model"] = models.astype(object).where(models.notna() & (models.astype(str) != ""), None)
     _objectives(table, cluster)
+    _interruptions(table, cluster)
+    _data(table, cluster)
+    _leases(table)
     duplicated = table["job_id"].duplicated()
     if duplicated.any():
         raise InputError(
@@ -124,15 +135,71 @@ def _objectives(table: pd.DataFrame, cluster: ClusterSpec) -> None:
     table["latest_start"] = latest.where(latest > table["submit_time"], table["submit_time"])
 
 
-def _gpu_milli(table: pd.DataFrame) -> pd.Series:
-    _check_numbers(table, "gpus", lambda v: v > 0, "above 0")
-    table["gpus"] = table["gpus"].astype(float)
-    milli = (table["gpus"] * 1000).round().astype(np.int64)
-    bad = (milli < 1) | ((milli > 1000) & (milli % 1000 != 0))
+def _resources(table: pd.DataFrame) -> None:
+    """Add ``cpu_milli`` and ``memory_mib`` of one worker; 0 where nothing is asked for."""
+    for name, given, scale in (("cpu_milli", "cpus", 1000), ("memory_mib", "memory_gib", 1024)):
+        amount = _optional(table, given, 0.0)
+        bad = ~np.isfinite(amount) | (amount < 0) | (amount > LARGEST_AMOUNT)
+        if bad.any():
+            row = table[bad].iloc[0]
+            raise InputError(f"{given} {row[given]}", where=f"jobs table, job '{row['job_id']}'", allowed=f"0 to {LARGEST_AMOUNT:g}")
+        table[name] = np.ceil(amount * scale - 1e-9).astype(np.int64)
+
+
+def _interruptions(table: pd.DataFrame, cluster: ClusterSpec) -> None:
+    """Add ``preemptible``, ``checkpoint_s`` and ``restart_s``: given, else as the class has them."""
+    for name in ("preemptible", "checkpoint_s", "restart_s"):
+        default = table["workload_class"].map({k: float(getattr(o, name)) for k, o in cluster.objectives.items()}).astype(float)
+        given = pd.to_numeric(table[name], errors="coerce").astype(float) if name in table else default
+        table[name] = given.where(given.notna(), default)
+        _check_numbers(table, name, lambda v: (v >= 0) & (v <= LARGEST_SECONDS), f"0 to {LARGEST_SECONDS:g}")
+        table[name] = table[name].astype(bool if name == "preemptible" else np.int64)
+
+
+def _data(table: pd.DataFrame, cluster: ClusterSpec) -> None:
+    """Add ``data_gib`` and ``data_site`` (None = data is everywhere or there is none)."""
+    table["data_gib"] = _optional(table, "data_gib", 0.0)
+    _check_numbers(table, "data_gib", lambda v: (v >= 0) & (v <= LARGEST_AMOUNT), f"0 to {LARGEST_AMOUNT:g}")
+    sites = table["data_site"].astype(object) if "data_site" in table else pd.Series(None, index=table.index, dtype=object)
+    table["data_site"] = sites.where(sites.notna() & (sites.astype(str) != ""), None)
+    names = [site.name for site in cluster.sites]
+    unknown = table["data_site"].notna() & ~table["data_site"].isin(names)
+    if unknown.any():
+        row = table[unknown].iloc[0]
+        raise InputError(f"data_site '{row['data_site']}'", where=f"jobs table, job '{row['job_id']}'", allowed=", ".join(names))
+
+
+def _leases(table: pd.DataFrame) -> None:
+    """Add ``until``, ``service`` and ``peak_load`` of replicas; empty for jobs."""
+    if "until" not in table:
+        table["until"] = pd.Series(pd.NaT, index=table.index, dtype="datetime64[ns, UTC]")
+    table["until"] = utc_times(table["until"], "until", nullable=True).dt.floor("s")
+    services = table["service"].astype(object) if "service" in table else pd.Series(None, index=table.index, dtype=object)
+    table["service"] = services.where(services.notna() & (services.astype(str) != ""), None)
+    table["peak_load"] = _optional(table, "peak_load", 0.0)
+    lease = table["until"].notna()
+    bad = lease & ((table["until"] <= table["submit_time"]) | table["service"].isna())
     if bad.any():
         row = table[bad].iloc[0]
         raise InputError(
-            f"gpus {row['gpus']:g}", where=f"jobs table, job '{row['job_id']}'", allowed="a share of one GPU (0.001 to 1) or whole GPUs"
+            f"until {row['until']}, service {row['service']!r}",
+            where=f"jobs table, job '{row['job_id']}'",
+            allowed="a replica's end after its submission, and the service it belongs to",
+        )
+    table["preemptible"] &= ~lease
+
+
+def _gpu_milli(table: pd.DataFrame) -> pd.Series:
+    _check_numbers(table, "gpus", lambda v: (v >= 0) & (v <= LARGEST_GPUS), f"0 (a job of CPUs alone) to {LARGEST_GPUS:g}")
+    table["gpus"] = table["gpus"].astype(float)
+    milli = (table["gpus"] * 1000).round().astype(np.int64)
+    bad = ((milli < 1) & (table["cpu_milli"] == 0)) | ((milli > 1000) & (milli % 1000 != 0)) | ((milli == 0) & (table["gpus"] > 0))
+    if bad.any():
+        row = table[bad].iloc[0]
+        raise InputError(
+            f"gpus {row['gpus']:g}",
+            where=f"jobs table, job '{row['job_id']}'",
+            allowed="a share of one GPU (0.001 to 1) or whole GPUs, or 0 with CPUs",
         )
     return milli
 

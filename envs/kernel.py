@@ -9,9 +9,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from envs.kernel_entry import drive
+from envs import fields as fx
+from envs.kernel_entry import CLEAR, drive
 from envs.observation import ObservationLayout
-from envs.packed import PackedParams, PackedState, allocate_state, make_params, pack_grid, pack_jobs, pack_static, params_views, state_views
+from envs.packed import PackedParams, PackedState, allocate_state, make_params, pack_world, params_views, state_views
 from envs.reward import RewardSpec
 from envs.state import (
     CARBON,
@@ -22,11 +23,12 @@ from envs.state import (
     MISSED_DEADLINE,
     PENALTY,
     REJECTED,
+    WITHDRAWN,
     EpisodeTotals,
     Policy,
     PolicySettings,
 )
-from envs.world import World
+from envs.world import STRANDED, World
 from telemetry.errors import InputError
 
 ENVS_PER_THREAD = 8
@@ -68,10 +70,12 @@ class Simulator:
             raise InputError(f"{num_envs} environments on {threads} threads", where="simulator", allowed="at least 1 of each")
         self.world = world
         self.num_envs = num_envs
+        self.packed_world = pack_world(world, event_log=event_log)
         self.packed_params: PackedParams = make_params(num_envs, settings, reward, plan_regret=plan_regret)
-        self.packed_state: PackedState = allocate_state(world, num_envs, event_log=event_log)
-        self.params, self.state = params_views(self.packed_params), state_views(self.packed_state)
-        self._world = (pack_static(world.static), pack_jobs(world.jobs), pack_grid(world.grid))
+        self.packed_state: PackedState
+        self.packed_state, self._log = allocate_state(self.packed_world, num_envs)
+        self.params, self.state = params_views(self.packed_params), state_views(self.packed_world, self.packed_state)
+        self._log_rows = int(self.packed_world.o[fx.N_LOG])
         pools, levels, _ = world.static.speed.shape
         self.layout = ObservationLayout(pools, levels)
         self.rewards = np.zeros((num_envs, 2))
@@ -116,6 +120,10 @@ class Simulator:
         self._drive(windows=chosen)
         self._drain()
 
+    def clear(self, windows: np.ndarray | Sequence[int]) -> None:
+        """Lay out a window in each environment without beginning it, for a state that is filled in by hand (``envs.snapshot``)."""
+        self._drive(windows=np.asarray(windows, dtype=np.int64), chooser=CLEAR)
+
     def step(self, actions: np.ndarray, *, observe: bool = False) -> None:
         """Answer every pending question and go on to the next; environments that are done ignore their action, and -1 answers nothing.
 
@@ -144,7 +152,7 @@ class Simulator:
 
     def copy(self) -> SimulatorCopy:
         """Everything that decides the future of all environments, for a search that comes back to this moment."""
-        arrays = (*self.packed_state, *self.packed_params, self.rewards, self.observations)
+        arrays = (*self.packed_state, self._log, *self.packed_params, self.rewards, self.observations)
         return SimulatorCopy(self.world, tuple(array.copy() for array in arrays), tuple(tuple(log) for log in self._logs))
 
     def restore(self, saved: SimulatorCopy) -> None:
@@ -153,7 +161,7 @@ class Simulator:
         Raises:
             InputError: ``saved`` was copied from another world or another number of environments; nothing has changed then.
         """
-        arrays = (*self.packed_state, *self.packed_params, self.rewards, self.observations)
+        arrays = (*self.packed_state, self._log, *self.packed_params, self.rewards, self.observations)
         same = [array.shape for array in arrays] == [array.shape for array in saved.arrays]
         if saved.world is not self.world or not same:
             raise InputError("a copy of another simulator", where="restore", allowed="a copy of this world and number of environments")
@@ -185,9 +193,10 @@ class Simulator:
     ) -> None:
         none = self._none
         arguments = (
-            *self._world,
+            self.packed_world,
             self.packed_params,
             self.packed_state,
+            self._log,
             none if windows is None else windows,
             none if actions is None else actions,
             chooser,
@@ -217,7 +226,7 @@ class Simulator:
                 return stopped
             stopped = True
             for b in np.flatnonzero(stuck):
-                self._logs[b].append(state.log[b, : state.log_count[b]].copy())
+                self._logs[b].append(self._new_events(b).copy())
                 state.log_count[b] = 0
             if not resume:
                 return True
@@ -227,13 +236,17 @@ class Simulator:
         """Event log of environment ``b`` so far, int64 ``[E, 7]``."""
         if not self._event_log:
             raise InputError("no event log", where="simulator", remedy="make it with event_log=True")
-        return np.concatenate([*self._logs[b], self.state.log[b, : self.state.log_count[b]]]).reshape(-1, LOG_FIELDS)
+        return np.concatenate([*self._logs[b], self._new_events(b)])
+
+    def _new_events(self, b: int) -> np.ndarray:
+        return self._log[b, : int(self.state.log_count[b]) * LOG_FIELDS].reshape(-1, LOG_FIELDS)
 
     def totals(self) -> EpisodeTotals:
         """Totals so far of all environments, one row each."""
         s = self.state
         jobs = self.world.jobs.submit_s.shape[1]
-        rejected = np.where(s.status[:, :jobs] == REJECTED, self.world.jobs.reject[s.window], 0)
+        reasons = self.world.jobs.reject[s.window]
+        rejected = np.where(s.status[:, :jobs] == REJECTED, np.where(reasons > 0, reasons, STRANDED), 0)
         return EpisodeTotals(
             energy_kwh=s.site_totals[:, :, ENERGY].copy(),
             cost_usd=s.site_totals[:, :, COST].copy(),
@@ -257,6 +270,7 @@ class Simulator:
             job_late_start=(s.violation[:, :jobs] & LATE_START) > 0,
             job_missed_deadline=(s.violation[:, :jobs] & MISSED_DEADLINE) > 0,
             job_rejected=rejected,
+            job_withdrawn=s.status[:, :jobs] == WITHDRAWN,
             events=tuple(self.events(b) for b in range(self.num_envs)) if self._event_log else None,
         )
 

@@ -10,6 +10,7 @@ from envs.kernel_scores import score_question
 from envs.observation import (
     FREE_GPUS,
     GREEDY_SCORE,
+    IS_CURRENT,
     N_CANDIDATE_FEATURES,
     NODES_WOKEN,
     SCORE,
@@ -22,29 +23,36 @@ ROOMIEST, TIGHTEST, GREEDY, LOOKAHEAD = 0, 1, 2, 3
 
 
 @compiled
-def choose_from_state(static, jobs, grid, params, state, b, kind):
-    """Action of a compiled judge for the question of environment ``b``."""
+def choose_from_state(c, kind):
+    """Action of a compiled judge for the question; those that do not price actions leave a running job where it is."""
+    o, i = c.o, c.i
     if kind in (GREEDY, LOOKAHEAD):
-        if not state.env_i[b, fx.SCORED]:
-            score_question(static, jobs, grid, params, state, b)
-        first = 0 if kind == LOOKAHEAD else 1
-        best = -1
-        for action in range(first, state.action_i.shape[2]):
-            if state.action_i[b, fx.MASK, action] and (
-                best < 0 or state.action_f[b, fx.EXPECTED_USD, action] < state.action_f[b, fx.EXPECTED_USD, best]
-            ):
-                best = action
-        return best
-    levels = static.curve.shape[2]
+        if not i[fx.SCORED]:
+            score_question(c, False)
+        return _cheapest(c, 0 if kind == LOOKAHEAD else 1)
+    if i[fx.REVIEWING]:
+        a = o[fx.I_JOB] + i[fx.ASKING] * fx.JOB_WIDTH
+        return 1 + i[a + fx.POOL] * o[fx.N_LEVELS] + i[a + fx.LEVEL]
     best = -1
     best_free, best_woken = np.float32(0.0), np.float32(0.0)
-    for action in range(1, state.action_i.shape[2]):
-        if not state.action_i[b, fx.MASK, action]:
+    for action in range(1, o[fx.N_ACTIONS]):
+        if not i[o[fx.I_ACTION] + action * fx.ACTION_WIDTH + fx.MASK]:
             continue
-        p = (action - 1) // levels
-        free, woken = free_gpus_feature(state, b, p), nodes_woken_feature(state, b, p)
+        free, woken = free_gpus_feature(c, (action - 1) // o[fx.N_LEVELS]), nodes_woken_feature(c, action)
         if best < 0 or _prefer(kind, free, woken, best_free, best_woken):
             best, best_free, best_woken = action, free, woken
+    return best
+
+
+@compiled
+def _cheapest(c, first):
+    best = -1
+    for action in range(first, c.o[fx.N_ACTIONS]):
+        if not c.i[c.o[fx.I_ACTION] + action * fx.ACTION_WIDTH + fx.MASK]:
+            continue
+        usd = c.f[c.o[fx.F_ACTION] + action * fx.ACTION_F_WIDTH + fx.EXPECTED_USD]
+        if best < 0 or usd < c.f[c.o[fx.F_ACTION] + best * fx.ACTION_F_WIDTH + fx.EXPECTED_USD]:
+            best = action
     return best
 
 
@@ -63,6 +71,8 @@ def choose_from_row(row, candidates, kind):
         at = action * N_CANDIDATE_FEATURES
         if row[at + VALID] < 0.5 or (action == 0 and kind != LOOKAHEAD):
             continue
+        if row[at + IS_CURRENT] > 0.5 and kind < GREEDY:
+            return action
         if best < 0:
             best = action
             continue

@@ -1,13 +1,56 @@
-"""How the kernel is compiled.
+"""How the kernel is compiled, and the blocks of memory that it works on.
 
 Inner functions get no Python wrappers, which would cost most of the compile time. Reference counting is off (``_nrt``): nothing in the
-kernel allocates, the caller keeps every array alive, and counting at each access took four fifths of the run time.
+kernel allocates, the caller keeps every array alive, and counting at each access took four fifths of the run time. Arrays enter the
+kernel as bare pointers: an array argument is seven values long, and its indices are tested for negative ones at every access.
+
+With ``NUMBA_DISABLE_JIT=1`` the same code runs as plain Python over numpy rows, whose indices are checked: for finding a slip.
 """
 
 from __future__ import annotations
 
-from numba import njit
+from typing import NamedTuple
+
+from numba import config, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
 
 OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False}
 
 compiled = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)
+
+
+class Blocks(NamedTuple):
+    """The memory of one environment. Places are named in ``envs.fields``."""
+
+    o: object  # int64, where each part of the other blocks begins, and sizes
+    k: object  # int64, the cluster
+    kf: object  # float64, the cluster
+    j: object  # int64, the window's jobs
+    jf: object  # float64, the window's jobs
+    g: object  # int64, the window's grid and outages
+    gf: object  # float64, the window's grid
+    q: object  # int64, settings of the policy
+    qf: object  # float64, settings and objective
+    i: object  # int64, the state
+    f: object  # float64, the state
+    log: object  # int64, the event log
+
+
+if config.DISABLE_JIT:
+
+    def pointer(row):
+        """The row itself."""
+        return row
+
+else:
+
+    @intrinsic
+    def pointer(typingctx, row):
+        """Address of a contiguous row."""
+
+        def codegen(context, builder, signature, args):
+            return cgutils.pointer_add(builder, make_array(signature.args[0])(context, builder, args[0]).data, 0)
+
+        return types.CPointer(row.dtype)(row), codegen

@@ -13,8 +13,8 @@ from numba import njit
 
 from envs import fields as fx
 from envs.kernel_choosers import choose_from_rows, choose_from_state
-from envs.kernel_clock import advance, log_is_full, reset_one, reward_since_mark
-from envs.kernel_compile import OPTIONS, compiled
+from envs.kernel_clock import advance, begin_one, clear_one, log_is_full, reward_since_mark
+from envs.kernel_compile import OPTIONS, Blocks, compiled, pointer
 from envs.kernel_decisions import apply_action
 from envs.kernel_scores import score_question
 from envs.observation import write_observation
@@ -28,6 +28,7 @@ def _sources_digest() -> str:
 
 
 _DIGEST = _sources_digest()[:16]
+CLEAR = -2
 
 
 def _entry(function: Callable) -> Callable:
@@ -37,39 +38,57 @@ def _entry(function: Callable) -> Callable:
 
 
 @_entry
-def drive(static, jobs, grid, params, state, windows, actions, chooser, limits, observe, rewards, observations, low, high):
+def drive(world, params, state, log, windows, actions, chooser, limits, observe, rewards, observations, low, high):
     """Move each environment on: begin ``windows[b]``, let a compiled judge play, or carry out ``actions[b]``; -1 does none of these.
+
+    With ``chooser`` CLEAR a window is only laid out, its clock at 0 and nothing arrived, for a state that is filled in by hand.
 
     One entry for all three, as most of the compile time goes into what they share.
     """
     for b in range(low, high):
+        window = windows[b] if windows[b] >= 0 else state.i[b, fx.WINDOW]
+        c = Blocks(
+            pointer(world.o),
+            pointer(world.k),
+            pointer(world.kf),
+            pointer(world.j[window]),
+            pointer(world.jf[window]),
+            pointer(world.g[window]),
+            pointer(world.gf[window]),
+            pointer(params.q[b]),
+            pointer(params.qf[b]),
+            pointer(state.i[b]),
+            pointer(state.f[b]),
+            pointer(log[b]),
+        )
         if windows[b] >= 0:
-            reset_one(static, jobs, grid, params, state, b, windows[b])
+            clear_one(c, window)
+            if chooser != CLEAR:
+                begin_one(c)
         elif chooser >= 0:
-            _play(static, jobs, grid, params, state, b, chooser, limits[b])
-        elif not state.env_i[b, fx.DONE]:
-            if state.env_i[b, fx.ASKING] < 0:
-                advance(static, jobs, grid, params, state, b)
+            _play(c, chooser, limits[b])
+        elif not c.i[fx.DONE]:
+            if c.i[fx.ASKING] < 0:
+                advance(c)
             elif actions[b] >= 0:
-                apply_action(static, jobs, grid, params, state, b, actions[b])
-                advance(static, jobs, grid, params, state, b)
+                apply_action(c, actions[b])
+                advance(c)
         if observe:
-            if state.env_i[b, fx.ASKING] >= 0 and not state.env_i[b, fx.SCORED]:
-                score_question(static, jobs, grid, params, state, b)
-            write_observation(static, jobs, grid, params, state, b, observations[b])
+            if c.i[fx.ASKING] >= 0 and c.i[fx.SCORED] < 2:
+                score_question(c, True)
+            write_observation(c, observations[b])
         if actions[b] >= 0:
-            rewards[b, 0], rewards[b, 1] = reward_since_mark(params, state, b)
+            rewards[b, 0], rewards[b, 1] = reward_since_mark(c)
 
 
 @compiled
-def _play(static, jobs, grid, params, state, b, chooser, limit):
+def _play(c, chooser, limit):
     """Let a compiled judge decide until the window ends, ``limit`` decisions are made or the event log is full."""
-    while not state.env_i[b, fx.DONE] and state.env_i[b, fx.DECISIONS] < limit:
-        if state.env_i[b, fx.ASKING] >= 0:
-            action = choose_from_state(static, jobs, grid, params, state, b, chooser)
-            apply_action(static, jobs, grid, params, state, b, action)
-        advance(static, jobs, grid, params, state, b)
-        if state.env_i[b, fx.ASKING] < 0 and log_is_full(jobs, state, b):
+    while not c.i[fx.DONE] and c.i[fx.DECISIONS] < limit:
+        if c.i[fx.ASKING] >= 0:
+            apply_action(c, choose_from_state(c, chooser))
+        advance(c)
+        if c.i[fx.ASKING] < 0 and log_is_full(c):
             return
 
 

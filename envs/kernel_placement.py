@@ -5,35 +5,45 @@ from __future__ import annotations
 from envs import events
 from envs import fields as fx
 from envs.kernel_compile import compiled
-from envs.kernel_queue import WAKES, add, idle_append, idle_remove, log_event
-from envs.state import AWAKE, BEST_FIT, SLEEPING, WAKING
-
-WHOLE = 1000
+from envs.kernel_power import (
+    WHOLE,
+    commit,
+    committed_state_nw,
+    held_milli,
+    rack_of,
+    set_node_state,
+    whole_row,
+    worker_nw,
+)
+from envs.kernel_queue import heap_drop, heap_put, idle_append, idle_remove, log_event
+from envs.state import AWAKE, BEST_FIT, DOWN, SLEEPING, WAKING
 
 
 @compiled
-def capacity(static, state, b, p, milli, which, enough):
-    """Workers of ``milli`` thousandths that fit on the awake or waking nodes (``which``) of pool p; may stop counting at ``enough``."""
-    gpus = static.pool_i[fx.POOL_GPUS, p]
+def capacity(c, p, milli, mode, enough):
+    """Workers of ``milli`` thousandths that fit on the awake or waking nodes (``mode``) of pool p; may stop counting at ``enough``."""
+    o, i = c.o, c.i
+    gpus = c.k[o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH + fx.POOL_GPUS]
+    counts = whole_row(c, p, mode)
     total = 0
-    counts = state.whole_count[b, p, which]
     if milli >= WHOLE:
         need = milli // WHOLE
         for whole in range(need, gpus + 1):
-            if counts[whole] > 0:
-                total += counts[whole] * (whole // need)
+            if i[counts + whole] > 0:
+                total += i[counts + whole] * (whole // need)
         return total
     shares = WHOLE // milli
     for whole in range(1, gpus + 1):
-        total += counts[whole] * whole * shares
-    if total >= enough or state.pool_i[b, fx.POOL_PARTIAL, p] == 0:
+        total += i[counts + whole] * whole * shares
+    if total >= enough or i[o[fx.I_POOL] + p * fx.POOL_WIDTH + fx.POOL_PARTIAL] == 0:
         return total
-    first = static.pool_i[fx.POOL_FIRST_NODE, p]
-    for node in range(first, first + static.pool_i[fx.POOL_NODES, p]):
-        if state.node_i[b, fx.NODE_STATE, node] == which and state.node_i[b, fx.NODE_FREE, node] > 0:
-            gpu = static.node_i[fx.NODE_FIRST_GPU, node]
+    first = c.k[o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH + fx.POOL_FIRST_NODE]
+    for node in range(first, first + c.k[o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH + fx.POOL_NODES]):
+        a = o[fx.I_NODE] + node * fx.NODE_WIDTH
+        if i[a + fx.NODE_STATE] == mode and i[a + fx.NODE_FREE] > i[a + fx.NODE_WHOLE] * WHOLE:
+            gpu = o[fx.I_GPU] + c.k[o[fx.K_NODE] + node * fx.NODE_CONSTANTS_WIDTH + fx.NODE_FIRST_GPU]
             for g in range(gpu, gpu + gpus):
-                free = state.gpu_free[b, g]
+                free = i[g]
                 if free < WHOLE:
                     total += free // milli
             if total >= enough:
@@ -42,274 +52,377 @@ def capacity(static, state, b, p, milli, which, enough):
 
 
 @compiled
-def fits(static, state, params, b, p, milli, workers):
+def only_gpus_bind(c, job, p):
+    """Whether GPUs alone decide if the job fits pool p."""
+    o = c.o
+    k = o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH
+    s = o[fx.J_SHAPE] + c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.SHAPE] * fx.SHAPE_CONSTANTS_WIDTH
+    cpu = c.j[s + fx.SHAPE_CPU_MILLI] > 0 and c.k[k + fx.POOL_CPU_MILLI] > 0
+    memory = c.j[s + fx.SHAPE_MEMORY_MIB] > 0 and c.k[k + fx.POOL_MEMORY_MIB] > 0
+    return not (cpu or memory or held_milli(c, job, p) == 0 or c.k[k + fx.RACK_BUDGET_NW] > 0)
+
+
+@compiled
+def fits(c, job, p, level):
     """Whether the gang can be placed now; if so also its start delay and the number of nodes it wakes.
 
     A sleeping node, once taken, is waking and so preferred to the next sleeping one: they fill one after the other under both rules.
     """
-    if state.pool_i[b, fx.POOL_FREE, p] < milli * workers:
+    o, i = c.o, c.i
+    workers = c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.WORKERS]
+    milli = held_milli(c, job, p)
+    pool = o[fx.I_POOL] + p * fx.POOL_WIDTH
+    if i[pool + fx.POOL_FREE] < milli * workers:
         return False, 0, 0
-    awake = capacity(static, state, b, p, milli, AWAKE, workers)
+    if not only_gpus_bind(c, job, p):
+        return try_out(c, job, p, level)
+    awake = capacity(c, p, milli, AWAKE, workers)
     if awake >= workers:
         return True, 0, 0
-    waking = capacity(static, state, b, p, milli, WAKING, workers - awake) if state.pool_i[b, fx.STATE_COUNT + WAKING, p] > 0 else 0
+    waking = capacity(c, p, milli, WAKING, workers - awake) if i[pool + fx.STATE_COUNT + WAKING] > 0 else 0
     left = workers - awake - waking
     if left <= 0:
-        return True, _waking_delay(static, state, params, b, p, milli, workers), 0
-    gpus = static.pool_i[fx.POOL_GPUS, p]
+        return try_out(c, job, p, level)
+    k = o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH
+    gpus = c.k[k + fx.POOL_GPUS]
     per_node = gpus // (milli // WHOLE) if milli >= WHOLE else gpus * (WHOLE // milli)
-    if per_node == 0 or per_node * state.pool_i[b, fx.STATE_COUNT + SLEEPING, p] < left:
+    if per_node == 0 or per_node * i[pool + fx.STATE_COUNT + SLEEPING] < left:
         return False, 0, 0
-    return True, static.pool_i[fx.WAKE_LATENCY_S, p], (left + per_node - 1) // per_node
+    return True, c.k[k + fx.WAKE_LATENCY_S], (left + per_node - 1) // per_node
 
 
 @compiled
-def _waking_delay(static, state, params, b, p, milli, workers):
-    """Latest wake end of the nodes that the gang would take, less now: placed and taken back, without a sleeping node."""
-    job = state.job_i.shape[2] - 2
-    saved = state.job_i[b, fx.RECORD_HEAD, job]
-    state.job_i[b, fx.RECORD_HEAD, job] = -1
-    latest = state.env_i[b, fx.TIME_S]
-    rule = params.ints[b, fx.NODE_RULE]
-    for _ in range(workers):
-        node = _choose_node(static, state, b, p, milli, rule)
-        if state.node_i[b, fx.NODE_STATE, node] == WAKING and state.node_i[b, fx.WAKE_END_S, node] > latest:
-            latest = state.node_i[b, fx.WAKE_END_S, node]
-        _occupy(static, state, b, job, p, node, milli, rule)
-    record = state.job_i[b, fx.RECORD_HEAD, job]
+def try_out(c, job, p, level):
+    """``fits`` by placing the gang and taking it back."""
+    o, i = c.o, c.i
+    a = o[fx.I_JOB] + o[fx.N_JOBS] * fx.JOB_WIDTH
+    k = o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH
+    racks = o[fx.HAS_BUDGET] > 0 and c.k[k + fx.NODES_PER_RACK] > 0
+    nw = worker_nw(c, job, p, level, True) if racks else 0
+    wake_nw = committed_state_nw(c, p, WAKING) - committed_state_nw(c, p, SLEEPING)
+    i[a + fx.RECORD_HEAD] = -1
+    latest, woken, placed = i[fx.TIME_S], 0, True
+    for _ in range(c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.WORKERS]):
+        node = _choose_node(c, job, p, nw, wake_nw)
+        if node < 0:
+            placed = False
+            break
+        n = o[fx.I_NODE] + node * fx.NODE_WIDTH
+        woke = i[n + fx.NODE_STATE] == SLEEPING
+        if woke:
+            i[n + fx.NODE_STATE] = WAKING
+            i[n + fx.WAKE_END_S] = i[fx.TIME_S] + c.k[k + fx.WAKE_LATENCY_S]
+            woken += 1
+        if i[n + fx.NODE_STATE] == WAKING and i[n + fx.WAKE_END_S] > latest:
+            latest = i[n + fx.WAKE_END_S]
+        _occupy(c, a, job, p, node)
+        i[o[fx.I_RECORD] + i[a + fx.RECORD_HEAD] * fx.RECORD_WIDTH + fx.RECORD_WOKE] = 1 if woke else 0
+        if racks:
+            i[o[fx.I_RACK] + rack_of(c, p, node)] += nw + (wake_nw if woke else 0)
+    record = i[a + fx.RECORD_HEAD]
     while record >= 0:
-        _vacate(static, state, b, p, record, milli)
-        record = _drop_record(state, b, record)
-    state.job_i[b, fx.RECORD_HEAD, job] = saved
-    return latest - state.env_i[b, fx.TIME_S]
+        r = o[fx.I_RECORD] + record * fx.RECORD_WIDTH
+        node = i[r + fx.RECORD_NODE]
+        _vacate(c, job, p, r)
+        if i[r + fx.RECORD_WOKE]:
+            i[o[fx.I_NODE] + node * fx.NODE_WIDTH + fx.NODE_STATE] = SLEEPING
+        if racks:
+            i[o[fx.I_RACK] + rack_of(c, p, node)] -= nw + (wake_nw if i[r + fx.RECORD_WOKE] else 0)
+        record = _drop_record(c, record)
+    return placed, latest - i[fx.TIME_S], woken
 
 
 @compiled
-def _has_share(static, state, b, p, node, milli):
-    if state.node_i[b, fx.NODE_WHOLE, node] > 0:
+def _has_share(c, p, node, milli):
+    a = c.o[fx.I_NODE] + node * fx.NODE_WIDTH
+    if c.i[a + fx.NODE_WHOLE] > 0:
         return True
-    gpu = static.node_i[fx.NODE_FIRST_GPU, node]
+    gpu = c.o[fx.I_GPU] + c.k[c.o[fx.K_NODE] + node * fx.NODE_CONSTANTS_WIDTH + fx.NODE_FIRST_GPU]
     found = False
-    for g in range(gpu, gpu + static.pool_i[fx.POOL_GPUS, p]):
-        found |= state.gpu_free[b, g] >= milli
+    for g in range(gpu, gpu + c.k[c.o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH + fx.POOL_GPUS]):
+        found |= c.i[g] >= milli
     return found
 
 
 @compiled
-def _choose_node(static, state, b, p, milli, rule):
-    """Best node of pool p for one worker, or -1."""
-    best = -1
-    best_state = 9
-    best_free = 0
-    first = static.pool_i[fx.POOL_FIRST_NODE, p]
+def _choose_node(c, job, p, nw, wake_nw):
+    """Best node of pool p for one worker, or -1; ``nw`` is what it would commit in a rack, 0 when racks have no budget."""
+    o, i = c.o, c.i
+    k = o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH
+    s = o[fx.J_SHAPE] + c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.SHAPE] * fx.SHAPE_CONSTANTS_WIDTH
+    milli = held_milli(c, job, p)
     need = milli // WHOLE
-    for node in range(first, first + static.pool_i[fx.POOL_NODES, p]):
-        mode = state.node_i[b, fx.NODE_STATE, node]
-        if mode > best_state:
+    cpu = c.j[s + fx.SHAPE_CPU_MILLI] if c.k[k + fx.POOL_CPU_MILLI] > 0 else 0
+    memory = c.j[s + fx.SHAPE_MEMORY_MIB] if c.k[k + fx.POOL_MEMORY_MIB] > 0 else 0
+    budget = c.k[k + fx.RACK_BUDGET_NW]
+    tightest = c.q[fx.NODE_RULE] == BEST_FIT
+    best, best_state, best_free = -1, DOWN, 0
+    first = c.k[k + fx.POOL_FIRST_NODE]
+    a = o[fx.I_NODE] + first * fx.NODE_WIDTH
+    for node in range(first, first + c.k[k + fx.POOL_NODES]):
+        at = a
+        a += fx.NODE_WIDTH
+        mode = i[at + fx.NODE_STATE]
+        free = i[at + fx.NODE_FREE]
+        if mode > best_state or free < milli or mode == DOWN:
             continue
-        free = state.node_i[b, fx.NODE_FREE, node]
-        if free < milli:
-            continue
-        if mode == best_state and ((free >= best_free) if rule == BEST_FIT else (free <= best_free)):
+        if mode == best_state and ((free >= best_free) if tightest else (free <= best_free)):
             continue
         if milli >= WHOLE:
-            if state.node_i[b, fx.NODE_WHOLE, node] < need:
+            if i[at + fx.NODE_WHOLE] < need:
                 continue
-        elif not _has_share(static, state, b, p, node, milli):
+        elif milli > 0 and not _has_share(c, p, node, milli):
+            continue
+        if (cpu > 0 and i[at + fx.CPU_FREE] < cpu) or (memory > 0 and i[at + fx.MEMORY_FREE] < memory):
+            continue
+        if budget > 0 and i[o[fx.I_RACK] + rack_of(c, p, node)] + nw + (wake_nw if mode == SLEEPING else 0) > budget:
             continue
         best, best_state, best_free = node, mode, free
     return best
 
 
 @compiled
-def _count_node(state, b, p, node, whole, free):
-    """Give the node ``whole`` wholly free GPUs and ``free`` thousandths, in all counters."""
-    mode = state.node_i[b, fx.NODE_STATE, node]
-    if mode != SLEEPING:
-        counts = state.whole_count[b, p, mode]
-        counts[state.node_i[b, fx.NODE_WHOLE, node]] -= 1
-        counts[whole] += 1
-    state.pool_i[b, fx.POOL_FREE, p] += free - state.node_i[b, fx.NODE_FREE, node]
-    state.node_i[b, fx.NODE_WHOLE, node] = whole
-    state.node_i[b, fx.NODE_FREE, node] = free
+def _count_node(c, p, a, whole, free):
+    """Give the node at ``a`` ``whole`` wholly free GPUs and ``free`` thousandths, in all counters."""
+    i = c.i
+    mode = i[a + fx.NODE_STATE]
+    if mode <= WAKING:
+        counts = whole_row(c, p, mode)
+        i[counts + i[a + fx.NODE_WHOLE]] -= 1
+        i[counts + whole] += 1
+    if mode != DOWN:
+        i[c.o[fx.I_POOL] + p * fx.POOL_WIDTH + fx.POOL_FREE] += free - i[a + fx.NODE_FREE]
+    i[a + fx.NODE_WHOLE] = whole
+    i[a + fx.NODE_FREE] = free
 
 
 @compiled
-def _occupy(static, state, b, job, p, node, milli, rule):
-    """Take one worker's GPUs on ``node`` and note them for ``job``."""
-    spare = state.job_i.shape[2] - 1
-    record = state.job_i[b, fx.RECORD_HEAD, spare]
-    state.job_i[b, fx.RECORD_HEAD, spare] = state.record_i[b, fx.RECORD_NEXT, record]
-    state.record_i[b, fx.RECORD_NEXT, record] = state.job_i[b, fx.RECORD_HEAD, job]
-    state.job_i[b, fx.RECORD_HEAD, job] = record
-    state.record_i[b, fx.RECORD_NODE, record] = node
-    first = static.node_i[fx.NODE_FIRST_GPU, node]
-    gpus = static.pool_i[fx.POOL_GPUS, p]
+def _occupy(c, holder, job, p, node):
+    """Take one worker's GPUs, CPUs and memory on ``node`` and note them for the job at ``holder``."""
+    o, i = c.o, c.i
+    record = i[fx.FREE_RECORD]
+    r = o[fx.I_RECORD] + record * fx.RECORD_WIDTH
+    i[fx.FREE_RECORD] = i[r + fx.RECORD_NEXT]
+    i[r + fx.RECORD_NEXT] = i[holder + fx.RECORD_HEAD]
+    i[holder + fx.RECORD_HEAD] = record
+    i[r + fx.RECORD_NODE] = node
+    i[r + fx.RECORD_GPU] = -1
+    i[r + fx.RECORD_BITS] = 0
+    i[r + fx.RECORD_WOKE] = 0
+    a = o[fx.I_NODE] + node * fx.NODE_WIDTH
+    s = o[fx.J_SHAPE] + c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.SHAPE] * fx.SHAPE_CONSTANTS_WIDTH
+    i[a + fx.NODE_JOBS] += 1
+    i[a + fx.CPU_FREE] -= c.j[s + fx.SHAPE_CPU_MILLI]
+    i[a + fx.MEMORY_FREE] -= c.j[s + fx.SHAPE_MEMORY_MIB]
+    milli = held_milli(c, job, p)
+    gpus = c.k[o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH + fx.POOL_GPUS]
+    first = o[fx.I_GPU] + c.k[o[fx.K_NODE] + node * fx.NODE_CONSTANTS_WIDTH + fx.NODE_FIRST_GPU]
     if milli >= WHOLE:
-        need = milli // WHOLE
-        bits = 0
-        left = need
+        left, bits = milli // WHOLE, 0
         for g in range(gpus):
-            if left > 0 and state.gpu_free[b, first + g] == WHOLE:
-                state.gpu_free[b, first + g] = 0
+            if left > 0 and i[first + g] == WHOLE:
+                i[first + g] = 0
                 bits |= 1 << g
                 left -= 1
-        state.record_i[b, fx.RECORD_GPU, record] = -1
-        state.record_i[b, fx.RECORD_BITS, record] = bits
-        _count_node(state, b, p, node, state.node_i[b, fx.NODE_WHOLE, node] - need, state.node_i[b, fx.NODE_FREE, node] - milli)
-        return
-    best = -1
-    for g in range(first, first + gpus):
-        free = state.gpu_free[b, g]
-        if free < milli:
-            continue
-        if best < 0 or ((free < state.gpu_free[b, best]) if rule == BEST_FIT else (free > state.gpu_free[b, best])):
-            best = g
-    _set_share(state, b, p, node, best, state.gpu_free[b, best] - milli)
-    state.record_i[b, fx.RECORD_GPU, record] = best
-    state.record_i[b, fx.RECORD_BITS, record] = 0
+        i[r + fx.RECORD_BITS] = bits
+        _count_node(c, p, a, i[a + fx.NODE_WHOLE] - milli // WHOLE, i[a + fx.NODE_FREE] - milli)
+    elif milli > 0:
+        tightest = c.q[fx.NODE_RULE] == BEST_FIT
+        best = -1
+        for g in range(first, first + gpus):
+            free = i[g]
+            if free >= milli and (best < 0 or ((free < i[best]) if tightest else (free > i[best]))):
+                best = g
+        i[r + fx.RECORD_GPU] = best
+        _set_share(c, p, a, best, i[best] - milli)
 
 
 @compiled
-def _set_share(state, b, p, node, gpu, free):
-    before = state.gpu_free[b, gpu]
-    state.gpu_free[b, gpu] = free
+def _set_share(c, p, a, gpu, free):
+    i = c.i
+    before = i[gpu]
+    i[gpu] = free
     was_partial = 0 < before < WHOLE
     is_partial = 0 < free < WHOLE
     if is_partial != was_partial:
-        state.pool_i[b, fx.POOL_PARTIAL, p] += 1 if is_partial else -1
-    whole = state.node_i[b, fx.NODE_WHOLE, node]
-    if before == WHOLE:
-        whole -= 1
-    if free == WHOLE:
-        whole += 1
-    _count_node(state, b, p, node, whole, state.node_i[b, fx.NODE_FREE, node] + free - before)
+        i[c.o[fx.I_POOL] + p * fx.POOL_WIDTH + fx.POOL_PARTIAL] += 1 if is_partial else -1
+    whole = i[a + fx.NODE_WHOLE] + (1 if free == WHOLE else 0) - (1 if before == WHOLE else 0)
+    _count_node(c, p, a, whole, i[a + fx.NODE_FREE] + free - before)
 
 
 @compiled
-def _vacate(static, state, b, p, record, milli):
-    """Give one worker's GPUs back."""
-    node = state.record_i[b, fx.RECORD_NODE, record]
-    gpu = state.record_i[b, fx.RECORD_GPU, record]
+def _vacate(c, job, p, r):
+    """Give back what the record at ``r`` holds."""
+    o, i = c.o, c.i
+    node = i[r + fx.RECORD_NODE]
+    a = o[fx.I_NODE] + node * fx.NODE_WIDTH
+    s = o[fx.J_SHAPE] + c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.SHAPE] * fx.SHAPE_CONSTANTS_WIDTH
+    i[a + fx.NODE_JOBS] -= 1
+    i[a + fx.CPU_FREE] += c.j[s + fx.SHAPE_CPU_MILLI]
+    i[a + fx.MEMORY_FREE] += c.j[s + fx.SHAPE_MEMORY_MIB]
+    milli = held_milli(c, job, p)
+    gpu, bits = i[r + fx.RECORD_GPU], i[r + fx.RECORD_BITS]
     if gpu >= 0:
-        _set_share(state, b, p, node, gpu, state.gpu_free[b, gpu] + milli)
-        return
-    first = static.node_i[fx.NODE_FIRST_GPU, node]
-    bits = state.record_i[b, fx.RECORD_BITS, record]
-    for g in range(static.pool_i[fx.POOL_GPUS, p]):
-        if bits >> g & 1:
-            state.gpu_free[b, first + g] = WHOLE
-    _count_node(state, b, p, node, state.node_i[b, fx.NODE_WHOLE, node] + milli // WHOLE, state.node_i[b, fx.NODE_FREE, node] + milli)
+        _set_share(c, p, a, gpu, i[gpu] + milli)
+    elif bits:
+        first = o[fx.I_GPU] + c.k[o[fx.K_NODE] + node * fx.NODE_CONSTANTS_WIDTH + fx.NODE_FIRST_GPU]
+        for g in range(c.k[o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH + fx.POOL_GPUS]):
+            if bits >> g & 1:
+                i[first + g] = WHOLE
+        _count_node(c, p, a, i[a + fx.NODE_WHOLE] + milli // WHOLE, i[a + fx.NODE_FREE] + milli)
 
 
 @compiled
-def _drop_record(state, b, record):
+def _drop_record(c, record):
     """Return the record to the free list; the next record of its job."""
-    spare = state.job_i.shape[2] - 1
-    following = state.record_i[b, fx.RECORD_NEXT, record]
-    state.record_i[b, fx.RECORD_NEXT, record] = state.job_i[b, fx.RECORD_HEAD, spare]
-    state.job_i[b, fx.RECORD_HEAD, spare] = record
+    r = c.o[fx.I_RECORD] + record * fx.RECORD_WIDTH
+    following = c.i[r + fx.RECORD_NEXT]
+    c.i[r + fx.RECORD_NEXT] = c.i[fx.FREE_RECORD]
+    c.i[fx.FREE_RECORD] = record
     return following
 
 
 @compiled
-def place(static, state, params, b, job, p, milli, workers):
-    """Place the gang (which fits) and wake the nodes that it needs; its start second."""
-    now = state.env_i[b, fx.TIME_S]
-    start = now
-    rule = params.ints[b, fx.NODE_RULE]
-    full = static.pool_i[fx.POOL_GPUS, p] * WHOLE
-    state.job_i[b, fx.RECORD_HEAD, job] = -1
-    for _ in range(workers):
-        node = _choose_node(static, state, b, p, milli, rule)
-        mode = state.node_i[b, fx.NODE_STATE, node]
-        if mode == SLEEPING:
-            _wake(static, state, b, p, node)
-        elif mode == AWAKE and state.node_i[b, fx.NODE_FREE, node] == full:
-            _leave_idle(state, b, p, node)
-        if state.node_i[b, fx.NODE_STATE, node] == WAKING and state.node_i[b, fx.WAKE_END_S, node] > start:
-            start = state.node_i[b, fx.WAKE_END_S, node]
-        _occupy(static, state, b, job, p, node, milli, rule)
+def place(c, job, p, level):
+    """Place the gang (which fits) and wake the nodes that it needs; the second at which all are awake."""
+    o, i = c.o, c.i
+    a = o[fx.I_JOB] + job * fx.JOB_WIDTH
+    start = i[fx.TIME_S]
+    nw = worker_nw(c, job, p, level, True) if o[fx.HAS_BUDGET] else 0
+    wake_nw = committed_state_nw(c, p, WAKING) - committed_state_nw(c, p, SLEEPING)
+    i[a + fx.RECORD_HEAD] = -1
+    for _ in range(c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.WORKERS]):
+        node = _choose_node(c, job, p, nw, wake_nw)
+        n = o[fx.I_NODE] + node * fx.NODE_WIDTH
+        if i[n + fx.NODE_STATE] == SLEEPING:
+            _wake(c, p, node)
+        elif i[n + fx.NODE_STATE] == AWAKE and i[n + fx.NODE_JOBS] == 0:
+            leave_idle(c, p, node)
+        if i[n + fx.NODE_STATE] == WAKING and i[n + fx.WAKE_END_S] > start:
+            start = i[n + fx.WAKE_END_S]
+        _occupy(c, a, job, p, node)
+        commit(c, p, node, nw)
     return start
 
 
 @compiled
-def _leave_idle(state, b, p, node):
-    state.pool_i[b, fx.IDLE_AWAKE, p] -= 1
-    if state.node_i[b, fx.TIRED, node]:
-        state.node_i[b, fx.TIRED, node] = False
-        state.pool_i[b, fx.TIRED_COUNT, p] -= 1
-    else:
-        idle_remove(state, b, node)
-
-
-@compiled
-def _wake(static, state, b, p, node):
-    state.node_i[b, fx.NODE_STATE, node] = WAKING
-    state.pool_i[b, fx.STATE_COUNT + SLEEPING, p] -= 1
-    state.pool_i[b, fx.STATE_COUNT + WAKING, p] += 1
-    state.whole_count[b, p, WAKING, state.node_i[b, fx.NODE_WHOLE, node]] += 1
-    state.node_i[b, fx.WAKE_END_S, node] = state.env_i[b, fx.TIME_S] + static.pool_i[fx.WAKE_LATENCY_S, p]
-    add(state.node_i[b, fx.WAKE_HEAP], state.heap_size[b], WAKES, state.node_i[b, fx.WAKE_END_S, node], node)
-    log_event(state, b, events.WAKE, -1, p, -1, node, state.node_i[b, fx.WAKE_END_S, node])
-
-
-@compiled
-def wake_done(static, state, b, node):
-    p = static.node_i[fx.NODE_POOL, node]
-    state.node_i[b, fx.NODE_STATE, node] = AWAKE
-    state.pool_i[b, fx.STATE_COUNT + WAKING, p] -= 1
-    state.pool_i[b, fx.STATE_COUNT + AWAKE, p] += 1
-    whole = state.node_i[b, fx.NODE_WHOLE, node]
-    state.whole_count[b, p, WAKING, whole] -= 1
-    state.whole_count[b, p, AWAKE, whole] += 1
-    log_event(state, b, events.WAKE_DONE, -1, p, -1, node, -1)
-
-
-@compiled
-def release(static, state, b, job, p, milli):
-    """The job leaves its GPUs; nodes without jobs become idle."""
-    full = static.pool_i[fx.POOL_GPUS, p] * WHOLE
-    record = state.job_i[b, fx.RECORD_HEAD, job]
+def release(c, job, level):
+    """The job leaves its GPUs in its pool, where it was at ``level``; awake nodes without jobs become idle."""
+    o, i = c.o, c.i
+    a = o[fx.I_JOB] + job * fx.JOB_WIDTH
+    p = i[a + fx.POOL]
+    nw = worker_nw(c, job, p, level, True) if o[fx.HAS_BUDGET] else 0
+    record = i[a + fx.RECORD_HEAD]
     while record >= 0:
-        node = state.record_i[b, fx.RECORD_NODE, record]
-        _vacate(static, state, b, p, record, milli)
-        if state.node_i[b, fx.NODE_FREE, node] == full:
-            state.node_i[b, fx.IDLE_SINCE_S, node] = state.env_i[b, fx.TIME_S]
-            state.pool_i[b, fx.IDLE_AWAKE, p] += 1
-            idle_append(state, b, node)
-        record = _drop_record(state, b, record)
-    state.job_i[b, fx.RECORD_HEAD, job] = -1
+        r = o[fx.I_RECORD] + record * fx.RECORD_WIDTH
+        node = i[r + fx.RECORD_NODE]
+        n = o[fx.I_NODE] + node * fx.NODE_WIDTH
+        _vacate(c, job, p, r)
+        commit(c, p, node, -nw)
+        if i[n + fx.NODE_JOBS] == 0 and i[n + fx.NODE_STATE] == AWAKE:
+            become_idle(c, p, node)
+        record = _drop_record(c, record)
+    i[a + fx.RECORD_HEAD] = -1
+    i[fx.RELEASED] = 1
+
+
+# ---------------------------------------------------------------- states of nodes
 
 
 @compiled
-def fall_asleep(static, grid, params, state, b, column):
+def become_idle(c, p, node):
+    c.i[c.o[fx.I_NODE] + node * fx.NODE_WIDTH + fx.IDLE_SINCE_S] = c.i[fx.TIME_S]
+    c.i[c.o[fx.I_POOL] + p * fx.POOL_WIDTH + fx.IDLE_AWAKE] += 1
+    idle_append(c, node)
+
+
+@compiled
+def leave_idle(c, p, node):
+    a = c.o[fx.I_NODE] + node * fx.NODE_WIDTH
+    pool = c.o[fx.I_POOL] + p * fx.POOL_WIDTH
+    c.i[pool + fx.IDLE_AWAKE] -= 1
+    if c.i[a + fx.TIRED]:
+        c.i[a + fx.TIRED] = 0
+        c.i[pool + fx.TIRED_COUNT] -= 1
+    else:
+        idle_remove(c, node)
+
+
+@compiled
+def _wake(c, p, node):
+    o, i = c.o, c.i
+    end = i[fx.TIME_S] + c.k[o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH + fx.WAKE_LATENCY_S]
+    set_node_state(c, p, node, WAKING)
+    i[o[fx.I_NODE] + node * fx.NODE_WIDTH + fx.WAKE_END_S] = end
+    heap_put(i, o[fx.I_WAKES], o[fx.I_WAKES_AT], fx.N_WAKES, end, node)
+    log_event(c, events.WAKE, -1, p, -1, node, end)
+
+
+@compiled
+def wake_done(c, node):
+    p = c.k[c.o[fx.K_NODE] + node * fx.NODE_CONSTANTS_WIDTH + fx.NODE_POOL]
+    set_node_state(c, p, node, AWAKE)
+    if c.i[c.o[fx.I_NODE] + node * fx.NODE_WIDTH + fx.NODE_JOBS] == 0:
+        become_idle(c, p, node)
+    if c.o[fx.HAS_BUDGET]:
+        c.i[fx.RELEASED] = 1
+    log_event(c, events.WAKE_DONE, -1, p, -1, node, -1)
+
+
+@compiled
+def node_down(c, node, until_s):
+    """The node, whose jobs have left, goes down."""
+    o, i = c.o, c.i
+    p = c.k[o[fx.K_NODE] + node * fx.NODE_CONSTANTS_WIDTH + fx.NODE_POOL]
+    a = o[fx.I_NODE] + node * fx.NODE_WIDTH
+    if i[a + fx.NODE_STATE] == AWAKE and i[a + fx.NODE_JOBS] == 0:
+        leave_idle(c, p, node)
+    elif i[a + fx.NODE_STATE] == WAKING:
+        heap_drop(i, o[fx.I_WAKES], o[fx.I_WAKES_AT], fx.N_WAKES, node)
+    set_node_state(c, p, node, DOWN)
+    i[a + fx.DOWN_UNTIL_S] = until_s
+    i[fx.RELEASED] = 1
+
+
+@compiled
+def node_up(c, node):
+    p = c.k[c.o[fx.K_NODE] + node * fx.NODE_CONSTANTS_WIDTH + fx.NODE_POOL]
+    set_node_state(c, p, node, AWAKE)
+    become_idle(c, p, node)
+    c.i[fx.RELEASED] = 1
+    log_event(c, events.NODE_UP, -1, p, -1, node, -1)
+
+
+@compiled
+def fall_asleep(c):
     """Step 6 of an instant: idle nodes that have waited long enough sleep, as far as the warm reserve allows."""
-    after = params.ints[b, fx.SLEEP_AFTER_S]
+    o, i = c.o, c.i
+    after = c.q[fx.SLEEP_AFTER_S]
     if after < 0:
         return
-    now = state.env_i[b, fx.TIME_S]
-    head = state.node_i.shape[2] - 1
-    node = state.node_i[b, fx.IDLE_NEXT, head]
-    while node != head and state.node_i[b, fx.IDLE_SINCE_S, node] + after <= now:
-        idle_remove(state, b, node)
-        state.node_i[b, fx.TIRED, node] = True
-        state.pool_i[b, fx.TIRED_COUNT, static.node_i[fx.NODE_POOL, node]] += 1
-        node = state.node_i[b, fx.IDLE_NEXT, head]
-    window = state.env_i[b, fx.WINDOW]
-    for p in range(static.pool_i.shape[1]):
-        reserve = grid.reserve[window, p, column]
-        if state.pool_i[b, fx.TIRED_COUNT, p] == 0 or state.pool_i[b, fx.IDLE_AWAKE, p] <= reserve:
+    nodes = o[fx.I_NODE]
+    head = o[fx.N_NODES]
+    node = i[nodes + head * fx.NODE_WIDTH + fx.IDLE_NEXT]
+    while node != head and i[nodes + node * fx.NODE_WIDTH + fx.IDLE_SINCE_S] + after <= i[fx.TIME_S]:
+        idle_remove(c, node)
+        i[nodes + node * fx.NODE_WIDTH + fx.TIRED] = 1
+        p = c.k[o[fx.K_NODE] + node * fx.NODE_CONSTANTS_WIDTH + fx.NODE_POOL]
+        i[o[fx.I_POOL] + p * fx.POOL_WIDTH + fx.TIRED_COUNT] += 1
+        node = i[nodes + head * fx.NODE_WIDTH + fx.IDLE_NEXT]
+    for p in range(o[fx.N_POOLS]):
+        pool = o[fx.I_POOL] + p * fx.POOL_WIDTH
+        reserve = c.g[o[fx.G_RESERVE] + p * o[fx.N_COLUMNS] + i[fx.COLUMN]]
+        if i[pool + fx.TIRED_COUNT] == 0 or i[pool + fx.IDLE_AWAKE] <= reserve:
             continue
-        node = static.pool_i[fx.POOL_FIRST_NODE, p] + static.pool_i[fx.POOL_NODES, p] - 1
-        while state.pool_i[b, fx.TIRED_COUNT, p] > 0 and state.pool_i[b, fx.IDLE_AWAKE, p] > reserve:
-            if state.node_i[b, fx.TIRED, node]:
-                state.node_i[b, fx.TIRED, node] = False
-                state.pool_i[b, fx.TIRED_COUNT, p] -= 1
-                state.pool_i[b, fx.IDLE_AWAKE, p] -= 1
-                state.node_i[b, fx.NODE_STATE, node] = SLEEPING
-                state.pool_i[b, fx.STATE_COUNT + AWAKE, p] -= 1
-                state.pool_i[b, fx.STATE_COUNT + SLEEPING, p] += 1
-                state.whole_count[b, p, AWAKE, state.node_i[b, fx.NODE_WHOLE, node]] -= 1
-                log_event(state, b, events.SLEEP, -1, p, -1, node, -1)
+        k = o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH
+        node = c.k[k + fx.POOL_FIRST_NODE] + c.k[k + fx.POOL_NODES] - 1
+        while i[pool + fx.TIRED_COUNT] > 0 and i[pool + fx.IDLE_AWAKE] > reserve:
+            if i[nodes + node * fx.NODE_WIDTH + fx.TIRED]:
+                i[nodes + node * fx.NODE_WIDTH + fx.TIRED] = 0
+                i[pool + fx.TIRED_COUNT] -= 1
+                i[pool + fx.IDLE_AWAKE] -= 1
+                set_node_state(c, p, node, SLEEPING)
+                if o[fx.HAS_BUDGET]:
+                    i[fx.RELEASED] = 1
+                log_event(c, events.SLEEP, -1, p, -1, node, -1)
             node -= 1

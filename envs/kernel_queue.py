@@ -1,205 +1,404 @@
-"""Compiled calendars and queues: binary heaps of (time, index), the bit set of jobs that may be asked about, queue orders, idle nodes."""
+"""Compiled calendars and queues: indexed heaps of (time, index), the bit set of jobs that may be asked about, the tree of shapes.
+
+Waiting jobs are grouped by *shape*, all that decides whether there is room. Jobs of one shape are consecutive *slots* in queue order; a
+tree over the shapes holds the least rank of each shape's ready jobs. A shape without room leaves the tree until something is released, so
+that a scan costs the number of shapes at most, whatever the number of waiting jobs. Under EASY a second tree holds the least estimate of
+the ready jobs, by slots: the next one short enough to be backfilled is found without looking at the others.
+"""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from envs import fields as fx
 from envs.kernel_compile import compiled
+from envs.state import EASY
 
 INDEX_BITS = 24
 INDEX_MASK = (1 << INDEX_BITS) - 1
 NEVER = 1 << 62
-ENDS, STARTS, HOLDS, WAKES = 0, 1, 2, 3
 WFP3 = 4
+WORD = 32  # bits used of a word: a signed one stays positive
+
+
+# ---------------------------------------------------------------- heaps
 
 
 @compiled
-def heap_push(heap, size, key):
-    """Put ``key`` into ``heap[:size]``; the caller counts."""
-    at = size
+def heap_put(i, heap, places, n, time_s, index):
+    """Put (time, index) into the heap at ``heap`` whose size is ``i[n]``; ``places`` holds where each index is, less 1."""
+    key = (time_s << INDEX_BITS) | index
+    at = i[n]
+    i[n] = at + 1
+    _rise(i, heap, places, at, key)
+
+
+@compiled
+def _rise(i, heap, places, at, key):
     while at > 0:
         parent = (at - 1) >> 1
-        if heap[parent] <= key:
+        above = i[heap + parent]
+        if above <= key:
             break
-        heap[at] = heap[parent]
+        i[heap + at] = above
+        i[places + (above & INDEX_MASK)] = at + 1
         at = parent
-    heap[at] = key
+    i[heap + at] = key
+    i[places + (key & INDEX_MASK)] = at + 1
 
 
 @compiled
-def heap_pop(heap, size):
-    """Take the least key out of ``heap[:size]``; the caller counts."""
-    least = heap[0]
-    last = heap[size - 1]
-    end = size - 1
-    at = 0
+def _sink(i, heap, places, size, at, key):
     while True:
         child = 2 * at + 1
-        if child >= end:
+        if child >= size:
             break
-        if child + 1 < end and heap[child + 1] < heap[child]:
+        if child + 1 < size and i[heap + child + 1] < i[heap + child]:
             child += 1
-        if heap[child] >= last:
+        below = i[heap + child]
+        if below >= key:
             break
-        heap[at] = heap[child]
+        i[heap + at] = below
+        i[places + (below & INDEX_MASK)] = at + 1
         at = child
-    heap[at] = last
-    return least
+    i[heap + at] = key
+    i[places + (key & INDEX_MASK)] = at + 1
 
 
 @compiled
-def add(heap, sizes, which, time_s, index):
-    heap_push(heap, sizes[which], (time_s << INDEX_BITS) | index)
-    sizes[which] += 1
+def heap_drop(i, heap, places, n, index):
+    """Take ``index`` out of the heap, if it is in it."""
+    at = i[places + index] - 1
+    if at < 0:
+        return
+    i[places + index] = 0
+    size = i[n] - 1
+    i[n] = size
+    if at == size:
+        return
+    last = i[heap + size]
+    if at > 0 and i[heap + ((at - 1) >> 1)] > last:
+        _rise(i, heap, places, at, last)
+    else:
+        _sink(i, heap, places, size, at, last)
 
 
 @compiled
-def first_time(heap, size):
-    return heap[0] >> INDEX_BITS if size > 0 else NEVER
+def heap_time(i, heap, n):
+    return i[heap] >> INDEX_BITS if i[n] > 0 else NEVER
 
 
 @compiled
-def take_due(heap, sizes, which, time_s):
+def heap_take(i, heap, places, n, time_s):
     """Index of the next entry due at or before ``time_s``, taken out, or -1."""
-    if sizes[which] == 0 or (heap[0] >> INDEX_BITS) > time_s:
+    if i[n] == 0 or (i[heap] >> INDEX_BITS) > time_s:
         return -1
-    key = heap_pop(heap, sizes[which])
-    sizes[which] -= 1
-    return key & INDEX_MASK
+    index = i[heap] & INDEX_MASK
+    heap_drop(i, heap, places, n, index)
+    return index
+
+
+# ---------------------------------------------------------------- ready jobs
 
 
 @compiled
-def set_bit(words, at):
-    words[at >> 6] |= np.uint64(1) << np.uint64(at & 63)
-
-
-@compiled
-def clear_bit(words, at):
-    words[at >> 6] &= ~(np.uint64(1) << np.uint64(at & 63))
-
-
-@compiled
-def next_bit(words, start, limit):
-    """Least set bit from ``start`` on and below ``limit``, or -1."""
-    if start >= limit:
+def _first_bit(i, words, start, end):
+    """Least set bit from ``start`` on and below ``end``, or -1."""
+    if start >= end:
         return -1
-    index = start >> 6
-    word = words[index] >> np.uint64(start & 63)
     at = start
+    word = i[words + (at >> 5)] >> (at & 31)
     while word == 0:
-        index += 1
-        at = index << 6
-        if at >= limit:
+        at = ((at >> 5) + 1) << 5
+        if at >= end:
             return -1
-        word = words[index]
-    while word & np.uint64(0xFF) == 0:
-        word >>= np.uint64(8)
+        word = i[words + (at >> 5)]
+    while word & 0xFF == 0:
+        word >>= 8
         at += 8
-    while word & np.uint64(1) == 0:
-        word >>= np.uint64(1)
+    while word & 1 == 0:
+        word >>= 1
         at += 1
-    return at if at < limit else -1
+    return at if at < end else -1
 
 
 @compiled
-def static_order(params, b):
+def static_order(c):
     """Row of the queue tables; orders that time changes are kept by submit time and sorted when they are scanned."""
-    order = params.ints[b, fx.QUEUE_ORDER]
+    order = c.q[fx.QUEUE_ORDER]
     return 1 if order >= WFP3 else order
 
 
 @compiled
-def _score(jobs, state, b, order, job):
+def _set_leaf(c, shape, rank):
+    i = c.i
+    tree = c.o[fx.I_TREE]
+    at = (c.o[fx.N_TREE] >> 1) + shape
+    i[tree + at] = rank
+    while at > 1:
+        at >>= 1
+        least = min(i[tree + 2 * at], i[tree + 2 * at + 1])
+        if i[tree + at] == least:
+            break
+        i[tree + at] = least
+
+
+@compiled
+def _set_short(c, slot, seconds):
+    """Estimate of the ready job at a slot, in the tree of least estimates; NEVER when it is not ready."""
+    i, tree = c.i, c.o[fx.I_SHORT]
+    at = (c.o[fx.N_SHORT] >> 1) + slot
+    i[tree + at] = seconds
+    while at > 1:
+        at >>= 1
+        least = min(i[tree + 2 * at], i[tree + 2 * at + 1])
+        if i[tree + at] == least:
+            break
+        i[tree + at] = least
+
+
+@compiled
+def _first_short(c, start, end, limit_s):
+    """Least slot from ``start`` on and below ``end`` whose ready job has an estimate of at most ``limit_s``, or -1."""
+    i, tree, half = c.i, c.o[fx.I_SHORT], c.o[fx.N_SHORT] >> 1
+    at = half + start
+    while i[tree + at] > limit_s:
+        while at & 1 and at > 1:
+            at >>= 1
+        if at <= 1:
+            return -1
+        at += 1
+    while at < half:
+        at = 2 * at if i[tree + 2 * at] <= limit_s else 2 * at + 1
+    return at - half if at - half < end else -1
+
+
+@compiled
+def limit_shape(c, shape, limit_s):
+    """For the rest of this scan only jobs of the shape with estimates up to ``limit_s`` can be offered a run."""
+    i = c.i
+    a = c.o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH
+    if i[a + fx.SHAPE_LIMIT_S] == NEVER:
+        i[c.o[fx.I_BLOCKED] + i[fx.N_BLOCKED]] = shape
+        i[fx.N_BLOCKED] += 1
+    i[a + fx.SHAPE_LIMIT_S] = limit_s
+    _refresh(c, shape)
+
+
+@compiled
+def _refresh(c, shape):
+    """Leaf of a shape from its ready jobs."""
+    o, i, j = c.o, c.i, c.j
+    a = o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH
+    s = o[fx.J_SHAPE] + shape * fx.SHAPE_CONSTANTS_WIDTH
+    if c.q[fx.DISCIPLINE] == EASY:
+        slot = _first_short(c, j[s + fx.SHAPE_FIRST], j[s + fx.SHAPE_END], min(i[a + fx.SHAPE_LIMIT_S], NEVER - 1))
+    else:
+        slot = _first_bit(i, o[fx.I_READY], i[a + fx.SHAPE_LOW], j[s + fx.SHAPE_END])
+    if slot < 0:
+        i[a + fx.SHAPE_LOW] = j[s + fx.SHAPE_END]
+        _set_leaf(c, shape, NEVER)
+        return
+    i[a + fx.SHAPE_LOW] = slot
+    order = static_order(c) * o[fx.N_JOBS]
+    _set_leaf(c, shape, j[o[fx.J_RANK] + order + j[o[fx.J_AT_SLOT] + order + slot]])
+
+
+@compiled
+def set_ready(c, job):
+    o, i, j = c.o, c.i, c.j
+    shape = j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.SHAPE]
+    slot = j[o[fx.J_SLOT] + static_order(c) * o[fx.N_JOBS] + job]
+    i[o[fx.I_READY] + (slot >> 5)] |= 1 << (slot & 31)
+    if c.q[fx.DISCIPLINE] == EASY:
+        done = i[o[fx.I_JOB] + job * fx.JOB_WIDTH + fx.DONE_S]
+        _set_short(c, slot, max(1, j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.ESTIMATE_S] - done))
+    a = o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH
+    if slot < i[a + fx.SHAPE_LOW]:
+        i[a + fx.SHAPE_LOW] = slot
+        if not i[a + fx.SHAPE_BLOCKED]:
+            _set_leaf(c, shape, j[o[fx.J_RANK] + static_order(c) * o[fx.N_JOBS] + job])
+
+
+@compiled
+def clear_ready(c, job):
+    o, i, j = c.o, c.i, c.j
+    shape = j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.SHAPE]
+    slot = j[o[fx.J_SLOT] + static_order(c) * o[fx.N_JOBS] + job]
+    i[o[fx.I_READY] + (slot >> 5)] &= ~(1 << (slot & 31))
+    if c.q[fx.DISCIPLINE] == EASY:
+        _set_short(c, slot, NEVER)
+    a = o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH
+    if slot == i[a + fx.SHAPE_LOW] and not i[a + fx.SHAPE_BLOCKED]:
+        _refresh(c, shape)
+
+
+@compiled
+def block_shape(c, job):
+    """No room for jobs of this shape until something is released."""
+    o, i = c.o, c.i
+    shape = c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.SHAPE]
+    a = o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH
+    if i[a + fx.SHAPE_BLOCKED]:
+        return
+    i[a + fx.SHAPE_BLOCKED] = 1
+    if i[a + fx.SHAPE_LIMIT_S] == NEVER:
+        i[o[fx.I_BLOCKED] + i[fx.N_BLOCKED]] = shape
+        i[fx.N_BLOCKED] += 1
+    _set_leaf(c, shape, NEVER)
+
+
+@compiled
+def unblock_shapes(c):
+    o, i = c.o, c.i
+    for at in range(i[fx.N_BLOCKED]):
+        shape = i[o[fx.I_BLOCKED] + at]
+        i[o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH + fx.SHAPE_BLOCKED] = 0
+        i[o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH + fx.SHAPE_LIMIT_S] = NEVER
+        _refresh(c, shape)
+    i[fx.N_BLOCKED] = 0
+    i[fx.RELEASED] = 0
+
+
+@compiled
+def skip_job(c, job):
+    """Leave one job out of the rest of this scan."""
+    clear_ready(c, job)
+    c.i[c.o[fx.I_SKIPPED] + c.i[fx.N_SKIPPED]] = job
+    c.i[fx.N_SKIPPED] += 1
+
+
+@compiled
+def restore_skipped(c):
+    for at in range(c.i[fx.N_SKIPPED]):
+        set_ready(c, c.i[c.o[fx.I_SKIPPED] + at])
+    c.i[fx.N_SKIPPED] = 0
+
+
+@compiled
+def first_ready(c):
+    """Job of least rank among the ready jobs of shapes that may have room, or -1."""
+    o = c.o
+    rank = c.i[o[fx.I_TREE] + 1]
+    if rank == NEVER:
+        return -1
+    shape = 1
+    half = o[fx.N_TREE] >> 1
+    while shape < half:
+        shape = 2 * shape if c.i[o[fx.I_TREE] + 2 * shape] == rank else 2 * shape + 1
+    slot = c.i[o[fx.I_SHAPE] + (shape - half) * fx.SHAPE_WIDTH + fx.SHAPE_LOW]
+    return c.j[o[fx.J_AT_SLOT] + static_order(c) * o[fx.N_JOBS] + slot]
+
+
+# ---------------------------------------------------------------- orders that time changes
+
+
+@compiled
+def _score(c, job):
     """WFP3 and UNICEP (Tang et al. 2009), smallest first."""
-    work = jobs.work_i[state.env_i[b, fx.WINDOW]]
-    wait_s = float(state.env_i[b, fx.TIME_S] - work[fx.SUBMIT_S, job])
-    gpus = work[fx.WORKERS, job] * work[fx.GPU_MILLI, job] / 1000.0
-    if order == WFP3:
-        relative = wait_s / work[fx.ESTIMATE_S, job]
+    a = c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH
+    j = c.j
+    wait_s = float(c.i[fx.TIME_S] - j[a + fx.SUBMIT_S])
+    gpus = j[a + fx.ASKED_MILLI] / 1000.0
+    if c.q[fx.QUEUE_ORDER] == WFP3:
+        relative = wait_s / j[a + fx.ESTIMATE_S]
         return -(relative * relative * relative) * gpus
-    return -wait_s / (math.log2(max(2.0, gpus)) * work[fx.ESTIMATE_S, job])
+    return -wait_s / (math.log2(max(2.0, gpus)) * j[a + fx.ESTIMATE_S])
 
 
 @compiled
-def _sorts_before(scores, first, second):
-    return scores[first] < scores[second] or (scores[first] == scores[second] and first < second)
+def _before(f, scores, first, second):
+    return f[scores + first] < f[scores + second] or (f[scores + first] == f[scores + second] and first < second)
 
 
 @compiled
-def sort_ready(jobs, params, state, b):
+def sort_ready(c):
     """Heap of the ready jobs by score and index, for one scan."""
-    window = state.env_i[b, fx.WINDOW]
-    order = params.ints[b, fx.QUEUE_ORDER]
-    by_rank = jobs.work_i[window, fx.BY_RANK + static_order(params, b)]
-    heap, scores = state.scan[b], state.score[b]
+    o, i, f = c.o, c.i, c.f
+    heap, scores = o[fx.I_SCAN], o[fx.F_SCORE]
     size = 0
-    rank = next_bit(state.ready[b], 0, jobs.count[window])
-    while rank >= 0:
-        job = by_rank[rank]
-        scores[job] = _score(jobs, state, b, order, job)
-        at = size
-        while at > 0 and _sorts_before(scores, job, heap[(at - 1) >> 1]):
-            heap[at] = heap[(at - 1) >> 1]
-            at = (at - 1) >> 1
-        heap[at] = job
-        size += 1
-        rank = next_bit(state.ready[b], rank + 1, jobs.count[window])
-    state.env_i[b, fx.N_SCAN] = size
+    for shape in range(c.j[fx.SHAPE_COUNT]):
+        a = o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH
+        if i[a + fx.SHAPE_BLOCKED]:
+            continue
+        end = c.j[o[fx.J_SHAPE] + shape * fx.SHAPE_CONSTANTS_WIDTH + fx.SHAPE_END]
+        slot = _first_bit(i, o[fx.I_READY], i[a + fx.SHAPE_LOW], end)
+        while slot >= 0:
+            job = c.j[o[fx.J_AT_SLOT] + o[fx.N_JOBS] + slot]
+            f[scores + job] = _score(c, job)
+            at = size
+            while at > 0 and _before(f, scores, job, i[heap + ((at - 1) >> 1)]):
+                i[heap + at] = i[heap + ((at - 1) >> 1)]
+                at = (at - 1) >> 1
+            i[heap + at] = job
+            size += 1
+            slot = _first_bit(i, o[fx.I_READY], slot + 1, end)
+    i[fx.N_SCAN] = size
 
 
 @compiled
-def next_sorted(state, b):
+def next_sorted(c):
     """The next job of the sorted scan, or -1."""
-    heap, scores = state.scan[b], state.score[b]
-    size = state.env_i[b, fx.N_SCAN]
+    i, f = c.i, c.f
+    heap, scores = c.o[fx.I_SCAN], c.o[fx.F_SCORE]
+    size = i[fx.N_SCAN]
     if size == 0:
         return -1
-    job = heap[0]
-    last = heap[size - 1]
+    job = i[heap]
+    last = i[heap + size - 1]
     size -= 1
     at = 0
     while True:
         child = 2 * at + 1
         if child >= size:
             break
-        if child + 1 < size and _sorts_before(scores, heap[child + 1], heap[child]):
+        if child + 1 < size and _before(f, scores, i[heap + child + 1], i[heap + child]):
             child += 1
-        if not _sorts_before(scores, heap[child], last):
+        if not _before(f, scores, i[heap + child], last):
             break
-        heap[at] = heap[child]
+        i[heap + at] = i[heap + child]
         at = child
-    heap[at] = last
-    state.env_i[b, fx.N_SCAN] = size
+    i[heap + at] = last
+    i[fx.N_SCAN] = size
     return job
 
 
 @compiled
-def idle_append(state, b, node):
-    head = state.node_i.shape[2] - 1
-    last = state.node_i[b, fx.IDLE_PREV, head]
-    state.node_i[b, fx.IDLE_NEXT, last] = node
-    state.node_i[b, fx.IDLE_PREV, node] = last
-    state.node_i[b, fx.IDLE_NEXT, node] = head
-    state.node_i[b, fx.IDLE_PREV, head] = node
+def blocked(c, job):
+    shape = c.j[c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.SHAPE]
+    return c.i[c.o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH + fx.SHAPE_BLOCKED]
+
+
+# ---------------------------------------------------------------- idle nodes, event log
 
 
 @compiled
-def idle_remove(state, b, node):
-    before, after = state.node_i[b, fx.IDLE_PREV, node], state.node_i[b, fx.IDLE_NEXT, node]
-    state.node_i[b, fx.IDLE_NEXT, before] = after
-    state.node_i[b, fx.IDLE_PREV, after] = before
-    state.node_i[b, fx.IDLE_NEXT, node] = -1
+def idle_append(c, node):
+    o, i = c.o, c.i
+    nodes = o[fx.I_NODE]
+    head = nodes + o[fx.N_NODES] * fx.NODE_WIDTH
+    last = i[head + fx.IDLE_PREV]
+    i[nodes + last * fx.NODE_WIDTH + fx.IDLE_NEXT] = node
+    i[nodes + node * fx.NODE_WIDTH + fx.IDLE_PREV] = last
+    i[nodes + node * fx.NODE_WIDTH + fx.IDLE_NEXT] = o[fx.N_NODES]
+    i[head + fx.IDLE_PREV] = node
 
 
 @compiled
-def log_event(state, b, kind, job, pool, level, node, extra):
-    """Append to the event log where there is one; the arrays are drained between instants, never within one."""
-    if state.log.shape[1] == 1:
+def idle_remove(c, node):
+    i, nodes = c.i, c.o[fx.I_NODE]
+    a = nodes + node * fx.NODE_WIDTH
+    before, after = i[a + fx.IDLE_PREV], i[a + fx.IDLE_NEXT]
+    i[nodes + before * fx.NODE_WIDTH + fx.IDLE_NEXT] = after
+    i[nodes + after * fx.NODE_WIDTH + fx.IDLE_PREV] = before
+
+
+@compiled
+def log_event(c, kind, job, pool, level, node, extra):
+    """Append to the event log where there is one; it is drained between instants, never within one."""
+    if c.o[fx.N_LOG] == 0:
         return
-    at = state.env_i[b, fx.LOG_COUNT]
-    row = state.log[b, at]
-    row[0], row[1], row[2], row[3], row[4], row[5], row[6] = state.env_i[b, fx.TIME_S], kind, job, pool, level, node, extra
-    state.env_i[b, fx.LOG_COUNT] = at + 1
+    log, at = c.log, 7 * c.i[fx.LOG_COUNT]
+    log[at], log[at + 1], log[at + 2], log[at + 3] = c.i[fx.TIME_S], kind, job, pool
+    log[at + 4], log[at + 5], log[at + 6] = level, node, extra
+    c.i[fx.LOG_COUNT] += 1

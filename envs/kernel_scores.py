@@ -11,215 +11,291 @@ import math
 import numpy as np
 
 from envs import fields as fx
-from envs.kernel_accrual import HOUR_S, column_of, dynamic_watts, objective_of, penalty_usd, share_watts, sum_at
 from envs.kernel_compile import compiled
-from envs.state import CARBON, COST, ENERGY, PENALTY
+from envs.kernel_power import (
+    HOUR_S,
+    KWH_PER_NW_S,
+    asked_gpus,
+    grid_row,
+    objective_of,
+    penalty_usd,
+    share_nw,
+    speed_of,
+    state_nw,
+    sum_at,
+    worker_nw,
+)
+from envs.kernel_runs import done_after, site_of, worked_s
+from envs.state import RUNNING, WAKING
 
 DAY_S = 86_400
-OFFSET_S = 3600
+MOST_OFFSETS = 26
 
 
 @compiled
-def runtime_s(static, seconds, p, level, kind):
-    return math.ceil(seconds / static.curve[fx.SPEED, p, level, kind])
+def offset_steps(c):
+    """Grid steps between two later starts that are weighed: as many as make at least an hour."""
+    return (3600 + c.g[fx.STEP_S] - 1) // c.g[fx.STEP_S]
 
 
 @compiled
-def forecast_sum(sums, at, known, day):
-    """Running sum at column ``at`` when columns below ``known`` are known and the rest repeat the ``day`` columns before ``known``."""
+def sum_of_day(values, row, at, known, day):
+    """Running sum at a whole column when columns below ``known`` are known and the ``day`` columns before it repeat for ever."""
     if at <= known:
-        return sum_at(sums, at)
-    beyond = at - known
-    base = known - day
-    if beyond <= day:
-        return sums[known] - sums[base] + sum_at(sums, base + beyond)
-    days = math.floor(beyond / day)
-    return sums[known] + days * (sums[known] - sums[base]) + sum_at(sums, base + beyond - days * day) - sums[base]
+        return values[row + at]
+    days = (at - known) // day
+    rest = at - known - days * day
+    base = row + known - day
+    return values[row + known] + days * (values[row + known] - values[base]) + values[base + rest] - values[base]
 
 
 @compiled
-def fill_rate(grid, params, state, b):
+def forecast_sum(c, values, row, time_s):
+    """Running sum at a second of the window by forecast."""
+    step_s = c.g[fx.STEP_S]
+    k = time_s // step_s
+    part = (time_s - k * step_s) / step_s
+    at, known, day = c.g[fx.HISTORY_STEPS] + k, c.i[fx.COLUMN] + 1, DAY_S // step_s
+    below = sum_of_day(values, row, at, known, day)
+    return below if part == 0.0 else below + part * (sum_of_day(values, row, at + 1, known, day) - below)
+
+
+@compiled
+def rate_row(c, site):
+    return c.o[fx.F_RATE] + site * (c.o[fx.N_COLUMNS] + 1)
+
+
+@compiled
+def fill_rate(c):
     """Running sums of the objective of 1 kW at each site, in USD x steps per hour; weights are those at the window's start."""
-    w = params.floats[b]
-    values = grid.values[state.env_i[b, fx.WINDOW]]
-    cost = w[fx.WEIGHTS + COST]
-    carbon = w[fx.WEIGHTS + CARBON] * w[fx.CARBON_USD_PER_KG]
-    energy = w[fx.WEIGHTS + ENERGY] * w[fx.ENERGY_USD_PER_KWH]
-    for site in range(values.shape[1]):
-        for k in range(values.shape[2]):
-            state.rate[b, site, k] = (
-                cost * values[fx.CUM_PRICE, site, k] + carbon * values[fx.CUM_CARBON, site, k] + energy * values[fx.CUM_PUE, site, k]
-            )
+    w, gf = c.qf, c.gf
+    carbon = w[fx.W_CARBON] * w[fx.CARBON_USD_PER_KG]
+    energy = w[fx.W_ENERGY] * w[fx.ENERGY_USD_PER_KWH]
+    for site in range(c.o[fx.N_SITES]):
+        price, kg, pue = grid_row(c, fx.CUM_PRICE, site), grid_row(c, fx.CUM_CARBON, site), grid_row(c, fx.CUM_PUE, site)
+        for k in range(c.o[fx.N_COLUMNS] + 1):
+            c.f[rate_row(c, site) + k] = w[fx.W_COST] * gf[price + k] + carbon * gf[kg + k] + energy * gf[pue + k]
 
 
 @compiled
-def expected_penalty(static, jobs, params, b, window, job, start_s, end_s):
-    """Penalty of starting and ending then, USD."""
-    gpus = jobs.work_i[window, fx.WORKERS, job] * jobs.work_i[window, fx.GPU_MILLI, job] / 1000.0
+def remaining_s(c, job):
+    """Estimated work left, in reference seconds."""
+    a = c.o[fx.I_JOB] + job * fx.JOB_WIDTH
+    done = c.i[a + fx.DONE_S]
+    if c.i[a + fx.STATUS] == RUNNING:
+        done = done_after(c, job, worked_s(c, job))
+    return max(1, c.j[c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.ESTIMATE_S] - done)
+
+
+@compiled
+def loading_s(c, job):
+    """Seconds that the next start would spend loading a checkpoint."""
+    b = c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH
+    started = c.i[c.o[fx.I_JOB] + job * fx.JOB_WIDTH + fx.START_S] >= 0
+    return c.j[b + fx.RESTART_S] if started and c.j[b + fx.UNTIL_S] < 0 else 0
+
+
+@compiled
+def end_of(c, job, p, level, start_s, left_s, loading):
+    """When a run ends by estimate."""
+    b = c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH
+    if c.j[b + fx.UNTIL_S] >= 0:
+        return max(start_s, c.j[b + fx.UNTIL_S])
+    return start_s + loading + math.ceil(left_s / speed_of(c, p, level, c.j[b + fx.CURVE]))
+
+
+@compiled
+def charged_kw(c, job, p, level):
+    """Kilowatts that a job is charged, before PUE."""
+    workers = c.j[c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.WORKERS]
+    return workers * (worker_nw(c, job, p, level, False) + share_nw(c, job, p)) * (KWH_PER_NW_S * HOUR_S)
+
+
+@compiled
+def expected_penalty(c, job, start_s, end_s):
+    """Penalty of starting and ending then, USD; a first start that lies behind is no longer at stake."""
+    a = c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH
     usd = 0.0
-    late_s = start_s - jobs.work_i[window, fx.LATEST_START_S, job]
-    if static.kind_i[fx.START_BOUND, jobs.work_i[window, fx.KIND, job]] and late_s > 0:
-        usd += penalty_usd(params, b, gpus, late_s)
-    late_s = end_s - jobs.work_i[window, fx.DEADLINE_S, job]
-    if late_s > 0:
-        usd += penalty_usd(params, b, gpus, late_s)
+    late_s = start_s - c.j[a + fx.LATEST_START_S]
+    bound = c.k[c.o[fx.K_KIND] + c.j[a + fx.KIND] * fx.KIND_CONSTANTS_WIDTH + fx.START_BOUND]
+    if late_s > 0 and bound and c.i[c.o[fx.I_JOB] + job * fx.JOB_WIDTH + fx.START_S] < 0:
+        usd += penalty_usd(c, asked_gpus(c, job), late_s)
+    late_s = end_s - c.j[a + fx.DEADLINE_S]
+    if late_s > 0 and c.j[a + fx.UNTIL_S] < 0:
+        usd += penalty_usd(c, asked_gpus(c, job), late_s)
     return usd
 
 
 @compiled
-def best_later(static, jobs, grid, params, state, b, job, first_offset_s):
-    """Cheapest expected start of ``job`` in any pool that may run it, from ``first_offset_s`` on, hourly, up to its latest start.
+def _fill_begins(c, site, count, unit):
+    """Running sums of the objective at the later starts of one site."""
+    row, to = rate_row(c, site), c.o[fx.F_BEGIN] + site * MOST_OFFSETS
+    for k in range(count):
+        c.f[to + k] = forecast_sum(c, c.f, row, c.i[fx.TIME_S] + k * unit)
+
+
+@compiled
+def best_later(c, job, first):
+    """Cheapest expected start of ``job`` in any pool that may run it, ``first`` or more offsets from now, up to its latest start.
 
     Offsets end at 24 h, where the forecast repeats, and the latest start itself is offered. Returns objective, start, end, pool, level.
     """
-    window = state.env_i[b, fx.WINDOW]
-    now = state.env_i[b, fx.TIME_S]
-    step_s = grid.window_i[window, fx.STEP_S]
-    day = DAY_S // step_s
-    known = column_of(grid, window, now) + 1
-    latest = jobs.work_i[window, fx.LATEST_START_S, job]
-    deadline = jobs.work_i[window, fx.DEADLINE_S, job]
+    o, f, j = c.o, c.f, c.j
+    b = o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH
+    now, step_s = c.i[fx.TIME_S], c.g[fx.STEP_S]
+    latest, deadline, lease = j[b + fx.LATEST_START_S], j[b + fx.DEADLINE_S], j[b + fx.UNTIL_S] >= 0
     room = min(max(latest - now, 0), DAY_S)
+    columns = offset_steps(c)
+    unit = columns * step_s
+    count = (room + unit - 1) // unit  # whole offsets below room; room itself comes last
+    known, day = c.i[fx.COLUMN] + 1, DAY_S // step_s
+    left, loading = remaining_s(c, job), loading_s(c, job)
+    for site in range(o[fx.N_SITES]):
+        _fill_begins(c, site, count, unit)
     best, best_start, best_end, best_pool, best_level = np.inf, now, now, -1, 0
-    levels = static.curve.shape[2]
-    kind = jobs.work_i[window, fx.KIND, job]
-    gpus = jobs.work_i[window, fx.WORKERS, job] * jobs.work_i[window, fx.GPU_MILLI, job] / 1000.0
-    for p in range(static.pool_i.shape[1]):
-        bits = jobs.allowed[window, job, p]
+    for p in range(o[fx.N_POOLS]):
+        bits = j[o[fx.J_ALLOWED] + job * o[fx.N_POOLS] + p]
         if bits == 0:
             continue
-        sums = state.rate[b, static.pool_i[fx.POOL_SITE, p]]
-        share = share_watts(static, p, gpus)
-        for level in range(levels):
+        row = rate_row(c, site_of(c, p))
+        begins = o[fx.F_BEGIN] + site_of(c, p) * MOST_OFFSETS
+        base, top = row + known - day, f[row + known]
+        whole = top - f[base]
+        for level in range(o[fx.N_LEVELS]):
             if bits >> level & 1 == 0:
                 continue
-            run = runtime_s(static, jobs.work_i[window, fx.ESTIMATE_S, job], p, level, kind)
-            scale = (dynamic_watts(static, jobs, window, job, p, level) + share) / 1000.0 * step_s / HOUR_S
-            offset = first_offset_s
-            while True:
-                offset = min(offset, room)
-                begin = now + offset
-                begin_at = grid.window_i[window, fx.HISTORY_STEPS] + begin / step_s
-                usd = forecast_sum(sums, begin_at + run / step_s, known, day) - forecast_sum(sums, begin_at, known, day)
-                usd *= scale
-                if begin > latest or begin + run > deadline:
-                    usd += params.floats[b, fx.WEIGHTS + PENALTY] * expected_penalty(
-                        static, jobs, params, b, window, job, begin, begin + run
-                    )
+            scale = charged_kw(c, job, p, level) * step_s / HOUR_S
+            run = end_of(c, job, p, level, now, left, loading) - now
+            # room itself; an equal earlier start wins
+            begin = now + room
+            end = end_of(c, job, p, level, begin, left, loading)
+            usd = scale * (forecast_sum(c, f, row, end) - forecast_sum(c, f, row, begin))
+            if begin > latest or end > deadline:
+                usd += c.qf[fx.W_SLA] * expected_penalty(c, job, begin, end)
+            last_usd = usd
+            at = (now + run) // step_s
+            part = (now + run - at * step_s) / step_s
+            at += c.g[fx.HISTORY_STEPS] + first * columns
+            days = (at - known) // day if at > known else 0
+            rest = at - known - days * day
+            for k in range(first, count):
+                if lease:
+                    value = forecast_sum(c, f, row, j[b + fx.UNTIL_S])
+                    end = j[b + fx.UNTIL_S]
+                else:
+                    if rest < 0:
+                        low, high = f[row + at], f[row + at + 1]
+                    else:
+                        while rest >= day:
+                            rest -= day
+                            days += 1
+                        low = top + days * whole + f[base + rest] - f[base]
+                        high = top + days * whole + f[base + rest + 1] - f[base]
+                    value = low + part * (high - low)
+                    at += columns
+                    rest += columns
+                    end = now + k * unit + run
+                usd = scale * (value - f[begins + k])
+                if end > deadline:
+                    usd += c.qf[fx.W_SLA] * expected_penalty(c, job, now + k * unit, end)
                 if usd < best:
-                    best, best_start, best_end, best_pool, best_level = usd, begin, begin + run, p, level
-                if offset >= room:
-                    break
-                offset += OFFSET_S
+                    best, best_start, best_end, best_pool, best_level = usd, now + k * unit, end, p, level
+            if last_usd < best:
+                best, best_start, best_pool, best_level = last_usd, begin, p, level
+                best_end = end_of(c, job, p, level, begin, left, loading)
     return best, best_start, best_end, best_pool, best_level
 
 
 @compiled
-def realised_objective(static, jobs, grid, params, state, b, job, p, level, start_s):
+def realised_objective(c, job, p, level, start_s):
     """Objective of the job's own watts and penalties when it starts then, by true duration and grid: for rewards, never for features."""
-    window = state.env_i[b, fx.WINDOW]
-    step_s = grid.window_i[window, fx.STEP_S]
-    end_s = start_s + runtime_s(static, jobs.work_i[window, fx.DURATION_S, job], p, level, jobs.work_i[window, fx.KIND, job])
-    gpus = jobs.work_i[window, fx.WORKERS, job] * jobs.work_i[window, fx.GPU_MILLI, job] / 1000.0
-    kilowatts = (dynamic_watts(static, jobs, window, job, p, level) + share_watts(static, p, gpus)) / 1000.0
-    begin = grid.window_i[window, fx.HISTORY_STEPS] + start_s / step_s
-    end = grid.window_i[window, fx.HISTORY_STEPS] + end_s / step_s
-    sums = state.rate[b, static.pool_i[fx.POOL_SITE, p]]
-    usd = kilowatts * step_s / HOUR_S * (sum_at(sums, end) - sum_at(sums, begin))
-    late = expected_penalty(static, jobs, params, b, window, job, start_s, end_s)
-    return usd + params.floats[b, fx.WEIGHTS + PENALTY] * late
+    b = c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH
+    left = c.j[b + fx.DURATION_S] - c.i[c.o[fx.I_JOB] + job * fx.JOB_WIDTH + fx.DONE_S]
+    end_s = end_of(c, job, p, level, start_s, left, loading_s(c, job))
+    step_s, last = c.g[fx.STEP_S], c.o[fx.N_COLUMNS]
+    row = rate_row(c, site_of(c, p))
+    begin = c.g[fx.HISTORY_STEPS] + start_s / step_s
+    end = c.g[fx.HISTORY_STEPS] + end_s / step_s
+    usd = charged_kw(c, job, p, level) * step_s / HOUR_S * (sum_at(c.f, row, last, end) - sum_at(c.f, row, last, begin))
+    return usd + c.qf[fx.W_SLA] * expected_penalty(c, job, start_s, end_s)
 
 
 @compiled
-def energy_of(static, jobs, grid, state, b, job, p, level, start_s, end_s):
-    """Expected kWh charged to the job, PUE included."""
-    window = state.env_i[b, fx.WINDOW]
-    step_s = grid.window_i[window, fx.STEP_S]
-    known = column_of(grid, window, state.env_i[b, fx.TIME_S]) + 1
-    day = DAY_S // step_s
-    site = static.pool_i[fx.POOL_SITE, p]
-    gpus = jobs.work_i[window, fx.WORKERS, job] * jobs.work_i[window, fx.GPU_MILLI, job] / 1000.0
-    kilowatts = (dynamic_watts(static, jobs, window, job, p, level) + share_watts(static, p, gpus)) / 1000.0
-    begin = grid.window_i[window, fx.HISTORY_STEPS] + start_s / step_s
-    end = grid.window_i[window, fx.HISTORY_STEPS] + end_s / step_s
-    sums = grid.values[window, fx.CUM_PUE, site]
-    return kilowatts * step_s / HOUR_S * (forecast_sum(sums, end, known, day) - forecast_sum(sums, begin, known, day))
-
-
-@compiled
-def score_question(static, jobs, grid, params, state, b):
-    """Expected objective, energy, penalty and end of every allowed action of the question, into ``state.expected_*``."""
-    window = state.env_i[b, fx.WINDOW]
-    job = state.env_i[b, fx.ASKING]
-    now = state.env_i[b, fx.TIME_S]
-    levels = static.curve.shape[2]
-    kind = jobs.work_i[window, fx.KIND, job]
-    if state.action_i[b, fx.MASK, 0]:
-        usd, start, end, p, level = best_later(static, jobs, grid, params, state, b, job, OFFSET_S)
-        state.action_f[b, fx.EXPECTED_USD, 0] = usd + params.floats[b, fx.HOLD_MARGIN] * abs(usd)
-        state.action_f[b, fx.EXPECTED_KWH, 0] = energy_of(static, jobs, grid, state, b, job, p, level, start, end)
-        state.action_f[b, fx.EXPECTED_LATE, 0] = expected_penalty(static, jobs, params, b, window, job, start, end)
-        state.action_i[b, fx.EXPECTED_START_S, 0] = start
-        state.action_i[b, fx.EXPECTED_END_S, 0] = end
-    for p in range(static.pool_i.shape[1]):
-        first = 1 + p * levels
-        wake_known = False
-        wake_usd = 0.0
-        for level in range(levels):
-            action = first + level
-            if not state.action_i[b, fx.MASK, action]:
-                continue
-            if not wake_known:
-                wake_known = True
-                wake_usd = _wake_objective(static, grid, params, state, b, p)
-            start = now + state.pool_i[b, fx.START_DELAY_S, p]
-            end = start + runtime_s(static, jobs.work_i[window, fx.ESTIMATE_S, job], p, level, kind)
-            late = expected_penalty(static, jobs, params, b, window, job, start, end)
-            state.action_f[b, fx.EXPECTED_USD, action] = (
-                _run_objective(static, jobs, grid, params, state, b, job, p, level, start, end)
-                + wake_usd
-                + params.floats[b, fx.WEIGHTS + PENALTY] * late
-            )
-            state.action_f[b, fx.EXPECTED_KWH, action] = energy_of(static, jobs, grid, state, b, job, p, level, start, end)
-            state.action_f[b, fx.EXPECTED_LATE, action] = late
-            state.action_i[b, fx.EXPECTED_START_S, action] = start
-            state.action_i[b, fx.EXPECTED_END_S, action] = end
-    state.env_i[b, fx.SCORED] = True
-
-
-@compiled
-def _run_objective(static, jobs, grid, params, state, b, job, p, level, start_s, end_s):
-    window = state.env_i[b, fx.WINDOW]
-    step_s = grid.window_i[window, fx.STEP_S]
-    known = column_of(grid, window, state.env_i[b, fx.TIME_S]) + 1
-    day = DAY_S // step_s
-    site = static.pool_i[fx.POOL_SITE, p]
-    gpus = jobs.work_i[window, fx.WORKERS, job] * jobs.work_i[window, fx.GPU_MILLI, job] / 1000.0
-    kilowatts = (dynamic_watts(static, jobs, window, job, p, level) + share_watts(static, p, gpus)) / 1000.0
-    begin = grid.window_i[window, fx.HISTORY_STEPS] + start_s / step_s
-    end = grid.window_i[window, fx.HISTORY_STEPS] + end_s / step_s
-    rate = forecast_sum(state.rate[b, site], end, known, day) - forecast_sum(state.rate[b, site], begin, known, day)
-    return kilowatts * step_s / HOUR_S * rate
-
-
-@compiled
-def _wake_objective(static, grid, params, state, b, p):
-    """Objective of waking the nodes that a run in pool p would wake, at the values of now."""
-    woken = state.pool_i[b, fx.NODES_WOKEN, p]
+def _wake_objective(c, p, woken):
+    """Objective of waking ``woken`` nodes, at the values of now."""
     if woken == 0:
         return 0.0
-    window = state.env_i[b, fx.WINDOW]
-    site = static.pool_i[fx.POOL_SITE, p]
-    column = column_of(grid, window, state.env_i[b, fx.TIME_S])
-    kwh = (
-        woken
-        * static.pool_f[fx.WAKE_POWER_W, p]
-        / 1000.0
-        * static.pool_i[fx.WAKE_LATENCY_S, p]
-        / HOUR_S
-        * grid.values[window, fx.PUE, site, column]
-    )
-    usd = objective_of(
-        params, b, kwh * grid.values[window, fx.PRICE, site, column], kwh * grid.values[window, fx.CARBON_KG, site, column], kwh
-    )
-    return usd
+    site = site_of(c, p)
+    latency = c.k[c.o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH + fx.WAKE_LATENCY_S]
+    kwh = woken * state_nw(c, p, WAKING) * KWH_PER_NW_S * latency * c.gf[grid_row(c, fx.PUE, site) + c.i[fx.COLUMN]]
+    price = c.gf[grid_row(c, fx.PRICE, site) + c.i[fx.COLUMN]]
+    carbon = c.gf[grid_row(c, fx.CARBON_KG, site) + c.i[fx.COLUMN]]
+    return objective_of(c, kwh * price, kwh * carbon, kwh)
+
+
+@compiled
+def _transfer_objective(c, job, p):
+    """Objective of sending the job's data to pool p, at the values of now."""
+    site = site_of(c, p)
+    lies_at = c.i[c.o[fx.I_JOB] + job * fx.JOB_WIDTH + fx.LIES_AT]
+    if lies_at < 0 or lies_at == site:
+        return 0.0
+    kwh = c.jf[c.o[fx.JF_JOB] + job * fx.JOB_FACTORS_WIDTH + fx.TRANSFER_KWH]
+    price = c.gf[grid_row(c, fx.PRICE, site) + c.i[fx.COLUMN]]
+    carbon = c.gf[grid_row(c, fx.CARBON_KG, site) + c.i[fx.COLUMN]]
+    return objective_of(c, kwh * price, kwh * carbon, kwh)
+
+
+@compiled
+def _score_hold(c, job, detail):
+    o, i, f = c.o, c.i, c.f
+    usd, start, end, p, level = best_later(c, job, 1)
+    f[o[fx.F_ACTION] + fx.EXPECTED_USD] = usd + c.qf[fx.HOLD_MARGIN] * abs(usd)
+    i[o[fx.I_ACTION] + fx.EXPECTED_START_S] = start
+    i[o[fx.I_ACTION] + fx.EXPECTED_END_S] = end
+    if detail:
+        _detail(c, job, 0, p, level, start, end)
+
+
+@compiled
+def _detail(c, job, action, p, level, start, end):
+    """Expected kWh, PUE included, and penalty of an action."""
+    to = c.o[fx.F_ACTION] + action * fx.ACTION_F_WIDTH
+    row = grid_row(c, fx.CUM_PUE, site_of(c, p))
+    hours = (forecast_sum(c, c.gf, row, end) - forecast_sum(c, c.gf, row, start)) * c.g[fx.STEP_S] / HOUR_S
+    c.f[to + fx.EXPECTED_KWH] = charged_kw(c, job, p, level) * hours
+    c.f[to + fx.EXPECTED_LATE] = expected_penalty(c, job, start, end)
+
+
+@compiled
+def score_question(c, detail):
+    """Expected objective, start and end of every allowed action of the question; with ``detail`` also energy and penalty."""
+    o, i, f = c.o, c.i, c.f
+    job, now, levels = i[fx.ASKING], i[fx.TIME_S], o[fx.N_LEVELS]
+    a = o[fx.I_JOB] + job * fx.JOB_WIDTH
+    left, loading = remaining_s(c, job), loading_s(c, job)
+    if i[o[fx.I_ACTION] + fx.MASK]:
+        _score_hold(c, job, detail)
+    for p in range(o[fx.N_POOLS]):
+        row = rate_row(c, site_of(c, p))
+        for level in range(levels):
+            action = 1 + p * levels + level
+            at = o[fx.I_ACTION] + action * fx.ACTION_WIDTH
+            if not i[at + fx.MASK]:
+                continue
+            start, load = now + i[at + fx.START_DELAY_S], loading
+            stays = i[fx.REVIEWING] and p == i[a + fx.POOL]
+            if stays:
+                load = max(0, i[a + fx.LOADING_S] - (now - i[a + fx.BEGIN_S]))
+            end = end_of(c, job, p, level, start, left, load)
+            usd = charged_kw(c, job, p, level) * c.g[fx.STEP_S] / HOUR_S
+            usd *= forecast_sum(c, f, row, end) - forecast_sum(c, f, row, start)
+            usd += c.qf[fx.W_SLA] * expected_penalty(c, job, start, end)
+            if not stays:
+                usd += _wake_objective(c, p, i[at + fx.NODES_WOKEN]) + _transfer_objective(c, job, p)
+            f[o[fx.F_ACTION] + action * fx.ACTION_F_WIDTH + fx.EXPECTED_USD] = usd
+            i[at + fx.EXPECTED_START_S] = start
+            i[at + fx.EXPECTED_END_S] = end
+            if detail:
+                _detail(c, job, action, p, level, start, end)
+    i[fx.SCORED] = 2 if detail else 1

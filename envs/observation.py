@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from envs import fields as fx
-from envs.kernel_accrual import column_of
 from envs.kernel_compile import compiled
-from envs.state import COST, PENALTY, SLEEPING
+from envs.kernel_power import grid_row
+from envs.kernel_scores import remaining_s
+from envs.state import DOWN, SLEEPING
 
 LIMIT = 10.0
 DAY_S = 86_400
@@ -23,7 +24,7 @@ SMALLEST_USD = 1e-6
 
 CANDIDATE_FEATURES: tuple[tuple[str, str], ...] = (
     ("valid", "1 when the mask allows the action"),
-    ("is_hold", "1 for hold"),
+    ("is_hold", "1 for hold (pause, in a review)"),
     ("level_fraction", "power limit as a fraction of the board limit; 0 for hold"),
     ("score", "look-ahead score: expected objective above the best allowed action's, relative to it; hold counts its best later start"),
     ("greedy_score", "the same against the best allowed run; 0 for hold"),
@@ -35,11 +36,10 @@ CANDIDATE_FEATURES: tuple[tuple[str, str], ...] = (
     ("free_share", "free share of the pool's GPUs after placement; 0 for hold"),
     ("free_gpus", "log(1 + free GPUs of the pool); 0 for hold"),
     ("nodes_woken", "log(1 + nodes that the run would wake)"),
-    ("asleep_share", "share of the pool's nodes asleep; 0 for hold"),
+    ("is_current", "1 for the place and level that the running job in review has now"),
     ("price", "price now against the mean of the forecast 24 h, relative; for hold of the cheapest site"),
     ("carbon", "carbon intensity likewise; for hold of the cleanest site"),
     ("renewable", "renewable share now; 0 for hold"),
-    ("pressure", "log(1 + waiting GPUs / GPUs of the pool); 0 for hold"),
 )
 GLOBAL_FEATURES: tuple[tuple[str, str], ...] = (
     ("class_training", "1 when the job is of this class"),
@@ -67,6 +67,10 @@ GLOBAL_FEATURES: tuple[tuple[str, str], ...] = (
     ("w_sla", "weight of SLA penalties"),
     ("free_share", "free share of all GPUs"),
     ("asleep_share", "share of all nodes asleep"),
+    ("down_share", "share of all nodes down"),
+    ("in_review", "1 when the job runs and hold would pause it"),
+    ("progress", "finished share of the estimated work, as of the last checkpoint or, in a review, of now"),
+    ("load", "load of a replica's service now, in units of the reference GPU, log(1 + x); 0 for other jobs"),
 )
 N_CANDIDATE_FEATURES = len(CANDIDATE_FEATURES)
 N_GLOBAL_FEATURES = len(GLOBAL_FEATURES)
@@ -76,6 +80,7 @@ SCORE = _NAMES.index("score")
 GREEDY_SCORE = _NAMES.index("greedy_score")
 FREE_GPUS = _NAMES.index("free_gpus")
 NODES_WOKEN = _NAMES.index("nodes_woken")
+IS_CURRENT = _NAMES.index("is_current")
 
 
 @dataclass(frozen=True)
@@ -150,10 +155,13 @@ def _signed_log(hours):
 
 
 @compiled
-def _above_mean(sums, values, pue, known, day, column):
+def _above_mean(c, value, sums, site):
     """Value (x PUE) now against the mean of the next 24 h by forecast, which is that of the last 24 h known."""
-    mean = (sums[known] - sums[known - day]) / day
-    return (values[column] * pue[column] - mean) / max(abs(mean), 1e-3)
+    column, day = c.i[fx.COLUMN], DAY_S // c.g[fx.STEP_S]
+    row = grid_row(c, sums, site) + column + 1
+    mean = (c.gf[row] - c.gf[row - day]) / day
+    now = c.gf[grid_row(c, value, site) + column] * c.gf[grid_row(c, fx.PUE, site) + column]
+    return (now - mean) / max(abs(mean), 1e-3)
 
 
 @compiled
@@ -163,128 +171,139 @@ def relative_score(usd, best):
 
 
 @compiled
-def best_expected(state, b, first):
+def best_expected(c, first):
     """Least expected objective of the allowed actions from ``first`` on."""
     best = np.inf
-    for action in range(first, state.action_i.shape[2]):
-        if state.action_i[b, fx.MASK, action] and state.action_f[b, fx.EXPECTED_USD, action] < best:
-            best = state.action_f[b, fx.EXPECTED_USD, action]
+    for action in range(first, c.o[fx.N_ACTIONS]):
+        usd = c.f[c.o[fx.F_ACTION] + action * fx.ACTION_F_WIDTH + fx.EXPECTED_USD]
+        if c.i[c.o[fx.I_ACTION] + action * fx.ACTION_WIDTH + fx.MASK] and usd < best:
+            best = usd
     return best
 
 
 @compiled
-def write_observation(static, jobs, grid, params, state, b, out):
-    """Fill ``out`` [D] for the question of environment ``b``, which must be scored; all zeros when it has none."""
-    out[:] = 0.0
-    if state.env_i[b, fx.ASKING] < 0:
+def write_observation(c, out):
+    """Fill ``out`` [D] for the question, which must be scored with detail; all zeros when there is none."""
+    for at in range(len(out)):
+        out[at] = 0.0
+    if c.i[fx.ASKING] < 0:
         return
-    best = best_expected(state, b, 0)
-    best_run = best_expected(state, b, 1)
-    levels = static.curve.shape[2]
-    _write_expected(static, jobs, state, b, 0, best, out)
-    if state.action_i[b, fx.MASK, 0]:
+    best, best_run = best_expected(c, 0), best_expected(c, 1)
+    levels = c.o[fx.N_LEVELS]
+    _write_pools(c, out)
+    if c.i[c.o[fx.I_ACTION] + fx.MASK]:
+        _write_expected(c, 0, best, out)
         out[1] = 1.0
-    for p in range(static.pool_i.shape[1]):
-        for level in range(levels):
-            action = 1 + p * levels + level
-            if not state.action_i[b, fx.MASK, action]:
-                continue
+    for action in range(1, c.o[fx.N_ACTIONS]):
+        if c.i[c.o[fx.I_ACTION] + action * fx.ACTION_WIDTH + fx.MASK]:
+            _write_expected(c, action, best, out)
             at = action * N_CANDIDATE_FEATURES
-            _write_expected(static, jobs, state, b, action, best, out)
-            out[at + 2] = static.level[level]
-            out[at + GREEDY_SCORE] = relative_score(state.action_f[b, fx.EXPECTED_USD, action], best_run)
-    _write_pools(static, jobs, grid, state, b, out)
-    _write_globals(static, jobs, grid, params, state, b, best, out)
+            out[at + 2] = c.kf[c.o[fx.KF_LEVEL] + (action - 1) % levels]
+            out[at + GREEDY_SCORE] = relative_score(c.f[c.o[fx.F_ACTION] + action * fx.ACTION_F_WIDTH + fx.EXPECTED_USD], best_run)
+    _write_globals(c, best, out)
 
 
 @compiled
-def _write_expected(static, jobs, state, b, action, best, out):
-    if not state.action_i[b, fx.MASK, action]:
-        return
+def _write_expected(c, action, best, out):
+    o, i, f = c.o, c.i, c.f
     at = action * N_CANDIDATE_FEATURES
-    window, job = state.env_i[b, fx.WINDOW], state.env_i[b, fx.ASKING]
-    start, end = state.action_i[b, fx.EXPECTED_START_S, action], state.action_i[b, fx.EXPECTED_END_S, action]
+    a, b = o[fx.I_ACTION] + action * fx.ACTION_WIDTH, o[fx.F_ACTION] + action * fx.ACTION_F_WIDTH
+    start, end = i[a + fx.EXPECTED_START_S], i[a + fx.EXPECTED_END_S]
+    deadline = c.j[o[fx.J_JOB] + i[fx.ASKING] * fx.JOB_CONSTANTS_WIDTH + fx.DEADLINE_S]
     out[at + VALID] = 1.0
-    out[at + SCORE] = relative_score(state.action_f[b, fx.EXPECTED_USD, action], best)
-    out[at + 5] = _clipped(math.log1p(max(state.action_f[b, fx.EXPECTED_KWH, action], 0.0)))
-    out[at + 6] = _clipped(math.log1p((start - state.env_i[b, fx.TIME_S]) / 60.0))
-    out[at + 7] = _clipped(_signed_log((jobs.work_i[window, fx.DEADLINE_S, job] - end) / 3600.0))
-    out[at + 8] = _clipped(math.log1p(state.action_f[b, fx.EXPECTED_LATE, action]))
+    out[at + SCORE] = relative_score(f[b + fx.EXPECTED_USD], best)
+    out[at + 5] = _clipped(math.log1p(max(f[b + fx.EXPECTED_KWH], 0.0)))
+    if start > i[fx.TIME_S]:
+        out[at + 6] = _clipped(math.log1p((start - i[fx.TIME_S]) / 60.0))
+    out[at + 7] = _clipped(_signed_log((deadline - end) / 3600.0))
+    if f[b + fx.EXPECTED_LATE] > 0.0:
+        out[at + 8] = _clipped(math.log1p(f[b + fx.EXPECTED_LATE]))
     out[at + 9] = _clipped(math.log1p((end - start) / 3600.0))
 
 
 @compiled
-def _write_pools(static, jobs, grid, state, b, out):
+def _write_pools(c, out):
     """Features that all levels of a pool share, and the sites' best for hold."""
-    window, job = state.env_i[b, fx.WINDOW], state.env_i[b, fx.ASKING]
-    levels = static.curve.shape[2]
-    milli = jobs.work_i[window, fx.WORKERS, job] * jobs.work_i[window, fx.GPU_MILLI, job]
-    column = column_of(grid, window, state.env_i[b, fx.TIME_S])
-    day = DAY_S // grid.window_i[window, fx.STEP_S]
+    o, i = c.o, c.i
+    b = o[fx.J_JOB] + i[fx.ASKING] * fx.JOB_CONSTANTS_WIDTH
+    a = o[fx.I_JOB] + i[fx.ASKING] * fx.JOB_WIDTH
+    levels = o[fx.N_LEVELS]
     lowest_price, lowest_carbon = LIMIT, LIMIT
-    for p in range(static.pool_i.shape[1]):
-        site = static.pool_i[fx.POOL_SITE, p]
-        pue = grid.values[window, fx.PUE, site]
-        price = _above_mean(grid.values[window, fx.CUM_PRICE, site], grid.values[window, fx.PRICE, site], pue, column + 1, day, column)
-        carbon = _above_mean(
-            grid.values[window, fx.CUM_CARBON, site], grid.values[window, fx.CARBON_KG, site], pue, column + 1, day, column
-        )
+    for p in range(o[fx.N_POOLS]):
+        k = o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH
+        site = c.k[k + fx.POOL_SITE]
+        price, carbon = _above_mean(c, fx.PRICE, fx.CUM_PRICE, site), _above_mean(c, fx.CARBON_KG, fx.CUM_CARBON, site)
         lowest_price, lowest_carbon = min(lowest_price, price), min(lowest_carbon, carbon)
-        total = static.pool_i[fx.POOL_NODES, p] * static.pool_i[fx.POOL_GPUS, p] * 1000.0
+        total = c.k[k + fx.POOL_NODES] * c.k[k + fx.POOL_GPUS] * 1000.0
+        free = i[o[fx.I_POOL] + p * fx.POOL_WIDTH + fx.POOL_FREE]
+        free_gpus = free_gpus_feature(c, p)
         for level in range(levels):
             action = 1 + p * levels + level
-            if not state.action_i[b, fx.MASK, action]:
+            x = o[fx.I_ACTION] + action * fx.ACTION_WIDTH
+            if not i[x + fx.MASK]:
                 continue
             at = action * N_CANDIDATE_FEATURES
-            out[at + 10] = _clipped((state.pool_i[b, fx.POOL_FREE, p] - milli) / total)
-            out[at + FREE_GPUS] = free_gpus_feature(state, b, p)
-            out[at + NODES_WOKEN] = nodes_woken_feature(state, b, p)
-            out[at + 13] = state.pool_i[b, fx.STATE_COUNT + SLEEPING, p] / static.pool_i[fx.POOL_NODES, p]
+            out[at + 10] = _clipped((free - c.j[b + fx.ASKED_MILLI]) / total)
+            out[at + FREE_GPUS] = free_gpus
+            out[at + NODES_WOKEN] = nodes_woken_feature(c, action)
+            if i[fx.REVIEWING] and p == i[a + fx.POOL] and level == i[a + fx.LEVEL]:
+                out[at + IS_CURRENT] = 1.0
             out[at + 14] = _clipped(price)
             out[at + 15] = _clipped(carbon)
-            out[at + 16] = _clipped(grid.values[window, fx.RENEWABLE, site, column])
-            out[at + 17] = _clipped(math.log1p(state.env_i[b, fx.WAITING_MILLI] / total))
-    if state.action_i[b, fx.MASK, 0]:
+            out[at + 16] = _clipped(c.gf[grid_row(c, fx.RENEWABLE, site) + i[fx.COLUMN]])
+    if i[o[fx.I_ACTION] + fx.MASK]:
         out[14] = _clipped(lowest_price)
         out[15] = _clipped(lowest_carbon)
 
 
 @compiled
-def free_gpus_feature(state, b, p):
-    return _clipped(math.log1p(state.pool_i[b, fx.POOL_FREE, p] / 1000.0))
+def free_gpus_feature(c, p):
+    return _clipped(math.log1p(c.i[c.o[fx.I_POOL] + p * fx.POOL_WIDTH + fx.POOL_FREE] / 1000.0))
 
 
 @compiled
-def nodes_woken_feature(state, b, p):
-    return _clipped(math.log1p(state.pool_i[b, fx.NODES_WOKEN, p]))
+def nodes_woken_feature(c, action):
+    woken = c.i[c.o[fx.I_ACTION] + action * fx.ACTION_WIDTH + fx.NODES_WOKEN]
+    return _clipped(math.log1p(woken)) if woken > 0 else np.float32(0.0)
 
 
 @compiled
-def _write_globals(static, jobs, grid, params, state, b, best, out):
-    at = state.action_i.shape[2] * N_CANDIDATE_FEATURES
-    window, job, now = state.env_i[b, fx.WINDOW], state.env_i[b, fx.ASKING], state.env_i[b, fx.TIME_S]
-    out[at + jobs.work_i[window, fx.KIND, job]] = 1.0
-    out[at + 5] = _clipped(math.log1p(jobs.work_i[window, fx.WORKERS, job] * jobs.work_i[window, fx.GPU_MILLI, job] / 1000.0))
-    out[at + 6] = _clipped(math.log1p(jobs.work_i[window, fx.WORKERS, job]))
-    out[at + 7] = _clipped(math.log1p(jobs.work_i[window, fx.ESTIMATE_S, job] / 3600.0))
-    out[at + 8] = _clipped(_signed_log((jobs.work_i[window, fx.LATEST_START_S, job] - now) / 3600.0))
-    out[at + 9] = _clipped(_signed_log((jobs.work_i[window, fx.DEADLINE_S, job] - now) / 3600.0))
-    out[at + 10] = _clipped(math.log1p((now - jobs.work_i[window, fx.SUBMIT_S, job]) / 3600.0))
+def _write_globals(c, best, out):
+    o, i, j = c.o, c.i, c.j
+    at = o[fx.N_ACTIONS] * N_CANDIDATE_FEATURES
+    job, now = i[fx.ASKING], i[fx.TIME_S]
+    b = o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH
+    out[at + j[b + fx.KIND]] = 1.0
+    out[at + 5] = _clipped(math.log1p(j[b + fx.ASKED_MILLI] / 1000.0))
+    out[at + 6] = _clipped(math.log1p(j[b + fx.WORKERS]))
+    out[at + 7] = _clipped(math.log1p(j[b + fx.ESTIMATE_S] / 3600.0))
+    out[at + 8] = _clipped(_signed_log((j[b + fx.LATEST_START_S] - now) / 3600.0))
+    out[at + 9] = _clipped(_signed_log((j[b + fx.DEADLINE_S] - now) / 3600.0))
+    out[at + 10] = _clipped(math.log1p((now - j[b + fx.SUBMIT_S]) / 3600.0))
     out[at + 11] = _clipped(math.log10(max(abs(best), SMALLEST_USD)))
-    free, asleep = 0, 0
-    for p in range(static.pool_i.shape[1]):
-        free += state.pool_i[b, fx.POOL_FREE, p]
-        asleep += state.pool_i[b, fx.STATE_COUNT + SLEEPING, p]
-    total = state.gpu_free.shape[1] * 1000.0
-    out[at + 12] = _clipped(math.log1p(state.env_i[b, fx.N_WAITING]))
-    out[at + 13] = _clipped(math.log1p(state.env_i[b, fx.WAITING_MILLI] / total))
-    moment = grid.window_i[window, fx.WEEK_S] + now
-    out[at + 14] = math.sin(2.0 * math.pi * (moment % DAY_S) / DAY_S)
-    out[at + 15] = math.cos(2.0 * math.pi * (moment % DAY_S) / DAY_S)
-    out[at + 16] = math.sin(2.0 * math.pi * (moment % WEEK_S) / WEEK_S)
-    out[at + 17] = math.cos(2.0 * math.pi * (moment % WEEK_S) / WEEK_S)
-    out[at + 18] = _clipped(math.log1p((now - state.env_i[b, fx.LAST_DECISION_S]) / 60.0))
-    for weight in range(COST, PENALTY + 1):
-        out[at + 19 + weight] = _clipped(params.floats[b, fx.WEIGHTS + weight])
+    free, asleep, down = 0, 0, 0
+    for p in range(o[fx.N_POOLS]):
+        pool = o[fx.I_POOL] + p * fx.POOL_WIDTH
+        free += i[pool + fx.POOL_FREE]
+        asleep += i[pool + fx.STATE_COUNT + SLEEPING]
+        down += i[pool + fx.STATE_COUNT + DOWN]
+    total = o[fx.N_GPUS] * 1000.0
+    out[at + 12] = _clipped(math.log1p(i[fx.N_WAITING]))
+    out[at + 13] = _clipped(math.log1p(i[fx.WAITING_MILLI] / total))
+    moment = c.g[fx.WEEK_S] + now
+    day, week = 2.0 * math.pi * (moment % DAY_S) / DAY_S, 2.0 * math.pi * (moment % WEEK_S) / WEEK_S
+    out[at + 14] = math.sin(day)
+    out[at + 15] = math.cos(day)
+    out[at + 16] = math.sin(week)
+    out[at + 17] = math.cos(week)
+    out[at + 18] = _clipped(math.log1p((now - i[fx.LAST_DECISION_S]) / 60.0))
+    for weight in range(4):
+        out[at + 19 + weight] = _clipped(c.qf[fx.W_COST + weight])
     out[at + 23] = free / total
-    out[at + 24] = asleep / static.node_i.shape[1]
+    out[at + 24] = asleep / o[fx.N_NODES]
+    out[at + 25] = down / o[fx.N_NODES]
+    out[at + 26] = 1.0 if i[fx.REVIEWING] else 0.0
+    out[at + 27] = _clipped(1.0 - remaining_s(c, job) / j[b + fx.ESTIMATE_S]) if j[b + fx.UNTIL_S] < 0 else np.float32(0.0)
+    if j[b + fx.UNTIL_S] >= 0:
+        load = c.gf[o[fx.GF_LOAD] + j[b + fx.SERVICE] * o[fx.N_COLUMNS] + i[fx.COLUMN]]
+        out[at + 28] = _clipped(math.log1p(load))

@@ -1,4 +1,4 @@
-"""Packed arrays for the compiled simulator, and named views of them for everyone else."""
+"""Blocks of memory of the compiled simulator, and named views of the state for everyone else."""
 
 from __future__ import annotations
 
@@ -9,136 +9,291 @@ import numpy as np
 from envs import fields as fx
 from envs.reward import RewardSpec
 from envs.state import DISCIPLINES, LOG_FIELDS, NODE_RULES, PolicySettings
-from envs.world import QUEUE_ORDERS, STATIC_ORDERS, Grid, Jobs, Static, World
+from envs.world import QUEUE_ORDERS, STATIC_ORDERS, World, held_milli
 from telemetry.errors import InputError
 
-
-class PackedStatic(NamedTuple):
-    pool_i: np.ndarray  # int64 [F, P]
-    pool_f: np.ndarray  # float64 [F, P]
-    node_i: np.ndarray  # int64 [F, N]
-    curve: np.ndarray  # float64 [F, P, L, K]
-    level: np.ndarray  # float64 [L]
-    kind_i: np.ndarray  # int64 [F, K]
+NANO = 1e9
+WHOLE_ROW = 64
 
 
-class PackedJobs(NamedTuple):
-    count: np.ndarray  # int64 [M]
-    work_i: np.ndarray  # int64 [M, F, J]
-    utilization: np.ndarray  # float64 [M, J]
-    allowed: np.ndarray  # int64 [M, J, P]
+class PackedWorld(NamedTuple):
+    """What never changes: offsets and cluster, and a row for each window's jobs and grid."""
 
-
-class PackedGrid(NamedTuple):
-    window_i: np.ndarray  # int64 [M, F]
-    values: np.ndarray  # float64 [M, F, S, T + 1]
-    reserve: np.ndarray  # int64 [M, P, T]
+    o: np.ndarray  # int64 [X]
+    k: np.ndarray  # int64 [X]
+    kf: np.ndarray  # float64 [X]
+    j: np.ndarray  # int64 [M, X]
+    jf: np.ndarray  # float64 [M, X]
+    g: np.ndarray  # int64 [M, X]
+    gf: np.ndarray  # float64 [M, X]
 
 
 class PackedParams(NamedTuple):
-    ints: np.ndarray  # int64 [B, F]
-    floats: np.ndarray  # float64 [B, F]
+    q: np.ndarray  # int64 [B, F]
+    qf: np.ndarray  # float64 [B, F]
 
 
 class PackedState(NamedTuple):
-    env_i: np.ndarray  # int64 [B, F]
-    env_f: np.ndarray  # float64 [B, F]
-    heap_size: np.ndarray  # int64 [B, 4]
-    job_i: np.ndarray  # int64 [B, F, J + 1]
-    job_f: np.ndarray  # float64 [B, F, J]
-    ready: np.ndarray  # uint64 [B, W], bits by rank
-    scan: np.ndarray  # int64 [B, J], heap of a scan in an order that time changes
-    score: np.ndarray  # float64 [B, J], its keys
-    node_i: np.ndarray  # int64 [B, F, N + 1]
-    gpu_free: np.ndarray  # int16 [B, GPUs], free thousandths
-    pool_i: np.ndarray  # int64 [B, F, P]
-    whole_count: np.ndarray  # int64 [B, P, 2, H], awake and waking nodes by wholly free GPUs
-    record_i: np.ndarray  # int64 [B, F, R]
-    site_f: np.ndarray  # float64 [B, F, S]
-    site_totals: np.ndarray  # float64 [B, S, 4]: USD, kg, kWh, penalty USD
-    idle_totals: np.ndarray  # float64 [B, S, 3, 3]: idle, waking, sleeping; USD, kg, kWh
-    action_i: np.ndarray  # int64 [B, F, A]
-    action_f: np.ndarray  # float64 [B, F, A]
-    rate: np.ndarray  # float64 [B, S, T + 1], running sums of the objective of 1 kW
-    log: np.ndarray  # int64 [B, E, 7]
+    i: np.ndarray  # int64 [B, X]
+    f: np.ndarray  # float64 [B, X]
 
 
 class Views:
-    """Arrays by name, each a view ``[B, ...]`` of a packed array; writing to one writes through."""
-
-    def __init__(self, packed: NamedTuple, groups: dict[str, tuple[str, ...]]) -> None:
-        for group, names in groups.items():
-            array = getattr(packed, group)
-            for index, name in enumerate(names):
-                self.__dict__[name] = array[:, index]
+    """Arrays by name, each a view ``[B, ...]`` of a block; writing to one writes through."""
 
     def __getattr__(self, name: str) -> np.ndarray:
         raise AttributeError(name)
 
 
-def state_views(state: PackedState) -> Views:
-    """The state by name (names in ``envs.fields``); 0 and 1 for truth values."""
-    groups = {
-        "env_i": fx.ENV_I,
-        "env_f": fx.ENV_F,
-        "job_i": fx.JOB_I,
-        "job_f": fx.JOB_F,
-        "node_i": fx.NODE_I,
-        "pool_i": fx.POOL_I,
-        "action_i": fx.ACTION_I,
-        "action_f": fx.ACTION_F,
+class _Block:
+    """Parts of one block, one after the other."""
+
+    def __init__(self, offsets: np.ndarray, rows: int | None, kind: type, first: int = 0) -> None:
+        self.offsets, self.rows, self.kind = offsets, rows, kind
+        self.size = first
+        self.parts: list[tuple[int, np.ndarray]] = []
+
+    def part(self, offset: int, values: np.ndarray | int) -> None:
+        """Give a part its place: values (``[M, ...]`` in a block of rows), or just a size."""
+        self.offsets[offset] = self.size
+        if isinstance(values, np.ndarray):
+            flat = values.reshape(1 if self.rows is None else self.rows, -1)
+            self.parts.append((self.size, flat))
+            self.size += flat.shape[1]
+        else:
+            self.size += values
+
+    def array(self) -> np.ndarray:
+        block = np.zeros((1 if self.rows is None else self.rows, max(self.size, 1)), dtype=self.kind)
+        for at, values in self.parts:
+            block[:, at : at + values.shape[1]] = values
+        return block[0] if self.rows is None else block
+
+
+def pack_world(world: World, *, event_log: bool = False) -> PackedWorld:
+    """The world in blocks."""
+    o = np.zeros(len(fx.OFFSETS), dtype=np.int64)
+    pools, levels, curves = world.static.speed.shape
+    jobs = world.jobs.submit_s.shape[1]
+    shape, first, shapes = _shapes(world)
+    o[fx.N_JOBS], o[fx.N_NODES], o[fx.N_POOLS], o[fx.N_SITES] = jobs, len(world.static.node_pool), pools, len(world.cluster.sites)
+    o[fx.N_LEVELS], o[fx.N_CURVES], o[fx.N_COLUMNS], o[fx.N_ACTIONS] = levels, curves, world.grid.price.shape[2], world.n_actions
+    o[fx.N_SHAPES], o[fx.N_TREE] = shapes, 2 << max(0, int(shapes - 1).bit_length())
+    o[fx.N_SHORT] = 2 << max(0, int(jobs - 1).bit_length())
+    o[fx.N_GPUS] = int((world.static.pool_nodes * world.static.pool_gpus).sum())
+    o[fx.N_RECORDS], o[fx.N_RACKS] = _records(world, int(o[fx.N_GPUS])), int(_racks(world).sum())
+    o[fx.N_LOG] = 2 * (8 * jobs + 6 * int(o[fx.N_NODES]) + 4) if event_log else 0
+    o[fx.HAS_BUDGET], o[fx.HAS_LEASES] = int(has_budget(world)), int((world.jobs.until_s >= 0).any())
+    k, kf = _pack_cluster(world, o)
+    j, jf = _pack_jobs(world, o, shape, first)
+    g, gf = _pack_grid(world, o)
+    _place_state(o)
+    return PackedWorld(o, k, kf, j, jf, g, gf)
+
+
+def has_budget(world: World) -> bool:
+    """Whether any rack, pool or site has a budget."""
+    static = world.static
+    return bool((static.rack_budget_w > 0).any() or (static.pool_budget_w > 0).any() or (static.site_budget_w > 0).any())
+
+
+def _nanowatts(watts: np.ndarray) -> np.ndarray:
+    return np.floor(watts * NANO + 0.5).astype(np.int64)
+
+
+def _racks(world: World) -> np.ndarray:
+    """Racks of each pool."""
+    per_rack = world.static.nodes_per_rack
+    return np.where(per_rack > 0, -(-world.static.pool_nodes // np.maximum(per_rack, 1)), 0)
+
+
+def _pack_cluster(world: World, o: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    static = world.static
+    racks = _racks(world)
+    awake = _nanowatts(static.node_idle_w + static.pool_gpus * static.gpu_idle_w)
+    waking, sleeping = _nanowatts(static.wake_power_w), _nanowatts(static.node_sleep_w)
+    pool = np.zeros((len(static.pool_site), fx.POOL_CONSTANTS_WIDTH), dtype=np.int64)
+    columns = {
+        fx.POOL_SITE: static.pool_site,
+        fx.POOL_FIRST_NODE: static.pool_first_node,
+        fx.POOL_NODES: static.pool_nodes,
+        fx.POOL_GPUS: static.pool_gpus,
+        fx.WAKE_LATENCY_S: static.wake_latency_s,
+        fx.AWAKE_NW: awake,
+        fx.WAKING_NW: waking,
+        fx.SLEEPING_NW: sleeping,
+        fx.COMMITTED_WAKING_NW: np.maximum(awake, waking),
+        fx.POOL_CPU_MILLI: static.cpu_milli,
+        fx.POOL_MEMORY_MIB: static.memory_mib,
+        fx.NODES_PER_RACK: static.nodes_per_rack,
+        fx.FIRST_RACK: np.cumsum(racks) - racks,
+        fx.RACK_BUDGET_NW: np.where(static.nodes_per_rack > 0, _nanowatts(static.rack_budget_w), 0),
+        fx.POOL_BUDGET_NW: _nanowatts(static.pool_budget_w),
     }
-    views = Views(state, groups)
-    views.state_count = state.pool_i[:, fx.STATE_COUNT : fx.STATE_COUNT + 3]
-    views.gpu_free, views.site_totals, views.idle_totals, views.log = state.gpu_free, state.site_totals, state.idle_totals, state.log
-    return views
+    for column, values in columns.items():
+        pool[:, column] = values
+    share = (static.node_idle_w + static.pool_gpus * static.gpu_idle_w) / static.pool_gpus
+    watts = np.stack([static.gpu_idle_w, static.gpu_context_w, static.cpu_w_per_gpu, static.cpu_w_per_cpu, share], axis=1)
+    whole, real = _Block(o, None, np.int64), _Block(o, None, np.float64)
+    whole.part(fx.K_POOL, pool)
+    whole.part(fx.K_NODE, np.stack([static.node_pool, static.node_first_gpu], axis=1))
+    whole.part(fx.K_KIND, np.stack([static.deferrable, static.start_bound], axis=1).astype(np.int64))
+    whole.part(fx.K_SITE, _nanowatts(static.site_budget_w)[:, None])
+    real.part(fx.KF_POOL, watts)
+    real.part(fx.KF_SPEED, static.speed)
+    real.part(fx.KF_POWER, static.gpu_power_w)
+    real.part(fx.KF_LEVEL, static.level_fraction)
+    return whole.array(), real.array()
 
 
-def params_views(params: PackedParams) -> Views:
-    """Settings and objective by name; ``weights`` ``[B, 4]`` in the order cost, carbon, energy, SLA."""
-    views = Views(params, {"ints": fx.PARAMS_I, "floats": fx.PARAMS_F})
-    views.weights = params.floats[:, fx.WEIGHTS : fx.WEIGHTS + 4]
-    return views
+def _shapes(world: World) -> tuple[np.ndarray, list[np.ndarray], int]:
+    """Shape of each job [M, J], the first job of each shape per window, and the most shapes of a window."""
+    jobs = world.jobs
+    parts = [jobs.gpu_milli, jobs.cpu_milli, jobs.memory_mib, jobs.workers, jobs.until_s >= 0, *np.moveaxis(jobs.allowed_levels, 2, 0)]
+    if has_budget(world):
+        parts += [jobs.kind, jobs.utilization.view(np.int64)]
+    keys = np.ascontiguousarray(np.stack(parts, axis=2).astype(np.int64))
+    shape = np.zeros(jobs.submit_s.shape, dtype=np.int64)
+    firsts = []
+    for row in range(len(keys)):
+        bits = keys[row].view(np.dtype((np.void, keys.shape[2] * 8))).ravel()
+        _, first, inverse = np.unique(bits, return_index=True, return_inverse=True)
+        shape[row] = inverse.ravel()
+        firsts.append(first)
+    return shape, firsts, max(len(first) for first in firsts)
 
 
-def pack_static(static: Static) -> PackedStatic:
-    def rows(names: tuple[str, ...], kind: type) -> np.ndarray:
-        return np.ascontiguousarray(np.stack([getattr(static, name) for name in names]), dtype=kind)
+def _pack_jobs(world: World, o: np.ndarray, shape: np.ndarray, firsts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    jobs, cluster = world.jobs, world.cluster
+    windows, width = jobs.submit_s.shape
+    shapes, pools = int(o[fx.N_SHAPES]), int(o[fx.N_POOLS])
+    transfer_s = np.ceil(jobs.data_gib * 8.589934592 / cluster.transfer_gbps).astype(np.int64)
+    columns = [
+        jobs.submit_s,
+        jobs.duration_s,
+        jobs.estimate_s,
+        jobs.gpu_milli * jobs.workers,
+        jobs.workers,
+        jobs.kind,
+        jobs.kind,
+        jobs.latest_start_s,
+        jobs.deadline_s,
+        jobs.reject,
+        shape,
+        jobs.preemptible,
+        jobs.checkpoint_s,
+        jobs.restart_s,
+        jobs.data_site,
+        transfer_s,
+        jobs.until_s,
+        jobs.service,
+    ]
+    table = np.stack([column.astype(np.int64) for column in columns], axis=2)
+    constants = np.zeros((windows, shapes, fx.SHAPE_CONSTANTS_WIDTH), dtype=np.int64)
+    held = np.zeros((windows, shapes, pools), dtype=np.int64)
+    slot = np.zeros((windows, len(STATIC_ORDERS), width), dtype=np.int64)
+    at_slot = np.zeros_like(slot)
+    for row, first in enumerate(firsts):
+        counts = np.bincount(shape[row], minlength=len(first))
+        ends = np.cumsum(counts)
+        fields = [ends - counts, ends, jobs.workers[row, first], jobs.cpu_milli[row, first], jobs.memory_mib[row, first]]
+        constants[row, : len(first)] = np.stack(fields, axis=1)
+        for p in range(pools):
+            held[row, : len(first), p] = held_milli(jobs.gpu_milli[row, first], int(world.static.mig_slices[p]))
+        for order in range(len(STATIC_ORDERS)):
+            at_slot[row, order] = np.lexsort((jobs.rank[row, order], shape[row]))
+            slot[row, order, at_slot[row, order]] = np.arange(width)
+    whole, real = _Block(o, windows, np.int64, first=2), _Block(o, windows, np.float64)
+    whole.part(fx.J_JOB, table)
+    whole.part(fx.J_ALLOWED, jobs.allowed_levels)
+    whole.part(fx.J_RANK, jobs.rank.astype(np.int64))
+    whole.part(fx.J_SLOT, slot)
+    whole.part(fx.J_AT_SLOT, at_slot)
+    whole.part(fx.J_SHAPE, constants)
+    whole.part(fx.J_HELD, held)
+    real.part(fx.JF_JOB, np.stack([jobs.utilization, jobs.data_gib * cluster.transfer_kwh_per_gib], axis=2))
+    block = whole.array()
+    block[:, fx.JOB_COUNT] = jobs.count
+    block[:, fx.SHAPE_COUNT] = [len(first) for first in firsts]
+    return block, real.array()
 
-    return PackedStatic(
-        pool_i=rows(fx.STATIC_POOL_I, np.int64),
-        pool_f=rows(fx.STATIC_POOL_F, np.float64),
-        node_i=rows(fx.STATIC_NODE_I, np.int64),
-        curve=rows(fx.CURVE, np.float64),
-        level=np.ascontiguousarray(static.level_fraction, dtype=np.float64),
-        kind_i=rows(fx.KIND_I, np.int64),
-    )
 
-
-def pack_jobs(jobs: Jobs) -> PackedJobs:
-    orders = len(STATIC_ORDERS)
-    plain = [getattr(jobs, name) for name in fx.WORK_I if name not in ("rank", "by_rank")]
-    table = [*plain, *(jobs.rank[:, order] for order in range(orders)), *(jobs.by_rank[:, order] for order in range(orders))]
-    return PackedJobs(
-        count=np.ascontiguousarray(jobs.count, dtype=np.int64),
-        work_i=np.ascontiguousarray(np.stack(table, axis=1), dtype=np.int64),
-        utilization=np.ascontiguousarray(jobs.utilization, dtype=np.float64),
-        allowed=np.ascontiguousarray(jobs.allowed_levels, dtype=np.int64),
-    )
-
-
-def pack_grid(grid: Grid) -> PackedGrid:
-    steps = grid.price.shape[2]
+def _pack_grid(world: World, o: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    grid = world.grid
+    windows, _, steps = grid.price.shape
+    most = max((len(events) for events in world.outages), default=0)
+    outages = np.zeros((windows, most, fx.OUTAGE_WIDTH), dtype=np.int64)
+    for row, events in enumerate(world.outages):
+        outages[row, : len(events)] = events
 
     def padded(name: str) -> np.ndarray:
         values = getattr(grid, name)
         return values if values.shape[2] == steps + 1 else np.pad(values, ((0, 0), (0, 0), (0, 1)), mode="edge")
 
-    return PackedGrid(
-        window_i=np.ascontiguousarray(np.stack([getattr(grid, name) for name in fx.WINDOW_I], axis=1), dtype=np.int64),
-        values=np.ascontiguousarray(np.stack([padded(name) for name in fx.GRID_VALUES], axis=1), dtype=np.float64),
-        reserve=np.ascontiguousarray(grid.warm_reserve, dtype=np.int64),
-    )
+    whole, real = _Block(o, windows, np.int64, first=4), _Block(o, windows, np.float64)
+    whole.part(fx.G_RESERVE, grid.warm_reserve)
+    whole.part(fx.G_OUTAGE, outages)
+    real.part(fx.GF_VALUES, np.stack([padded(name) for name in fx.GRID_VALUES], axis=1))
+    real.part(fx.GF_LOAD, grid.load)
+    block = whole.array()
+    block[:, fx.STEP_S], block[:, fx.HISTORY_STEPS], block[:, fx.WEEK_S] = grid.step_s, grid.history_steps, grid.start_s
+    block[:, fx.OUTAGE_COUNT] = [len(events) for events in world.outages] if world.outages else 0
+    return block, real.array()
+
+
+def _place_state(o: np.ndarray) -> None:
+    """Places of the state's parts; their sizes end in ``I_END`` and ``F_END``."""
+    jobs, nodes, pools, sites, actions = (int(o[at]) for at in (fx.N_JOBS, fx.N_NODES, fx.N_POOLS, fx.N_SITES, fx.N_ACTIONS))
+    shapes, columns = int(o[fx.N_SHAPES]), int(o[fx.N_COLUMNS]) + 1
+    whole, real = _Block(o, None, np.int64, first=len(fx.ENV_I)), _Block(o, None, np.float64, first=len(fx.ENV_F))
+    sizes = {
+        fx.I_POOL: pools * fx.POOL_WIDTH,
+        fx.I_SITE: sites * fx.SITE_WIDTH,
+        fx.I_ACTION: actions * fx.ACTION_WIDTH,
+        fx.I_WHOLE: pools * 2 * WHOLE_ROW,
+        fx.I_NODE: (nodes + 1) * fx.NODE_WIDTH,
+        fx.I_GPU: int(o[fx.N_GPUS]),
+        fx.I_RACK: int(o[fx.N_RACKS]),
+        fx.I_TREE: int(o[fx.N_TREE]),
+        fx.I_SHAPE: shapes * fx.SHAPE_WIDTH,
+        fx.I_BLOCKED: shapes,
+        fx.I_READY: (jobs >> 5) + 1,
+        fx.I_RECORD: int(o[fx.N_RECORDS]) * fx.RECORD_WIDTH,
+        fx.I_WAKES: nodes,
+        fx.I_WAKES_AT: nodes,
+        fx.I_JOB: (jobs + 1) * fx.JOB_WIDTH,
+        fx.I_N_LEAVES: pools,
+        fx.I_LEAVES: pools * jobs,
+        fx.I_SHORT: int(o[fx.N_SHORT]),
+    }
+    sizes |= dict.fromkeys((fx.I_SKIPPED, fx.I_RUNNING, fx.I_SCRATCH, fx.I_SCAN), jobs)
+    sizes |= dict.fromkeys((fx.I_ENDS, fx.I_ENDS_AT, fx.I_TIMERS, fx.I_TIMERS_AT, fx.I_LEAVES_AT), jobs)
+    for offset, size in sizes.items():
+        whole.part(offset, size)
+    real_sizes = {
+        fx.F_SITE: sites * 4,
+        fx.F_IDLE: sites * 9,
+        fx.F_ACTION: actions * fx.ACTION_F_WIDTH,
+        fx.F_BEGIN: sites * 26,
+        fx.F_RATE: sites * columns,
+        fx.F_JOB: jobs * fx.JOB_F_WIDTH,
+        fx.F_SCORE: jobs,
+    }
+    for offset, size in real_sizes.items():
+        real.part(offset, size)
+    o[fx.I_END], o[fx.F_END] = whole.size, real.size
+
+
+def _records(world: World, gpus: int) -> int:
+    """Most workers that can hold something at one time, and as many again of the largest gang, for trials."""
+    jobs = world.jobs
+    live = (np.arange(jobs.submit_s.shape[1])[None, :] < jobs.count[:, None]) & (jobs.reject == 0)
+    workers = np.where(live, jobs.workers, 0)
+    most, gang = int(workers.sum(axis=1).max()), int(workers.max())
+    smallest = int(np.where(live, jobs.gpu_milli, 1000).min())
+    if smallest > 0 and not (world.static.mig_slices > 0).any():
+        most = min(most, gpus * 1000 // smallest)
+    return max(1, most) + gang
 
 
 def make_params(num_envs: int, settings: PolicySettings, reward: RewardSpec, *, plan_regret: bool = False) -> PackedParams:
@@ -153,6 +308,7 @@ def make_params(num_envs: int, settings: PolicySettings, reward: RewardSpec, *, 
         QUEUE_ORDERS.index(settings.queue_order),
         settings.hold_s,
         int(plan_regret),
+        settings.review_s,
     ]
     floats = [
         settings.hold_margin,
@@ -167,51 +323,74 @@ def make_params(num_envs: int, settings: PolicySettings, reward: RewardSpec, *, 
     return PackedParams(np.tile(np.array(ints, dtype=np.int64), (num_envs, 1)), np.tile(np.array(floats, dtype=np.float64), (num_envs, 1)))
 
 
-def allocate_state(world: World, num_envs: int, *, event_log: bool = False) -> PackedState:
-    """Zeroed arrays for ``num_envs`` clusters; the kernel fills them."""
-    static = world.static
-    jobs, nodes, pools = world.jobs.submit_s.shape[1], len(static.node_pool), len(static.pool_site)
-    sites, actions = len(world.cluster.sites), world.n_actions
-    gpus = int((static.pool_nodes * static.pool_gpus).sum())
+def params_views(params: PackedParams) -> Views:
+    """Settings and objective by name; ``weights`` ``[B, 4]`` in the order cost, carbon, energy, SLA."""
+    views = Views()
+    for names, block in ((fx.PARAMS_I, params.q), (fx.PARAMS_F, params.qf)):
+        for at, name in enumerate(names):
+            setattr(views, name, block[:, at])
+    views.weights = params.qf[:, fx.W_COST : fx.W_COST + 4]
+    return views
 
-    def whole(*shape: int, kind: type = np.int64) -> np.ndarray:
-        return np.zeros((num_envs, *shape), dtype=kind)
 
-    def real(*shape: int) -> np.ndarray:
-        return np.zeros((num_envs, *shape), dtype=np.float64)
+def allocate_state(packed: PackedWorld, num_envs: int) -> tuple[PackedState, np.ndarray]:
+    """Zeroed state and event log for ``num_envs`` clusters; the kernel fills them."""
+    o = packed.o
+    state = PackedState(np.zeros((num_envs, int(o[fx.I_END])), dtype=np.int64), np.zeros((num_envs, int(o[fx.F_END]))))
+    return state, np.zeros((num_envs, max(1, int(o[fx.N_LOG])) * LOG_FIELDS), dtype=np.int64)
 
-    return PackedState(
-        env_i=whole(len(fx.ENV_I)),
-        env_f=real(len(fx.ENV_F)),
-        heap_size=whole(4),
-        job_i=whole(len(fx.JOB_I), jobs + 1),
-        job_f=real(len(fx.JOB_F), jobs),
-        ready=whole((jobs + 63) // 64, kind=np.uint64),
-        scan=whole(jobs),
-        score=real(jobs),
-        node_i=whole(len(fx.NODE_I), nodes + 1),
-        gpu_free=whole(gpus, kind=np.int16),
-        pool_i=whole(len(fx.POOL_I) + 2, pools),
-        whole_count=whole(pools, 2, int(static.pool_gpus.max()) + 1),
-        record_i=whole(len(fx.RECORD_I), _records(world, gpus)),
-        site_f=real(len(fx.SITE_F), sites),
-        site_totals=real(sites, 4),
-        idle_totals=real(sites, 3, 3),
-        action_i=whole(len(fx.ACTION_I), actions),
-        action_f=real(len(fx.ACTION_F), actions),
-        rate=real(sites, world.grid.cum_price.shape[2]),
-        log=whole(2 * (6 * jobs + 4 * nodes + 16) if event_log else 1, LOG_FIELDS),
-    )
+
+def state_views(packed: PackedWorld, state: PackedState) -> Views:
+    """The state by name (names in ``envs.fields``); 0 and 1 for truth values."""
+    o = packed.o
+    views = Views()
+
+    def table(block: np.ndarray, offset: int, rows: int, width: int) -> np.ndarray:
+        at = int(o[offset])
+        return block[:, at : at + rows * width].reshape(len(block), rows, width)
+
+    def name_all(names: tuple[str, ...], values: np.ndarray) -> None:
+        for at, name in enumerate(names):
+            setattr(views, name, values[..., at])
+
+    name_all(fx.ENV_I, state.i)
+    name_all(fx.ENV_F, state.f)
+    jobs, nodes, pools = int(o[fx.N_JOBS]), int(o[fx.N_NODES]), int(o[fx.N_POOLS])
+    sites, actions = int(o[fx.N_SITES]), int(o[fx.N_ACTIONS])
+    name_all(fx.JOB_I, table(state.i, fx.I_JOB, jobs + 1, fx.JOB_WIDTH))
+    name_all(fx.JOB_F, table(state.f, fx.F_JOB, jobs, fx.JOB_F_WIDTH))
+    name_all(fx.NODE_I, table(state.i, fx.I_NODE, nodes + 1, fx.NODE_WIDTH))
+    name_all(fx.POOL_I, table(state.i, fx.I_POOL, pools, fx.POOL_WIDTH))
+    name_all(fx.SITE_I, table(state.i, fx.I_SITE, sites, fx.SITE_WIDTH))
+    name_all(fx.ACTION_I, table(state.i, fx.I_ACTION, actions, fx.ACTION_WIDTH))
+    name_all(fx.ACTION_F, table(state.f, fx.F_ACTION, actions, fx.ACTION_F_WIDTH))
+    name_all(fx.RECORD_I, table(state.i, fx.I_RECORD, int(o[fx.N_RECORDS]), fx.RECORD_WIDTH))
+    views.state_count = np.swapaxes(table(state.i, fx.I_POOL, pools, fx.POOL_WIDTH)[..., fx.STATE_COUNT :], 1, 2)
+    views.gpu_free = table(state.i, fx.I_GPU, int(o[fx.N_GPUS]), 1)[..., 0]
+    views.running = table(state.i, fx.I_RUNNING, jobs, 1)[..., 0]
+    views.whole_count = table(state.i, fx.I_WHOLE, pools * 2, WHOLE_ROW).reshape(len(state.i), pools, 2, WHOLE_ROW)
+    views.site_totals = table(state.f, fx.F_SITE, sites, 4)
+    views.idle_totals = table(state.f, fx.F_IDLE, sites, 9).reshape(len(state.f), sites, 3, 3)
+    views.rate = table(state.f, fx.F_RATE, sites, int(o[fx.N_COLUMNS]) + 1)
+    return views
+
+
+def mark_ready(packed: PackedWorld, state: PackedState, b: int, window: int, order: int, jobs: list[int]) -> None:
+    """Make exactly ``jobs`` ready to be asked about in a cleared environment, in queue order ``order`` (``STATIC_ORDERS``)."""
+    o, j, i = packed.o, packed.j[window], state.i[b]
+    width, half = int(o[fx.N_JOBS]), int(o[fx.N_TREE]) >> 1
+    tree = i[o[fx.I_TREE] : o[fx.I_TREE] + 2 * half]
+    for job in jobs:
+        shape = int(j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.SHAPE])
+        slot, rank = (int(j[o[at] + order * width + job]) for at in (fx.J_SLOT, fx.J_RANK))
+        i[o[fx.I_READY] + (slot >> 5)] |= 1 << (slot & 31)
+        low = int(o[fx.I_SHAPE]) + shape * fx.SHAPE_WIDTH + fx.SHAPE_LOW
+        i[low] = min(i[low], slot)
+        tree[half + shape] = min(tree[half + shape], rank)
+    for at in range(half - 1, 0, -1):
+        tree[at] = min(tree[2 * at], tree[2 * at + 1])
 
 
 def state_bytes(state: PackedState) -> int:
     """Memory of one environment in bytes."""
-    return sum(array.nbytes for array in state) // len(state.env_i)
-
-
-def _records(world: World, gpus: int) -> int:
-    """Most workers that can hold GPUs at one time."""
-    live = np.arange(world.jobs.submit_s.shape[1])[None, :] < world.jobs.count[:, None]
-    workers = int(np.where(live & (world.jobs.reject == 0), world.jobs.workers, 0).sum(axis=1).max())
-    smallest = int(np.where(live, world.jobs.gpu_milli, 1000).min())
-    return max(1, min(workers, gpus * 1000 // max(1, smallest)))
+    return sum(array.nbytes for array in state) // len(state.i)

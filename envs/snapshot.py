@@ -14,19 +14,20 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from envs import fields as fx
+from envs.accounting import dynamic_w, idle_share_w
 from envs.cluster import ClusterSpec
 from envs.job_table import prepare_jobs
 from envs.kernel import Simulator
-from envs.packed import Views
+from envs.kernel_decisions import SCAN
+from envs.packed import Views, mark_ready
 from envs.reward import RewardSpec
-from envs.state import AWAKE, PLACED, RUNNING, SLEEPING, WAITING, WAKING, PolicySettings
+from envs.state import AWAKE, DOWN, PLACED, RUNNING, SLEEPING, WAITING, WAKING, PolicySettings
 from envs.windows import WindowTables, check_grid
-from envs.world import REJECT_REASONS, STATIC_ORDERS, World, build_world
+from envs.world import REJECT_REASONS, STATIC_ORDERS, World, build_world, held_milli
 from telemetry.errors import InputError
 
 WHOLE = 1000
-NODE_STATES: dict[str, int] = {"awake": AWAKE, "waking": WAKING, "sleeping": SLEEPING, "unavailable": AWAKE}
+NODE_STATES: dict[str, int] = {"awake": AWAKE, "waking": WAKING, "sleeping": SLEEPING, "unavailable": DOWN}
 
 
 @dataclass(frozen=True)
@@ -83,27 +84,23 @@ def restore(snapshot: Snapshot, settings: PolicySettings, reward: RewardSpec) ->
     """
     world = _world(snapshot)
     simulator = Simulator(world, 1, settings, reward)
+    simulator.clear([0])
     state = simulator.state
     now_s = _seconds(world, snapshot.time)
-    state.time_s[0] = now_s
-    state.done[0], state.asking[0], state.in_scan[0] = False, -1, True
-    state.reserved_pool[0] = -1
+    state.time_s[0], state.column[0] = now_s, min(_column(world, now_s), world.grid.price.shape[2] - 1)
+    state.phase[0] = SCAN
     state.arrived[0] = world.jobs.count[0]
     # With nothing left unfinished the window ends with the scan, before the clock would move.
     state.unfinished[0] = 0
     last = snapshot.last_decision if snapshot.last_decision is not None else snapshot.time
     state.last_decision_s[0] = min(_seconds(world, last), now_s)
-    state.record_head[0, :] = -1
-    state.record_head[0, -1] = 0
-    following = simulator.packed_state.record_i[0, fx.RECORD_NEXT]
-    following[:] = np.arange(len(following)) + 1
-    following[-1] = -1
-    price_actions(simulator)
-    for field in (state.start_s, state.end_s, state.due_s, state.pool, state.level):
-        field[0] = -1
     _set_jobs(snapshot, simulator, settings)
     _set_nodes(snapshot, simulator)
     return simulator
+
+
+def _column(world: World, second: int) -> int:
+    return int(world.grid.history_steps[0] + second // world.grid.step_s[0])
 
 
 def _world(snapshot: Snapshot) -> World:
@@ -148,7 +145,7 @@ def _set_jobs(snapshot: Snapshot, simulator: Simulator, settings: PolicySettings
     jobs = world.jobs
     if settings.queue_order not in STATIC_ORDERS:
         raise InputError(f"queue order '{settings.queue_order}'", where="snapshot", allowed=", ".join(STATIC_ORDERS))
-    ranks = jobs.rank[0, STATIC_ORDERS.index(settings.queue_order)]
+    ready: list[int] = []
     pool_names = [pool.name for pool in world.cluster.pools]
     for job, job_id in enumerate(world.job_ids[0]):
         place = snapshot.placements.get(job_id)
@@ -160,8 +157,7 @@ def _set_jobs(snapshot: Snapshot, simulator: Simulator, settings: PolicySettings
             state.waiting_milli[0] += jobs.workers[0, job] * jobs.gpu_milli[0, job]
             until = snapshot.asleep_until.get(job_id)
             if until is None or until <= snapshot.time:
-                rank = int(ranks[job])
-                simulator.packed_state.ready[0, rank >> 6] |= np.uint64(1) << np.uint64(rank & 63)
+                ready.append(job)
             continue
         where = f"running job '{job_id}'"
         if place.pool not in pool_names:
@@ -171,12 +167,14 @@ def _set_jobs(snapshot: Snapshot, simulator: Simulator, settings: PolicySettings
         pool = pool_names.index(place.pool)
         state.status[0, job] = RUNNING if place.started <= snapshot.time else PLACED
         state.pool[0, job], state.level[0, job] = pool, place.level
-        state.start_s[0, job] = _seconds(world, place.started)
+        state.start_s[0, job] = state.begin_s[0, job] = _seconds(world, place.started)
         speed = world.static.speed[pool, place.level, jobs.kind[0, job]]
         state.due_s[0, job] = state.start_s[0, job] + int(np.ceil(jobs.estimate_s[0, job] / speed))
         at = int(state.n_running[0])
         state.running[0, at], state.running_at[0, job] = job, at
         state.n_running[0] = at + 1
+    order = STATIC_ORDERS.index(settings.queue_order)
+    mark_ready(simulator.packed_world, simulator.packed_state, 0, 0, order, ready)
 
 
 def _set_nodes(snapshot: Snapshot, simulator: Simulator) -> None:
@@ -184,28 +182,27 @@ def _set_nodes(snapshot: Snapshot, simulator: Simulator) -> None:
     world, state = simulator.world, simulator.state
     static = world.static
     nodes = _node_table(snapshot)
-    state.gpu_free[0] = WHOLE
+    for counts in (state.pool_free, state.pool_partial, state.idle_awake, state.state_count, state.whole_count):
+        counts[0] = 0
     _occupy(snapshot, simulator, nodes)
     idle: list[tuple[int, int]] = []
     for index, name in enumerate(snapshot.cluster.node_names):
         node, pool = nodes[name], int(static.node_pool[index])
-        gpus = int(static.pool_gpus[pool])
+        gpus, first = int(static.pool_gpus[pool]), int(static.node_first_gpu[index])
         mode = NODE_STATES[node.state]
-        first = int(static.node_first_gpu[index])
         free = state.gpu_free[0, first : first + gpus]
-        if node.state == "unavailable":
-            free[:] = 0
         whole, total = int((free == WHOLE).sum()), int(free.sum())
         state.node_state[0, index] = mode
         state.node_whole[0, index], state.node_free[0, index] = whole, total
         state.state_count[0, mode, pool] += 1
-        state.pool_free[0, pool] += total
         state.pool_partial[0, pool] += int(((free > 0) & (free < WHOLE)).sum())
-        if mode != SLEEPING:
-            simulator.packed_state.whole_count[0, pool, mode, whole] += 1
+        if mode != DOWN:
+            state.pool_free[0, pool] += total
+        if mode in (AWAKE, WAKING):
+            state.whole_count[0, pool, mode, whole] += 1
         if mode == WAKING:
             state.wake_end_s[0, index] = _seconds(world, node.ready_at if node.ready_at is not None else snapshot.time)
-        if mode == AWAKE and total == gpus * WHOLE:
+        if mode == AWAKE and state.node_jobs[0, index] == 0:
             state.idle_awake[0, pool] += 1
             state.idle_since_s[0, index] = _seconds(world, node.since if node.since is not None else snapshot.time)
             idle.append((int(state.idle_since_s[0, index]), index))
@@ -242,7 +239,9 @@ def _occupy(snapshot: Snapshot, simulator: Simulator, nodes: Mapping[str, NodeNo
         if place is None:
             continue
         where = f"running job '{job_id}'"
-        milli, workers = int(world.jobs.gpu_milli[0, job]), int(world.jobs.workers[0, job])
+        pool = [pool.name for pool in snapshot.cluster.pools].index(place.pool)
+        milli = int(held_milli(world.jobs.gpu_milli[0, job], int(static.mig_slices[pool])))
+        workers = int(world.jobs.workers[0, job])
         if len(place.nodes) != workers:
             raise InputError(f"{len(place.nodes)} nodes for {workers} workers", where=where, allowed="one node name a worker")
         for name in place.nodes:
@@ -254,6 +253,9 @@ def _occupy(snapshot: Snapshot, simulator: Simulator, nodes: Mapping[str, NodeNo
             first = int(static.node_first_gpu[index])
             if not _take(state.gpu_free[0, first : first + int(static.pool_gpus[static.node_pool[index]])], milli):
                 raise InputError(f"node '{name}' has not {milli / WHOLE:g} GPUs left for it", where=where, remedy="GPUs are used twice")
+            state.node_jobs[0, index] += 1
+            state.cpu_free[0, index] -= world.jobs.cpu_milli[0, job]
+            state.memory_free[0, index] -= world.jobs.memory_mib[0, job]
 
 
 def _take(free: np.ndarray, milli: int) -> bool:
@@ -288,7 +290,7 @@ def price_actions(simulator: Simulator) -> None:
     """Make the kernel price the question anew, by the weights that ``simulator.params`` holds now."""
     grid, params = simulator.world.grid, simulator.params
     cost, carbon, energy, _ = params.weights[0]
-    simulator.packed_state.rate[0] = (
+    simulator.state.rate[0] = (
         cost * grid.cum_price[0]
         + carbon * params.carbon_usd_per_kg[0] * grid.cum_carbon[0]
         + energy * params.energy_usd_per_kwh[0] * grid.cum_pue[0]
@@ -299,10 +301,23 @@ def price_actions(simulator: Simulator) -> None:
 def charged_kw(simulator: Simulator, job: int, pool: int, level: int) -> float:
     """IT power charged to a running job: its dynamic watts and its share of the nodes' idle watts (docs/simulator.md)."""
     jobs, static = simulator.world.jobs, simulator.world.static
-    gpus = jobs.workers[0, job] * jobs.gpu_milli[0, job] / 1000.0
-    active = (static.gpu_power_w[pool, level, jobs.kind[0, job]] - static.gpu_idle_w[pool]) * jobs.utilization[0, job]
-    idle = static.node_idle_w[pool] / static.pool_gpus[pool] + static.gpu_idle_w[pool]
-    return float(gpus * (active + static.cpu_w_per_gpu[pool] + idle)) / 1000.0
+    gpus = float(jobs.workers[0, job] * held_milli(jobs.gpu_milli[0, job], int(static.mig_slices[pool]))) / 1000.0
+    watts = _dynamic_w(simulator, job, pool, level)
+    return float(watts + idle_share_w(gpus, static.node_idle_w[pool], static.gpu_idle_w[pool], static.pool_gpus[pool])) / 1000.0
+
+
+def _dynamic_w(simulator: Simulator, job: int, pool: int, level: int) -> float:
+    """Watts that the job adds to its awake nodes; of a replica at the load of its service now."""
+    jobs, static = simulator.world.jobs, simulator.world.static
+    workers, kind = int(jobs.workers[0, job]), int(jobs.kind[0, job])
+    gpus = float(workers * held_milli(jobs.gpu_milli[0, job], int(static.mig_slices[pool]))) / 1000.0
+    use = float(jobs.utilization[0, job])
+    if jobs.until_s[0, job] >= 0:
+        load = simulator.world.grid.load[0, jobs.service[0, job], grid_column(simulator)]
+        use = min(1.0, load / static.speed[pool, level, kind])
+    active, idle, context = static.gpu_power_w[pool, level, kind], static.gpu_idle_w[pool], static.gpu_context_w[pool]
+    cpus = workers * float(jobs.cpu_milli[0, job]) / 1000.0
+    return float(dynamic_w(gpus, active, idle, use, static.cpu_w_per_gpu[pool], context) + cpus * static.cpu_w_per_cpu[pool])
 
 
 def grid_column(simulator: Simulator) -> int:

@@ -17,8 +17,8 @@ NODE_RULES: tuple[str, ...] = ("best_fit", "least_allocated")
 DISCIPLINES: tuple[str, ...] = ("free", "strict", "easy")
 BEST_FIT, LEAST_ALLOCATED = 0, 1
 FREE, STRICT, EASY = 0, 1, 2
-AWAKE, WAKING, SLEEPING = 0, 1, 2
-ABSENT, WAITING, PLACED, RUNNING, ENDED, REJECTED = range(6)
+AWAKE, WAKING, SLEEPING, DOWN = 0, 1, 2, 3
+ABSENT, WAITING, PLACED, RUNNING, ENDED, REJECTED, WITHDRAWN = range(7)
 LATE_START, MISSED_DEADLINE, VIOLATED_BY_REJECTION = 1, 2, 4
 COST, CARBON, ENERGY, PENALTY = 0, 1, 2, 3
 IDLE_STATES: tuple[str, ...] = ("idle", "waking", "sleeping")
@@ -36,6 +36,7 @@ class PolicySettings:
         queue_order: one of ``envs.world.QUEUE_ORDERS``.
         hold_s: a held job is asked about again after so many seconds, at its latest start at the latest.
         hold_margin: relative advantage that a later start must promise in the look-ahead score.
+        review_s: a preemptible running job is asked about again after so many seconds; 0 = never.
     """
 
     node_rule: str = "best_fit"
@@ -44,6 +45,7 @@ class PolicySettings:
     queue_order: str = "priority"
     hold_s: int = 900
     hold_margin: float = 0.02
+    review_s: int = 0
 
     def __post_init__(self) -> None:
         for name, allowed in (("node_rule", NODE_RULES), ("discipline", DISCIPLINES), ("queue_order", QUEUE_ORDERS)):
@@ -53,6 +55,8 @@ class PolicySettings:
             raise InputError(f"sleep_after_s {self.sleep_after_s}", where="policy settings", allowed="-1 (never) or seconds from 0")
         if self.hold_s < 1:
             raise InputError(f"hold_s {self.hold_s}", where="policy settings", allowed="at least 1 second")
+        if self.review_s < 0:
+            raise InputError(f"review_s {self.review_s}", where="policy settings", allowed="0 (never) or seconds from 1")
         if not 0.0 <= self.hold_margin < 10.0:
             raise InputError(f"hold_margin {self.hold_margin}", where="policy settings", allowed="0 <= hold_margin < 10")
 
@@ -98,4 +102,5 @@ class EpisodeTotals:
     job_late_start: np.ndarray  # bool [M, J]
     job_missed_deadline: np.ndarray  # bool [M, J]
     job_rejected: np.ndarray  # int64 [M, J], 0 or a reason (envs.world.REJECT_REASONS)
+    job_withdrawn: np.ndarray  # bool [M, J], leases that were over while they waited
     events: tuple[np.ndarray, ...] | None  # int64 [E, 7] per window, as in envs.events; None without event_log

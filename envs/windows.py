@@ -40,12 +40,17 @@ class WindowTables:
         jobs: rows of :func:`prepare_jobs` submitted in ``[start, start + length_s)``.
         grid: canonical grid rows around the window, with the history before ``start`` that forecasts of a policy may use.
         length_s: span of submissions; jobs may run on after it.
+        outages: ``node`` (name), ``begin``, ``end`` (UTC) of nodes that are down for a while; none when None.
+        services: ``time, service, load``, the load of one replica of each service in units of the reference GPU, on the grid's steps
+            (held between and after them); needed where jobs are replicas.
     """
 
     start: pd.Timestamp
     jobs: pd.DataFrame
     grid: pd.DataFrame
     length_s: int = 0
+    outages: pd.DataFrame | None = None
+    services: pd.DataFrame | None = None
 
 
 def check_grid(grid: pd.DataFrame) -> pd.DataFrame:

@@ -15,8 +15,15 @@ from envs.windows import DAY_S, WindowTables, check_grid, prepare_jobs
 from telemetry.classes import WORKLOAD_CLASSES
 from telemetry.errors import InputError
 
-NO_GPU_MODEL, TOO_LARGE, MAX_WATTS = 1, 2, 3
-REJECT_REASONS: dict[int, str] = {NO_GPU_MODEL: "no_gpu_model", TOO_LARGE: "too_large", MAX_WATTS: "max_watts"}
+NO_GPU_MODEL, TOO_LARGE, MAX_WATTS, TOO_SLOW, STRANDED = 1, 2, 3, 4, 5
+REJECT_REASONS: dict[int, str] = {
+    NO_GPU_MODEL: "no_gpu_model",
+    TOO_LARGE: "too_large",
+    MAX_WATTS: "max_watts",
+    TOO_SLOW: "too_slow",
+    STRANDED: "stranded",
+}
+MIG_PROFILES: tuple[int, ...] = (1, 2, 3, 4, 7)  # slices that a GPU of seven can be cut into (NVIDIA MIG user guide, A100 and H100)
 STATIC_ORDERS: tuple[str, ...] = ("priority", "fcfs", "sjf", "f1")
 # Time changes the last two: the queue is sorted anew for every scan.
 QUEUE_ORDERS: tuple[str, ...] = (*STATIC_ORDERS, "wfp3", "unicep")
@@ -42,6 +49,15 @@ class Static(NamedTuple):
     node_sleep_w: np.ndarray  # float64 [P]
     wake_latency_s: np.ndarray  # int64 [P]
     wake_power_w: np.ndarray  # float64 [P]
+    gpu_context_w: np.ndarray  # float64 [P]
+    cpu_w_per_cpu: np.ndarray  # float64 [P]
+    cpu_milli: np.ndarray  # int64 [P], of one node; 0 = no limit
+    memory_mib: np.ndarray  # int64 [P], of one node; 0 = no limit
+    mig_slices: np.ndarray  # int64 [P]
+    nodes_per_rack: np.ndarray  # int64 [P]; 0 = no racks
+    rack_budget_w: np.ndarray  # float64 [P]; 0 = none
+    pool_budget_w: np.ndarray  # float64 [P]; 0 = none
+    site_budget_w: np.ndarray  # float64 [S]; 0 = none
     level_fraction: np.ndarray  # float64 [L]
     deferrable: np.ndarray  # bool [K]
     start_bound: np.ndarray  # bool [K]
@@ -62,6 +78,15 @@ class Jobs(NamedTuple):
     deadline_s: np.ndarray  # int64 [M, J]
     max_watts: np.ndarray  # float64 [M, J], inf = none
     utilization: np.ndarray  # float64 [M, J]
+    cpu_milli: np.ndarray  # int64 [M, J], of one worker
+    memory_mib: np.ndarray  # int64 [M, J], of one worker
+    preemptible: np.ndarray  # bool [M, J]
+    checkpoint_s: np.ndarray  # int64 [M, J], between periodic checkpoints; 0 = none
+    restart_s: np.ndarray  # int64 [M, J], to load one
+    data_site: np.ndarray  # int64 [M, J], -1 = no data to move
+    data_gib: np.ndarray  # float64 [M, J]
+    until_s: np.ndarray  # int64 [M, J], end of a replica's lease; -1 = a job
+    service: np.ndarray  # int64 [M, J], index in the window's services; -1 = a job
     pool_mask: np.ndarray  # bool [M, J, P], GPU model constraint
     allowed_levels: np.ndarray  # int64 [M, J, P], bit l: the empty pool could run the job at level l (model, size, watts)
     reject: np.ndarray  # int64 [M, J], 0 or one of REJECT_REASONS
@@ -86,6 +111,7 @@ class Grid(NamedTuple):
     cum_carbon: np.ndarray  # float64 [M, S, T + 1]
     cum_pue: np.ndarray  # float64 [M, S, T + 1]
     warm_reserve: np.ndarray  # int64 [M, P, T]
+    load: np.ndarray  # float64 [M, V, T], of one replica of each service, in units of the reference GPU
 
 
 @dataclass(frozen=True)
@@ -95,6 +121,8 @@ class World:
     Attributes:
         window_start: second 0 of each window.
         job_ids: per window, job ids in index order.
+        outages: per window, int64 ``[X, 4]`` rows (second, 1 = begins or 0 = ends, node, second at which it ends) in the order of events.
+        services: per window, names of its services.
     """
 
     cluster: ClusterSpec
@@ -103,6 +131,8 @@ class World:
     grid: Grid
     window_start: tuple[pd.Timestamp, ...]
     job_ids: tuple[tuple[str, ...], ...]
+    outages: tuple[np.ndarray, ...] = ()
+    services: tuple[tuple[str, ...], ...] = ()
 
     @property
     def n_windows(self) -> int:
@@ -127,12 +157,16 @@ def build_world(cluster: ClusterSpec, windows: Sequence[WindowTables], *, warm_r
     if not windows:
         raise InputError("no windows", where="world", allowed="at least one")
     static = build_static(cluster)
-    grid = _build_grid(cluster, windows, warm_reserve)
+    services = tuple(
+        tuple(sorted(table.services["service"].astype(str).unique())) if table.services is not None else () for table in windows
+    )
+    grid = _build_grid(cluster, windows, warm_reserve, services)
     tables = [table.jobs if "estimate_s" in table.jobs else prepare_jobs(table.jobs, cluster) for table in windows]
     tables = [table.sort_values(["submit_time", "job_id"], kind="stable", ignore_index=True) for table in tables]
-    jobs = _build_jobs(cluster, static, windows, tables)
+    jobs = _build_jobs(cluster, static, windows, tables, services)
     ids = tuple(tuple(table["job_id"].astype(str)) for table in tables)
-    return World(cluster, static, jobs, grid, tuple(table.start for table in windows), ids)
+    outages = tuple(outage_events(cluster, table.start, table.outages) for table in windows)
+    return World(cluster, static, jobs, grid, tuple(table.start for table in windows), ids, outages, services)
 
 
 def build_static(cluster: ClusterSpec) -> Static:
@@ -169,6 +203,15 @@ def build_static(cluster: ClusterSpec) -> Static:
         node_sleep_w=column("node_sleep_w", np.float64),
         wake_latency_s=column("wake_latency_s", np.int64),
         wake_power_w=column("wake_power_w", np.float64),
+        gpu_context_w=column("gpu_context_w", np.float64),
+        cpu_w_per_cpu=column("cpu_w_per_cpu", np.float64),
+        cpu_milli=np.array([round(pool.cpus_per_node * 1000) for pool in pools], dtype=np.int64),
+        memory_mib=np.array([round(pool.memory_gib_per_node * 1024) for pool in pools], dtype=np.int64),
+        mig_slices=column("mig_slices", np.int64),
+        nodes_per_rack=column("nodes_per_rack", np.int64),
+        rack_budget_w=column("rack_budget_w", np.float64),
+        pool_budget_w=column("budget_w", np.float64),
+        site_budget_w=np.array([site.budget_w for site in cluster.sites], dtype=np.float64),
         level_fraction=np.array(cluster.level_fractions, dtype=np.float64),
         deferrable=np.array([objective.deferrable for objective in objectives], dtype=np.bool_),
         start_bound=np.array([objective.start_bound for objective in objectives], dtype=np.bool_),
@@ -182,7 +225,9 @@ def _seconds(times: pd.Series, start: pd.Timestamp) -> np.ndarray:
     return ((times - start) // pd.Timedelta(seconds=1)).to_numpy(dtype=np.int64)
 
 
-def _build_jobs(cluster: ClusterSpec, static: Static, windows: Sequence[WindowTables], tables: list[pd.DataFrame]) -> Jobs:
+def _build_jobs(
+    cluster: ClusterSpec, static: Static, windows: Sequence[WindowTables], tables: list[pd.DataFrame], services: tuple[tuple[str, ...], ...]
+) -> Jobs:
     count = np.array([len(table) for table in tables], dtype=np.int64)
     width = max(1, int(count.max()))
     if width > LARGEST_JOBS:
@@ -191,16 +236,30 @@ def _build_jobs(cluster: ClusterSpec, static: Static, windows: Sequence[WindowTa
     pools = len(cluster.pools)
 
     def table_of(name: str) -> np.ndarray:
-        real = name in ("max_watts", "gpu_utilization", "archive_submit_s")
+        real = name in ("max_watts", "gpu_utilization", "archive_submit_s", "data_gib", "peak_load")
         values = np.zeros(shape, dtype=np.float64 if real else np.int64)
         for row, table in enumerate(tables):
             values[row, : len(table)] = table[name].to_numpy()
         return values
 
     def times_of(name: str) -> np.ndarray:
-        values = np.zeros(shape, dtype=np.int64)
+        values = np.full(shape, -1 if name == "until" else 0, dtype=np.int64)
         for row, (window, table) in enumerate(zip(windows, tables, strict=True)):
-            values[row, : len(table)] = _seconds(table[name], window.start)
+            known = table[name].notna().to_numpy()
+            values[row, : len(table)][known] = _seconds(table.loc[known, name], window.start)
+        return values
+
+    def places_of(name: str, known: Sequence[Sequence[str]]) -> np.ndarray:
+        values = np.full(shape, -1, dtype=np.int64)
+        for row, table in enumerate(tables):
+            given = table[name].notna().to_numpy()
+            places = {text: place for place, text in enumerate(known[row])}
+            unknown = sorted(set(table.loc[given, name].astype(str)) - set(places))
+            if unknown:
+                raise InputError(
+                    f"{name} '{unknown[0]}'", where=f"window {row}, jobs", allowed=", ".join(known[row]) or f"no {name} is given"
+                )
+            values[row, : len(table)][given] = table.loc[given, name].astype(str).map(places)
         return values
 
     pool_mask = np.zeros((*shape, pools), dtype=np.bool_)
@@ -209,12 +268,15 @@ def _build_jobs(cluster: ClusterSpec, static: Static, windows: Sequence[WindowTa
         wanted = table["gpu_model"].astype(object)
         for p in range(pools):
             pool_mask[row, : len(table), p] = (wanted.isna() | (wanted.astype(str).str.casefold() == models[p])).to_numpy()
-    values = {name: table_of(name) for name in ("duration_s", "estimate_s", "gpu_milli", "workers", "kind", "priority")}
-    values |= {name: times_of(name) for name in ("submit_time", "latest_start", "deadline")}
-    watts = table_of("max_watts")
+    names = ("duration_s", "estimate_s", "gpu_milli", "workers", "kind", "priority", "cpu_milli", "memory_mib", "checkpoint_s", "restart_s")
+    values = {name: table_of(name) for name in names}
+    values |= {name: times_of(name) for name in ("submit_time", "latest_start", "deadline", "until")}
+    values |= {"max_watts": table_of("max_watts"), "peak_load": table_of("peak_load")}
     live = np.arange(width)[None, :] < count[:, None]
     _check_jobs(values, live, tables)
-    allowed, reject = _feasible(static, values, pool_mask, watts, live)
+    allowed, reject = _feasible(static, values, pool_mask, live)
+    data_gib = table_of("data_gib")
+    data_site = places_of("data_site", [[site.name for site in cluster.sites]] * len(tables))
     archive = table_of("archive_submit_s") if all("archive_submit_s" in table for table in tables) else values["submit_time"]
     rank, by_rank = _ranks(values, archive, count)
     return Jobs(
@@ -228,8 +290,17 @@ def _build_jobs(cluster: ClusterSpec, static: Static, windows: Sequence[WindowTa
         priority=values["priority"],
         latest_start_s=values["latest_start"],
         deadline_s=values["deadline"],
-        max_watts=watts,
+        max_watts=values["max_watts"],
         utilization=table_of("gpu_utilization"),
+        cpu_milli=values["cpu_milli"],
+        memory_mib=values["memory_mib"],
+        preemptible=table_of("preemptible").astype(np.bool_),
+        checkpoint_s=values["checkpoint_s"],
+        restart_s=values["restart_s"],
+        data_site=np.where(data_gib > 0, data_site, -1),
+        data_gib=data_gib,
+        until_s=values["until"],
+        service=places_of("service", services),
         pool_mask=pool_mask,
         allowed_levels=allowed,
         reject=reject,
@@ -245,7 +316,10 @@ def _check_jobs(values: dict[str, np.ndarray], live: np.ndarray, tables: list[pd
         ("duration_s below 1", values["duration_s"] < 1),
         ("estimate_s below 1", values["estimate_s"] < 1),
         ("workers below 1", values["workers"] < 1),
-        ("gpu_milli neither a share below 1000 nor whole GPUs", (milli < 1) | ((milli > 1000) & (milli % 1000 != 0))),
+        ("gpu_milli neither a share below 1000 nor whole GPUs", (milli < 0) | ((milli > 1000) & (milli % 1000 != 0))),
+        ("neither GPUs nor CPUs", (milli == 0) & (values["cpu_milli"] == 0)),
+        ("a negative amount", np.minimum.reduce([values[name] for name in ("cpu_milli", "memory_mib", "checkpoint_s", "restart_s")]) < 0),
+        ("until not after submit_time", (values["until"] >= 0) & (values["until"] <= values["submit_time"])),
         ("workload class outside the list", (values["kind"] < 0) | (values["kind"] >= len(WORKLOAD_CLASSES))),
     )
     for words, bad in checks:
@@ -256,24 +330,47 @@ def _check_jobs(values: dict[str, np.ndarray], live: np.ndarray, tables: list[pd
             )
 
 
-def _feasible(
-    static: Static, values: dict[str, np.ndarray], pool_mask: np.ndarray, max_watts: np.ndarray, live: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def held_milli(gpu_milli: np.ndarray, mig_slices: int) -> np.ndarray:
+    """Thousandths of a GPU that workers hold where GPUs are cut into slices: the least profile that is large enough; any shape."""
+    if mig_slices == 0:
+        return gpu_milli
+    profiles = MIG_PROFILES if mig_slices == 7 else tuple(range(1, mig_slices + 1))
+    enough = np.array([-(-1000 * k // mig_slices) for k in profiles])
+    taken = np.array([1000 * k // mig_slices for k in profiles], dtype=np.int64)
+    share = (gpu_milli > 0) & (gpu_milli < 1000)
+    return np.where(share, taken[np.minimum(np.searchsorted(enough, gpu_milli), len(profiles) - 1)], gpu_milli)
+
+
+def _per_node(static: Static, p: int, held: np.ndarray, cpu_milli: np.ndarray, memory_mib: np.ndarray) -> np.ndarray:
+    """Workers that an empty node of pool p takes."""
+    unbounded = np.iinfo(np.int64).max // (1 << 32)
+    gpus = int(static.pool_gpus[p])
+    most = np.where(held < 1000, gpus * (1000 // np.maximum(held, 1)), gpus // np.maximum(held // 1000, 1))
+    most = np.where(held == 0, unbounded, most)
+    for asked, there in ((cpu_milli, static.cpu_milli[p]), (memory_mib, static.memory_mib[p])):
+        if there > 0:
+            most = np.minimum(most, np.where(asked > 0, there // np.maximum(asked, 1), unbounded))
+    return most
+
+
+def _feasible(static: Static, values: dict[str, np.ndarray], pool_mask: np.ndarray, live: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Levels that an empty pool could run each job at, as bits, and the reason of rejection."""
-    milli, workers, kind = values["gpu_milli"], values["workers"], values["kind"]
-    safe = np.maximum(milli, 1)
+    workers, kind, lease = values["workers"], values["kind"], values["until"] >= 0
     pools, levels, _ = static.speed.shape
-    total_gpus = workers * milli / 1000.0
     fits = np.zeros(pool_mask.shape, dtype=np.bool_)
-    allowed = np.zeros(pool_mask.shape, dtype=np.int64)
+    cool = np.zeros(pool_mask.shape, dtype=np.int64)
+    quick = np.zeros(pool_mask.shape, dtype=np.int64)
     for p in range(pools):
-        gpus = static.pool_gpus[p]
-        per_node = np.where(milli < 1000, gpus * (1000 // safe), gpus // np.maximum(safe // 1000, 1))
-        fits[..., p] = per_node * static.pool_nodes[p] >= workers
+        held = held_milli(values["gpu_milli"], int(static.mig_slices[p]))
+        fits[..., p] = _per_node(static, p, held, values["cpu_milli"], values["memory_mib"]) * static.pool_nodes[p] >= workers
         for level in range(levels):
-            cool = total_gpus * static.gpu_power_w[p, level][kind] <= max_watts
-            allowed[..., p] |= np.where(pool_mask[..., p] & fits[..., p] & cool & live, 1 << level, 0)
-    reject = np.where(allowed.any(axis=-1), 0, MAX_WATTS)
+            watts = workers * held / 1000.0 * static.gpu_power_w[p, level][kind]
+            cool[..., p] |= np.where(watts <= values["max_watts"], 1 << level, 0)
+            quick[..., p] |= np.where(~lease | (static.speed[p, level][kind] >= values["peak_load"]), 1 << level, 0)
+    cool = np.where(pool_mask & fits & live[..., None], cool, 0)
+    allowed = cool & quick
+    reject = np.where(allowed.any(axis=-1), 0, TOO_SLOW)
+    reject = np.where(cool.any(axis=-1), reject, MAX_WATTS)
     reject = np.where((pool_mask & fits).any(axis=-1), reject, TOO_LARGE)
     reject = np.where(pool_mask.any(axis=-1), reject, NO_GPU_MODEL)
     return allowed, np.where(live, reject, 0).astype(np.int64)
@@ -304,7 +401,41 @@ def _ranks(values: dict[str, np.ndarray], archive_submit_s: np.ndarray, count: n
 # ---------------------------------------------------------------- grid
 
 
-def _build_grid(cluster: ClusterSpec, windows: Sequence[WindowTables], warm_reserve: np.ndarray | None) -> Grid:
+def outage_events(cluster: ClusterSpec, start: pd.Timestamp, outages: pd.DataFrame | None) -> np.ndarray:
+    """Outages as events: int64 ``[X, 4]``, overlapping and touching ones merged, those of before ``start`` left out or cut.
+
+    Raises:
+        InputError: an unknown node, or an outage that ends before it begins.
+    """
+    if outages is None or not len(outages):
+        return np.zeros((0, 4), dtype=np.int64)
+    places = {name: index for index, name in enumerate(cluster.node_names)}
+    unknown = sorted(set(outages["node"].astype(str)) - set(places))
+    if unknown:
+        raise InputError(f"node '{unknown[0]}'", where="outages", allowed=f"nodes of cluster '{cluster.name}'")
+    begin = np.maximum(_seconds(pd.to_datetime(outages["begin"], utc=True), start), 0)
+    end = _seconds(pd.to_datetime(outages["end"], utc=True), start)
+    wrong = pd.to_datetime(outages["end"], utc=True) <= pd.to_datetime(outages["begin"], utc=True)
+    if wrong.any():
+        raise InputError(
+            f"end {outages['end'][wrong].iloc[0]}", where=f"outages, node '{outages['node'][wrong].iloc[0]}'", allowed="after its begin"
+        )
+    node = outages["node"].astype(str).map(places).to_numpy(dtype=np.int64)
+    merged: list[list[int]] = []
+    for n, first, last in sorted(zip(node.tolist(), begin.tolist(), end.tolist(), strict=True)):
+        if last <= first:
+            continue
+        if merged and merged[-1][0] == n and first <= merged[-1][2]:
+            merged[-1][2] = max(merged[-1][2], last)
+        else:
+            merged.append([n, first, last])
+    events = [(first, 1, n, last) for n, first, last in merged] + [(last, 0, n, last) for n, first, last in merged]
+    return np.array(sorted(events, key=lambda event: event[:3]), dtype=np.int64).reshape(-1, 4)
+
+
+def _build_grid(
+    cluster: ClusterSpec, windows: Sequence[WindowTables], warm_reserve: np.ndarray | None, services: tuple[tuple[str, ...], ...]
+) -> Grid:
     parts = [_window_grid(cluster, window, row) for row, window in enumerate(windows)]
     width = max(part["price"].shape[1] for part in parts)
 
@@ -332,7 +463,25 @@ def _build_grid(cluster: ClusterSpec, windows: Sequence[WindowTables], warm_rese
         cum_carbon=summed(carbon * pue),
         cum_pue=summed(pue),
         warm_reserve=_reserve(warm_reserve, len(windows), len(cluster.pools), width),
+        load=_loads(windows, parts, services, width),
     )
+
+
+def _loads(windows: Sequence[WindowTables], parts: list[dict], services: tuple[tuple[str, ...], ...], width: int) -> np.ndarray:
+    """Load of one replica of each service on the grid's columns, [M, V, T]; held between and after its rows, 0 before them."""
+    load = np.zeros((len(windows), max((len(names) for names in services), default=0), width))
+    for row, (window, part) in enumerate(zip(windows, parts, strict=True)):
+        if window.services is None:
+            continue
+        columns = np.arange(width) * part["step_s"] - part["history"] * part["step_s"]
+        for place, name in enumerate(services[row]):
+            table = window.services[window.services["service"].astype(str) == name].sort_values("time")
+            values = table["load"].to_numpy(dtype=np.float64)
+            if not (np.isfinite(values).all() and (values >= 0).all()):
+                raise InputError("a load that is negative or missing", where=f"window {row}, service '{name}'", allowed="0 or more")
+            at = np.searchsorted(_seconds(pd.to_datetime(table["time"], utc=True), window.start), columns, side="right") - 1
+            load[row, place] = np.where(at >= 0, values[np.maximum(at, 0)], 0.0)
+    return load
 
 
 def _reserve(given: np.ndarray | None, windows: int, pools: int, width: int) -> np.ndarray:

@@ -45,13 +45,12 @@ def _known_keys(config: Any, prefix: str = "") -> list[str]:
 def _explain(config_name: str, overrides: Sequence[str], error: Exception) -> str:
     """One message that names the wrong key or value and the choices."""
     groups = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
-    for override in overrides:
-        match = re.match(r"^[+~]*([\w/.@]+)=(.*)$", override)
-        if not match:
-            continue
-        key, value = match.groups()
-        if key in groups and value not in group_choices(key) and value not in ("null", ""):
+    pairs = [(override, *match.groups()) for override in overrides if (match := re.match(r"^[+~]*([\w/.@]+)=(.*)$", override))]
+    for _, key, value in pairs:
+        chosen = {name.strip() for name in value.strip("[]").split(",")}
+        if key in groups and not chosen <= {*group_choices(key), "null", ""}:
             return f"{key}={value}: no such choice; allowed: {', '.join(group_choices(key))}"
+    for override, key, _ in pairs:
         if key in groups or key.startswith("hydra"):
             continue
         known = _known_keys(OmegaConf.to_container(_compose(config_name, [o for o in overrides if o.split("=")[0] in groups])))

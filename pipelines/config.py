@@ -51,7 +51,8 @@ class TargetConfig:
 class TraceConfig:
     """Jobs for the agent: where from, and how the time line is split into training, validation and test windows.
 
-    ``options`` are those of a public trace's reader; ``origin`` and ``flaws`` say where it comes from and what is wrong with it.
+    ``options`` are those of a public trace's reader; ``origin`` and ``flaws`` say where it comes from and what is wrong with it,
+    ``fetch`` how to bring it (``pipelines.origins``), ``users`` which columns together name a user.
     """
 
     kind: str
@@ -65,6 +66,8 @@ class TraceConfig:
     options: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, str] | None = None
     flaws: tuple[str, ...] = ()
+    fetch: tuple[dict[str, Any], ...] = ()
+    users: tuple[str, ...] = ("team",)
 
     def __post_init__(self) -> None:
         _one_of(self.kind, ("lake", "table", *PUBLIC_JOBS), "trace.kind")

@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 from envs.observation import CANDIDATE_FEATURES, GLOBAL_FEATURES, LIMIT, N_CANDIDATE_FEATURES, ObservationLayout
+from pipelines.traces_page import traces_page
 
 OBSERVATION_PAGE = Path("docs/observation.md")
+TRACES_PAGE = Path("docs/traces.md")
 
 
 def observation_page() -> str:
@@ -46,10 +48,11 @@ def observation_page() -> str:
 
 def main() -> None:
     """Write the pages."""
-    fresh = OBSERVATION_PAGE.with_suffix(".new")
-    fresh.write_text(observation_page())
-    os.replace(fresh, OBSERVATION_PAGE)
-    print(f"written: {OBSERVATION_PAGE}")
+    for path, page in ((OBSERVATION_PAGE, observation_page()), (TRACES_PAGE, traces_page())):
+        fresh = path.with_suffix(".new")
+        fresh.write_text(page)
+        os.replace(fresh, path)
+        print(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ class Report:
                 **self.trial.description,
                 "seeds": list(self.seeds),
                 "notes": list(self.trial.notes),
+                **({"stress": self.trial.stress} if self.trial.stress else {}),
                 "policies": {name: {"windows": table.to_dict("records")} for name, table in rows.items()},
                 "summary": summarise(self.frame).to_dict("index"),
                 "paired_difference": differences,
@@ -94,10 +95,12 @@ def run(cfg: DictConfig) -> Report:
         policies = {str(name): resolve_policy(str(name), cfg.registry.tracking_uri) for name in names}
         trial = table_trial(cfg, seeds)
     worlds: dict[int, World] = {seed: build_world(trial.cluster, windows) for seed, windows in trial.windows.items()}
+    seen = {seed: build_world(trial.cluster, windows) for seed, windows in (trial.reported or {}).items()}
     frame = evaluate(
-        worlds,
+        seen or worlds,
         policies,
         seeds,
+        billed=worlds if seen else None,
         reward=reward,
         slowdown_threshold_s=float(cfg.trace.bounded_slowdown_threshold_s),
         progress=bool(cfg.progress),

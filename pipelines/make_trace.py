@@ -1,4 +1,4 @@
-"""``python -m pipelines.make_trace``: a public job trace as a canonical jobs table."""
+"""``python -m pipelines.make_trace``: a public job trace, or months drawn from its arrival model, as a canonical jobs table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from envs.worlds.transform import scale_time, tag_classes, thin
 from pipelines.cli import build, hydra_command
 from pipelines.config import PUBLIC_JOBS, TraceConfig
+from pipelines.drawn import DrawConfig, Drawn, draw_jobs, render
+from pipelines.drawn_plot import comparison_figure
 from pipelines.stages.real_traces import load_trace
+from pipelines.stress import ON_JOBS, stress_of
+from pipelines.workspace import write_json
 from telemetry.errors import InputError
 
 
@@ -67,6 +71,16 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
         raise InputError(error.strerror or str(error), where=str(path), remedy="out=FILE.parquet where files can be written") from error
 
 
+def write_comparison(drawn: Drawn, table: Path, users: tuple[str, ...], session_gap_s: float, title: str) -> tuple[Path, Path]:
+    """Write the comparison beside the table, as JSON and as a picture."""
+    data, picture = table.with_suffix(".comparison.json"), table.with_suffix(".comparison.png")
+    write_json(data, drawn.as_json())
+    fresh = picture.with_name(picture.name + ".new")
+    comparison_figure(drawn.parts, users, session_gap_s, title).savefig(fresh, format="png", dpi=110)
+    os.replace(fresh, picture)
+    return data, picture
+
+
 def _number(cfg: DictConfig, key: str) -> float:
     value = cfg[key]
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -84,9 +98,27 @@ def main(cfg: DictConfig) -> int:
     jobs, counts = make_jobs(
         trace, _number(cfg, "time_scale"), _number(cfg, "thin"), int(_number(cfg, "seed")), str(cfg.class_tagging), str(cfg.without_gpus)
     )
-    write_table(jobs, Path(str(cfg.out)))
+    out, draw = Path(str(cfg.out)), build(DrawConfig, cfg.draw, "draw")
+    if draw.months:
+        drawn = draw_jobs(jobs, draw, trace.users)
+        jobs = drawn.jobs
+        if jobs.empty:
+            raise InputError("no job was drawn", where="draw", remedy="more months=, or another seed=")
+    stress = stress_of(cfg.stress, ON_JOBS, "the others change the grid or the nodes: python -m pipelines.evaluate stress=...")
+    seed = draw.seed if draw.months else int(_number(cfg, "seed"))
+    notes: list[str] = []
+    if stress:
+        stressed = stress.apply(jobs, None, None, seed)
+        jobs, notes = stressed.jobs, stress.notes({seed: stressed})
+    write_table(jobs, out)
+    if draw.months:
+        title = f"{trace.kind}: {draw.months:g} months drawn (seed {draw.seed}) from a model of the first {draw.fit_share:.0%}"
+        files = write_comparison(drawn, out, trace.users, draw.session_gap_s, title)
+        print(render(drawn) + f"\n\nwritten: {files[0]}, {files[1]}")
     days = (jobs["submit_time"].max() - jobs["submit_time"].min()).total_seconds() / 86_400
     print(f"{len(jobs):,} jobs over {days:.1f} days in {cfg.out}; left out: {counts}")
+    for note in notes:
+        print(note)
     for flaw in trace.flaws:
         print(f"known flaw: {flaw}")
     return 0

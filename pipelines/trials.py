@@ -14,10 +14,12 @@ from omegaconf import DictConfig
 from envs.cluster import ClusterSpec, PoolSpec, SiteSpec
 from envs.cluster_io import load_cluster
 from envs.heuristics import JUDGES
+from envs.job_table import utc_times
 from envs.state import DISCIPLINES, Policy, PolicySettings
-from envs.windows import DAY_S, GridMaker, WindowTables, check_grid, constant_grid, cut_by_jobs, cut_windows, prepare_jobs
+from envs.windows import DAY_S, TAIL_S, GridMaker, WindowTables, check_grid, constant_grid, cut_by_jobs, cut_windows, prepare_jobs
 from envs.world import LARGEST_GPUS_PER_NODE
 from pipelines.cli import CONF_DIR
+from pipelines.stress import Stressed, stress_of
 from telemetry.errors import InputError
 from telemetry.quality import FLAWS
 from telemetry.readers import READERS, ReadContext, ReadResult
@@ -25,17 +27,36 @@ from telemetry.readers import READERS, ReadContext, ReadResult
 DEFAULT_WINDOWS = 5
 DEFAULT_WINDOW_HOURS = 48.0
 DAY = pd.Timedelta(days=1)
+# What the simulator plays. Outages of nodes are not among it yet: with them, site_loss joins, and table_trial hands outages on.
+PLAYED_STRESSES = ("flash_crowd", "price_spike", "heat_wave", "telemetry_loss")
+NOT_PLAYED = "the simulator does not play outages of nodes yet; site_loss makes their table only (envs.worlds.stress.site_loss)"
 ARCHIVE_ORDERS = ("fcfs", "sjf", "f1", "wfp3", "unicep", "priority")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A cluster, its windows by seed, and what to tell about them."""
+    """A cluster, its windows by seed, and what to tell about them.
+
+    Attributes:
+        reported: the same windows with the grid that policies see, where that is not the true one; else None.
+        stress: options and times of each stress.
+    """
 
     cluster: ClusterSpec
     windows: dict[int, list[WindowTables]]
     description: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    reported: dict[int, list[WindowTables]] | None = None
+    stress: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """What windows of one seed are cut from; ``grid`` may be a maker of constant ones when no stress needs a table."""
+
+    jobs: pd.DataFrame
+    grid: pd.DataFrame | GridMaker
+    reported: pd.DataFrame | None = None
 
 
 def read_jobs(path: str, notes: list[str]) -> pd.DataFrame:
@@ -103,9 +124,10 @@ def swf_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
     if processors < 1:
         raise InputError("no MaxProcs in the header", where=str(cfg.jobs), remedy="give cluster.processors=N")
     cluster = swf_cluster(processors)
-    prepared = _prepared(jobs, cluster, notes)
-    prepared["archive_submit_s"] = (prepared["submit_time"] - prepared["submit_time"].min()).dt.total_seconds()
-    return _trial_by_jobs(cfg, cluster, prepared, notes, seeds, count=whole_number(cfg.windows, "windows", 1))
+    tables, stress = _tables(cfg, cluster, jobs, notes, seeds, step_s=DAY_S)
+    for one in tables.values():
+        one.jobs["archive_submit_s"] = (one.jobs["submit_time"] - one.jobs["submit_time"].min()).dt.total_seconds()
+    return _trial_by_jobs(cfg, cluster, tables, notes, stress, count=whole_number(cfg.windows, "windows", 1))
 
 
 def table_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
@@ -119,29 +141,66 @@ def table_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
         jobs, _ = read_archive(str(cfg.jobs), notes)
     else:
         jobs = read_jobs(str(cfg.jobs), notes)
-    prepared = _prepared(jobs, cluster, notes)
+    by_jobs = cfg.trace.length is not None or cfg.trace.start is not None
+    tables, stress = _tables(cfg, cluster, jobs, notes, seeds, step_s=DAY_S if by_jobs else 3600)
     count = whole_number(cfg.windows, "windows", DEFAULT_WINDOWS)
-    if cfg.trace.length is not None or cfg.trace.start is not None:
-        return _trial_by_jobs(cfg, cluster, prepared, notes, seeds, count)
-    grid = _grid(cfg, notes)
-    if grid is None:
-        grid = _constant(cfg, cluster, 3600)(prepared["submit_time"].min().floor("h") - DAY, prepared["submit_time"].max() + DAY)
-    hours = _window_hours(cfg, prepared, grid, count, notes)
-    windows = {seed: cut_windows(prepared, grid, round(hours * 3600), count, seed) for seed in seeds}
-    return Trial(cluster, windows, _description(cfg, cluster, prepared, count, f"{hours:g} h each"), notes)
+    if by_jobs:
+        return _trial_by_jobs(cfg, cluster, tables, notes, stress, count)
+    grids: dict[int, pd.DataFrame] = {}
+    for seed, one in tables.items():
+        submit = one.jobs["submit_time"]
+        grids[seed] = one.grid(submit.min().floor("h") - DAY, submit.max() + DAY) if callable(one.grid) else one.grid
+    first = next(iter(tables))
+    hours = _window_hours(cfg, tables[first].jobs, grids[first], count, notes)
+
+    def cut(seed: int, grid: pd.DataFrame) -> list[WindowTables]:
+        return cut_windows(tables[seed].jobs, grid, round(hours * 3600), count, seed)
+
+    windows = {seed: cut(seed, grid) for seed, grid in grids.items()}
+    reported = {seed: cut(seed, one.reported) for seed, one in tables.items() if one.reported is not None}
+    description = _description(cfg, cluster, tables[first].jobs, count, f"{hours:g} h each")
+    return Trial(cluster, windows, description, notes, reported or None, stress)
+
+
+def _tables(
+    cfg: DictConfig, cluster: ClusterSpec, jobs: pd.DataFrame, notes: list[str], seeds: tuple[int, ...], step_s: int
+) -> tuple[dict[int, _Tables], dict[str, Any]]:
+    """Prepared jobs and grid of each seed, under the stress that the configuration names, and what to state about it."""
+    jobs = _finished(jobs, notes)
+    stress = stress_of(cfg.stress, PLAYED_STRESSES, NOT_PLAYED)
+    grid: pd.DataFrame | GridMaker = _constant(cfg, cluster, step_s)
+    if (given := _grid(cfg, notes)) is not None:
+        grid = given
+    if not stress:
+        return dict.fromkeys(seeds, _Tables(prepare_jobs(jobs, cluster), grid)), {}
+    jobs = jobs.assign(submit_time=utc_times(jobs["submit_time"], "submit_time"))
+    if stress.needs_grid and callable(grid):
+        tail = pd.Timedelta(seconds=TAIL_S)
+        grid = _constant(cfg, cluster, 3600)(jobs["submit_time"].min().floor("h") - DAY, jobs["submit_time"].max() + tail)
+    table = None if callable(grid) else check_grid(grid)
+    found: dict[int, Stressed] = {seed: stress.apply(jobs, table, cluster, seed) for seed in seeds}
+    notes += stress.notes(found)
+    tables = {
+        seed: _Tables(prepare_jobs(one.jobs, cluster), one.grid if one.grid is not None else grid, one.reported)
+        for seed, one in found.items()
+    }
+    return tables, stress.told(found)
 
 
 def _trial_by_jobs(
-    cfg: DictConfig, cluster: ClusterSpec, jobs: pd.DataFrame, notes: list[str], seeds: tuple[int, ...], count: int
+    cfg: DictConfig, cluster: ClusterSpec, tables: dict[int, _Tables], notes: list[str], stress: dict[str, Any], count: int
 ) -> Trial:
     """Windows of ``trace.length`` jobs from job ``trace.start`` on; without a length they share what there is, from the first job."""
     random_starts = cfg.trace.start is None and cfg.trace.length is not None
     first = None if random_starts else whole_number(cfg.trace.start, "trace.start", 0, low=0)
-    length = whole_number(cfg.trace.length, "trace.length", (len(jobs) - (first or 0)) // count)
-    grid = _grid(cfg, notes)
-    source = grid if grid is not None else _constant(cfg, cluster, DAY_S)
-    windows = {seed: cut_by_jobs(jobs, source, length, count, seed, first) for seed in seeds}
-    return Trial(cluster, windows, _description(cfg, cluster, jobs, count, f"{length} jobs each"), notes)
+    shortest = min(len(one.jobs) for one in tables.values())
+    length = whole_number(cfg.trace.length, "trace.length", (shortest - (first or 0)) // count)
+    windows = {seed: cut_by_jobs(one.jobs, one.grid, length, count, seed, first) for seed, one in tables.items()}
+    reported = {
+        seed: cut_by_jobs(one.jobs, one.reported, length, count, seed, first) for seed, one in tables.items() if one.reported is not None
+    }
+    description = _description(cfg, cluster, next(iter(tables.values())).jobs, count, f"{length} jobs each")
+    return Trial(cluster, windows, description, notes, reported or None, stress)
 
 
 def whole_number(value: Any, where: str, default: int | None = None, *, low: int = 1) -> int:
@@ -158,8 +217,8 @@ def is_archive(path: str) -> bool:
     return path.endswith((".swf", ".swf.gz"))
 
 
-def _prepared(jobs: pd.DataFrame, cluster: ClusterSpec, notes: list[str]) -> pd.DataFrame:
-    """Prepared jobs; those that had not ended when the table was written have no duration and are left out, counted."""
+def _finished(jobs: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Jobs that had ended when the table was written; the others have no duration and are left out, counted."""
     if "duration_s" in jobs:
         unfinished = jobs["duration_s"].isna()
         if unfinished.any():
@@ -167,7 +226,7 @@ def _prepared(jobs: pd.DataFrame, cluster: ClusterSpec, notes: list[str]) -> pd.
             jobs = jobs[~unfinished]
     if jobs.empty:
         raise InputError("no jobs", where="jobs table", allowed="at least one job that has ended")
-    return prepare_jobs(jobs, cluster)
+    return jobs
 
 
 def _grid(cfg: DictConfig, notes: list[str]) -> pd.DataFrame | None:

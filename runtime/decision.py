@@ -135,7 +135,7 @@ def _candidates(simulator: Simulator, job: int) -> list[Candidate]:
                 "carbon_kg": float(carbon[action]),
                 "penalty_usd": float(state.expected_late[0, action]),
                 "objective_usd": float(objective[action]),
-                "nodes_woken": int(state.nodes_woken[0, pool]),
+                "nodes_woken": int(state.nodes_woken[0, action]),
             }
         why = "" if allowed else _why_masked(simulator, job, pool, level)
         candidates.append(Candidate(action=action, verb="run", allowed=allowed, why_not=why, **_place(simulator, pool, level), **figures))

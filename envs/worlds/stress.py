@@ -16,29 +16,43 @@ from envs.worlds.arrivals import restamped
 from telemetry.errors import InputError
 
 STRESSES: tuple[str, ...] = ("flash_crowd", "price_spike", "heat_wave", "site_loss", "telemetry_loss")
-OUTAGE_COLUMNS: tuple[str, ...] = ("node", "begin_s", "end_s")
+OUTAGE_COLUMNS: tuple[str, ...] = ("node", "begin", "end")
 # A crowd comes at once and thins out: three time constants within its hours.
 CROWD_TIME_CONSTANTS = 3.0
 
 
-def flash_crowd(jobs: pd.DataFrame, at: pd.Timestamp, hours: float, factor: float = 4.0, seed: int = 0) -> pd.DataFrame:
+def flash_crowd(
+    jobs: pd.DataFrame,
+    at: pd.Timestamp,
+    hours: float,
+    factor: float = 4.0,
+    seed: int = 0,
+    *,
+    like: pd.DataFrame | None = None,
+    prefix: str = "crowd",
+) -> pd.DataFrame:
     """Jobs for ``factor`` times the mean load of such a span: those there are, and copies of jobs drawn from the whole table.
 
     The copies come at ``at`` and after it, ever fewer; they are ids ``crowd-...``, know no past, and keep their deadlines' distance.
+
+    Args:
+        like: table that the mean load and the copies are taken from; None = ``jobs``. A second crowd takes the table before the first.
+        prefix: of the copies' ids; each crowd needs its own.
     """
     span_s = _span_s(hours)
     _above(factor, 1.0, "factor")
-    submit = jobs["submit_time"]
+    source = jobs if like is None else like
+    submit = source["submit_time"]
     if not submit.min() <= at <= submit.max():
         raise InputError(f"at {at.isoformat()}", where="flash_crowd", allowed=f"{submit.min().isoformat()} to {submit.max().isoformat()}")
     rng = np.random.default_rng(seed)
-    expected = (factor - 1) * len(jobs) * span_s / max((submit.max() - submit.min()).total_seconds(), 1.0)
+    expected = (factor - 1) * len(source) * span_s / max((submit.max() - submit.min()).total_seconds(), 1.0)
     count = rng.poisson(expected)
     if count == 0:
         raise InputError(f"{expected:.2f} more jobs expected, none drawn", where="flash_crowd", remedy="a larger factor, or more hours")
     share = -np.log1p(-rng.random(count) * -np.expm1(-CROWD_TIME_CONSTANTS)) / CROWD_TIME_CONSTANTS
     second = int(at.timestamp()) + np.floor(share * span_s).astype(np.int64)
-    crowd = restamped(jobs, rng.integers(0, len(jobs), count), second, "crowd")
+    crowd = restamped(source, rng.integers(0, len(source), count), second, prefix)
     table = pd.concat([jobs, crowd.reindex(columns=jobs.columns).astype(jobs.dtypes.to_dict())], ignore_index=True)
     return table.sort_values(["submit_time", "job_id"], kind="stable", ignore_index=True)
 
@@ -84,19 +98,17 @@ def telemetry_loss(grid: pd.DataFrame, at: pd.Timestamp, hours: float, sites: Se
     return table
 
 
-def site_loss(cluster: ClusterSpec, site: str, at_s: int, hours: float) -> pd.DataFrame:
-    """Outages of all nodes of a site: ``node`` (index as in ``ClusterSpec.node_names``), ``begin_s``, ``end_s`` (seconds of a window)."""
+def site_loss(cluster: ClusterSpec, site: str, at: pd.Timestamp, hours: float) -> pd.DataFrame:
+    """Outages of all nodes of a site: ``node`` (name as in ``ClusterSpec.node_names``), ``begin``, ``end`` (UTC)."""
     names = [one.name for one in cluster.sites]
     if site not in names:
         raise InputError(f"unknown site '{site}'", where="site_loss", allowed=", ".join(names))
-    if at_s < 0:
-        raise InputError(f"at {at_s} s", where="site_loss", allowed="0 or more")
     of_node = np.repeat([pool.site for pool in cluster.pools], [pool.nodes for pool in cluster.pools])
-    node = np.flatnonzero(of_node == site)
-    if len(node) == 0:
+    nodes = [name for name, where in zip(cluster.node_names, of_node, strict=True) if where == site]
+    if not nodes:
         raise InputError(f"site '{site}' has no nodes", where="site_loss")
-    values = {"node": node, "begin_s": np.full(len(node), at_s), "end_s": np.full(len(node), at_s + round(_span_s(hours)))}
-    return pd.DataFrame(values).astype(np.int64)[list(OUTAGE_COLUMNS)]
+    end = at + pd.Timedelta(seconds=_span_s(hours))
+    return pd.DataFrame({"node": nodes, "begin": at, "end": end})[list(OUTAGE_COLUMNS)]
 
 
 def _rows(grid: pd.DataFrame, at: pd.Timestamp, hours: float, sites: Sequence[str], where: str) -> tuple[pd.DataFrame, pd.Series]:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from envs.worlds.arrivals import ArrivalModel, drift_variances, sample_drift, split_sessions, week_rates
-from envs.worlds.compare import arrival_figures, distances
+from envs.worlds.compare import arrival_figures, comparison, distances, session_figures
 from telemetry.errors import InputError
 
 MONDAY = pd.Timestamp("2024-01-01", tz="UTC")
@@ -124,3 +124,33 @@ def test_too_little_to_fit_is_refused():
         ArrivalModel.fit(table([0, 10_000, 300_000]))
     with pytest.raises(InputError, match="at least 10 over at least two days"):
         arrival_figures(table(range(100)))
+
+
+def test_session_figures_by_hand():
+    jobs = table([0, 60, 4000, 90_000, 172_800], team=list("aaaba"), gpus=[1.0, 1.0, 2.0, 4.0, 1.0], duration_s=[3600.0] * 4 + [7200.0])
+    found = session_figures(jobs)
+    assert (found.users, found.largest_session) == (2, 2)
+    assert found.busiest_user_share == pytest.approx(3 / 4)
+    assert found.sessions_per_day == pytest.approx(4 / 2)
+    assert found.jobs_per_session == pytest.approx(5 / 4)
+    assert (found.median_duration_s, found.mean_gpus) == (3600.0, 1.8)
+    assert found.gpu_hours_per_day == pytest.approx((1 + 1 + 2 + 4 + 2) / 2)
+
+
+def test_weekdays_are_shares_of_the_rate_not_of_the_count():
+    every_hour = np.arange(0, 10 * 86_400, 3600)
+    share = arrival_figures(table(every_hour)).weekday_share
+    assert share == pytest.approx(np.full(7, 1 / 7)), "three days are there twice, at the same rate"
+    doubled = np.concatenate([every_hour, every_hour[24:48] + 1])
+    assert np.argmax(arrival_figures(table(doubled)).weekday_share) == 1, "the second day is a Tuesday"
+
+
+def test_comparison_tells_alike_from_unlike():
+    jobs = rhythmic()
+    figures, apart = comparison({"one": jobs, "two": rhythmic(seed=1), "other": jobs.assign(team="c", duration_s=5.0, gpus=2.0)})
+    assert list(figures) == ["one", "two", "other"]
+    assert figures.loc["jobs_per_day", "one"] == pytest.approx(figures.loc["jobs_per_day", "other"])
+    assert list(apart) == ["one - two", "one - other", "two - other"]
+    assert apart["one - two"].max() < 0.12
+    assert apart.loc[["duration_ks", "session_user_tv", "gpus_ks"], "one - other"].min() > 0.6
+    assert apart.loc[["gap_ks", "hour_of_day_tv", "day_of_week_tv"], "one - other"].max() == 0

@@ -50,6 +50,17 @@ def test_flash_crowd_adds_to_the_span_only():
     assert len(flash_crowd(before, AT, 6, factor=4.0, seed=2)) != len(after)
 
 
+def test_a_second_crowd_is_like_the_table_before_the_first():
+    before, later = jobs(), AT + pd.Timedelta(hours=24)
+    first = flash_crowd(before, AT, 6, factor=9.0, seed=1, prefix="one")
+    both = flash_crowd(first, later, 6, factor=9.0, seed=2, like=before, prefix="two")
+    second = both[both["job_id"].str.startswith("two-")]
+    assert both["job_id"].is_unique
+    assert len(second) == pytest.approx(8 * 2000 * 6 / 120, rel=0.1)
+    assert second["submit_time"].between(later, later + pd.Timedelta(hours=6)).all()
+    pd.testing.assert_frame_equal(both.drop(second.index).reset_index(drop=True), first)
+
+
 def test_price_spike():
     before = grid()
     after = price_spike(before, AT, 3, factor=10, floor_usd_per_kwh=0.3, sites=["west"])
@@ -91,14 +102,16 @@ def test_telemetry_loss_holds_the_last_value():
 def test_site_loss_takes_every_node_of_the_site():
     pools = (PoolSpec("a", "west", "V100", 2, 4), PoolSpec("b", "east", "A100", 3, 4), PoolSpec("c", "west", "T4", 1, 2))
     cluster = ClusterSpec("c", (SiteSpec("west"), SiteSpec("east")), pools)
-    outages = site_loss(cluster, "west", 3600, 2.5)
-    assert outages["node"].tolist() == [0, 1, 5]
-    assert outages.columns.tolist() == ["node", "begin_s", "end_s"]
-    assert (outages[["begin_s", "end_s"]] == [3600, 12_600]).all(axis=None)
+    outages = site_loss(cluster, "west", AT, 2.5)
+    assert outages["node"].tolist() == ["a-0000", "a-0001", "c-0000"]
+    assert set(outages["node"]) < set(cluster.node_names)
+    assert outages.columns.tolist() == ["node", "begin", "end"]
+    assert (outages["begin"] == AT).all()
+    assert (outages["end"] == AT + pd.Timedelta(hours=2.5)).all()
     with pytest.raises(InputError, match="unknown site 'north'"):
-        site_loss(cluster, "north", 0, 1)
-    with pytest.raises(InputError, match="-1 s"):
-        site_loss(cluster, "west", -1, 1)
+        site_loss(cluster, "north", AT, 1)
+    with pytest.raises(InputError, match="hours 0"):
+        site_loss(cluster, "west", AT, 0)
 
 
 @pytest.mark.parametrize("stress", [price_spike, heat_wave, telemetry_loss])

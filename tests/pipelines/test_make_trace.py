@@ -13,7 +13,7 @@ from envs.worlds.transform import scale_time, tag_classes, thin
 from pipelines.cli import build, compose_config
 from pipelines.config import PUBLIC_JOBS, TraceConfig
 from pipelines.make_trace import _without_gpus, make_jobs
-from pipelines.origins import trace_infos, traces_table
+from pipelines.origins import trace_infos
 from telemetry.errors import InputError
 from telemetry.readers import ReadContext, reader_named
 from telemetry.readers.public_jobs import read_eagle, read_gaia, read_openb
@@ -172,10 +172,6 @@ def test_every_public_trace_states_origin_and_flaws():
     infos = {info.name: info for info in trace_infos()}
     assert set(PUBLIC_JOBS) | {"demand/helios", "requests/mooncake"} <= set(infos)
     assert all(len(info.origin["commit"]) >= 12 and info.flaws for info in infos.values())
-
-
-def test_the_documented_table_is_current():
-    assert traces_table() in (ROOT / "docs" / "traces.md").read_text()
 
 
 def test_jobs_without_gpus_are_left_out_and_counted():

@@ -190,11 +190,11 @@ class Floor:
         return True
 
     def level_allowed(self, j: int, level: int) -> bool:
-        """May the running job change to the level in its place, as far as budgets go? Lowering the watts always may."""
+        """May the running job change to the level in its place, as far as budgets go? What does not raise the watts always may."""
         run, pool = self.runs[j], self.rules.pools[self.runs[j].pool]
         new_nw = self.rules.committed_worker_nw(j, run.pool, level)
         more_nw = new_nw - self.rules.committed_worker_nw(j, run.pool, run.level)
-        if more_nw < 0:
+        if more_nw <= 0:
             return True
         if pool.rack_budget_w > 0 and pool.nodes_per_rack > 0:
             racks = self.rack_committed_nw(run.pool)

@@ -176,6 +176,8 @@ class Simulator:
         for node in self.nodes:
             if node.state == WAKING and node.wake_end == t:
                 node.state, node.wake_end = AWAKE, -1
+                if not node.jobs:
+                    node.idle_since = t
                 self.log(t, WAKE_DONE, pool=node.pool, node=node.index)
         for j in sorted(j for j, run in self.runs.items() if not run.started and run.start_s == t):
             self.start(j, t)

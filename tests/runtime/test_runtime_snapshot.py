@@ -70,7 +70,6 @@ def job_table(count=30):
 def photograph(simulator: Simulator, jobs: pd.DataFrame, grid: pd.DataFrame) -> Snapshot:
     """What an observer of the simulated cluster would write into a state file."""
     state, world = simulator.state, simulator.world
-    records = simulator.packed_state.record_i[0]
 
     def at(second):
         return START + pd.Timedelta(seconds=int(second))
@@ -88,13 +87,15 @@ def photograph(simulator: Simulator, jobs: pd.DataFrame, grid: pd.DataFrame) -> 
         if status in (PLACED, RUNNING):
             record, where = int(state.record_head[0, job]), []
             while record >= 0:
-                where.append(names[records[fx.RECORD_NODE, record]])
-                record = int(records[fx.RECORD_NEXT, record])
+                where.append(names[state.record_node[0, record]])
+                record = int(state.record_next[0, record])
             pool = CLUSTER.pools[state.pool[0, job]].name
-            placements[job_id] = Placement(pool, int(state.level[0, job]), at(state.start_s[0, job]), tuple(where))
+            placements[job_id] = Placement(pool, int(state.level[0, job]), at(state.begin_s[0, job]), tuple(where))
         if status in (PLACED, RUNNING, WAITING):
             present.append(job_id)
-    holds = state.hold_heap[0, : simulator.packed_state.heap_size[0, 2]]
+    timers = int(simulator.packed_world.o[fx.I_TIMERS])
+    due = simulator.packed_state.i[0, timers : timers + int(state.n_timers[0])]
+    holds = [key for key in due if state.status[0, int(key & INDEX_MASK)] == WAITING]
     asleep = {world.job_ids[0][int(key & INDEX_MASK)]: at(key >> INDEX_BITS) for key in holds}
     return Snapshot(
         cluster=CLUSTER,
