@@ -212,7 +212,7 @@ def _draw_lease(rng: random.Random, submit: int, cluster: ClusterSpec, unit: int
     latest = submit + _whole(rng.choice([0, rng.randint(0, 1500)]), unit)
     return ref.Job(
         submit, length, length, rng.choice([1000, 1000, 2000, 500, 250]), rng.choice([1, 1, 2]), CLASS_INDEX["realtime_inference"],
-        rng.choice([0, 1]), latest, submit + length, pools_allowed=_draw_allowed(rng, cluster), until_s=submit + length,
+        rng.choice([0, 1]), latest, latest + rng.randint(0, 3000), pools_allowed=_draw_allowed(rng, cluster), until_s=submit + length,
         service=rng.randrange(services), peak_load=rng.choice([0.0, rng.uniform(0.2, 3.0)]),
     )  # fmt: skip
 
