@@ -7,51 +7,82 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from envs.action_spaces import MaskedDiscrete
+from envs.episodes import allowed_actions, episode_totals, first_observations, job_in_question, observation_box, playable_windows
 from envs.kernel import Simulator, SimulatorCopy
-from envs.observation import LIMIT
+from envs.render import FRAMES_PER_SECOND, RENDER_MODES, render_frame
 from envs.reward import RewardSpec
-from envs.state import COST, ENERGY, PENALTY, PolicySettings
+from envs.state import PolicySettings
 from envs.world import World
 from telemetry.errors import InputError
 
 ENV_ID = "Joulewise/Cluster-v0"
 
 
-class MaskedDiscrete(gym.spaces.Discrete):
-    """Discrete actions of which, at any moment, only some are allowed; ``sample`` draws from those.
-
-    ``contains`` accepts every action, as the space is the same for the whole episode; the environment refuses a masked one.
-    """
-
-    def __init__(self, n: int, seed: int | np.random.Generator | None = None) -> None:
-        super().__init__(n, seed=seed)
-        self.allowed = np.ones(n, dtype=np.int8)
-
-    def sample(self, mask: np.ndarray | None = None, probability: np.ndarray | None = None) -> np.int64:
-        if mask is None and probability is None:
-            mask = self.allowed
-        return super().sample(mask=mask, probability=probability)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, MaskedDiscrete) and self.n == other.n
-
-    def __hash__(self) -> int:
-        return hash((type(self), int(self.n)))
-
-
 class ClusterEnv(gym.Env):
-    """The question "this job, now: hold it, or run it in which pool at which power level?" until the window's last job has ended.
+    """A GPU cluster with jobs, prices and carbon; one question is asked again and again: this job, now: hold it, or run it where and how?
 
-    Observation float32 ``[D]`` in [-10, 10] (``envs.observation`` describes every index); action 0 holds, 1 + p L + l runs in pool p at
-    level l. ``info["action_mask"]`` is int8 ``[A]``. The reward is minus the objective (``envs.reward``) since the last question, over
-    ``scale_usd``. An episode terminates at the window's end and is never truncated. ``reset(options={"window": m})`` chooses the window,
-    else it is drawn from the seeded generator.
+    ## Action space
+
+    ``MaskedDiscrete(1 + P x L)`` for P pools and L power levels. ``info["action_mask"]`` (int8 ``[1 + P x L]``) tells which are allowed;
+    ``action_space.sample()`` draws only from those, and a masked action raises.
+
+    | action      | meaning                                                                                                    |
+    |-------------|------------------------------------------------------------------------------------------------------------|
+    | 0           | hold the job; it is asked about again after ``settings.hold_s`` seconds, at its latest start at the latest |
+    | 1 + p L + l | run it now in pool p at power level l (level 0 = full power), on nodes that ``settings.node_rule`` picks   |
+
+    Hold is allowed for deferrable classes before their latest start; a run where the GPU model fits, the watts stay within the job's
+    ``max_watts`` and the whole gang finds room now, on nodes that are awake, waking or asleep.
+
+    ## Observation space
+
+    ``Box(-10, 10, (D,), float32)`` with D = 18 (1 + P L) + 25: the same 18 features for each action (all zeros where it is masked), then 25
+    of the job, the queue, the hour, the objective's weights and the cluster. Units are in the table of ``envs.observation``;
+    ``env.layout.describe()`` names every index. Hours, kWh, USD and counts enter as log(1 + x), scores, prices and intensities as relative
+    differences, shares as 0 to 1; all are cut to the bounds. True durations and future prices are not in it: estimates and forecasts are.
+    The observation after the last question is all zeros.
+
+    ## Reward
+
+    reward = -(w_cost USD + w_carbon price_c kgCO2e + w_energy price_e kWh + w_sla penalty USD) / scale_usd,
+
+    accrued exactly from this question to the next (``envs.reward``); the last one reaches to the window's end. What accrues before the
+    first question belongs to no action. Rewards are below 0 unless a price is negative.
+
+    ## Start and end
+
+    ``reset`` draws one of the windows that hold a runnable job from the seeded generator, or begins ``options={"window": m}``: at second 0
+    with all nodes awake and idle, on to the first question. The episode *terminates* when every job of the window has ended or was
+    rejected. It is never truncated. The step count is not fixed: one step for each question.
+
+    ## Info
+
+    ``action_mask``, ``time_s`` (second of the window), ``window``, and ``job_id`` of the job in question; after the last question, instead
+    of it, ``objective_usd, cost_usd, energy_kwh, penalty_usd, sla_violation_rate`` of the whole window, the time before the first question
+    included.
+
+    ## Rendering
+
+    ``ansi``: a text, one line for each pool and the question. ``rgb_array``: uint8 ``[640, 960, 3]``, a picture of nodes by state, GPUs by
+    class of their jobs, queue, watts by site, price and carbon of the last and the next 24 h, and the question with its candidates.
+
+    Args:
+        world: cluster, jobs and grid (``envs.world.build_world``).
+        reward_spec: weights of the objective and ``scale_usd``; ``RewardSpec()`` when None.
+        settings: what the policy fixes beside its choices (node rule, sleep, queue order and discipline, hold time); ``PolicySettings()``
+            when None.
+        render_mode: None, ``ansi`` or ``rgb_array``.
 
     Raises:
-        InputError (a ValueError): on a masked action, naming the action, the job and what is allowed. No action is ever replaced.
+        InputError (a ValueError): on a masked action, naming the action, the job and what is allowed. No action is ever replaced. Also on a
+            step after the end, an unknown render mode or window, and a world in which nothing can run.
+
+    Example:
+        >>> env = gymnasium.make("envs.gym_env:Joulewise/Cluster-v0", world=world)  # doctest: +SKIP
     """
 
-    metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 - gymnasium's interface
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": FRAMES_PER_SECOND}  # noqa: RUF012 - gymnasium's interface
 
     def __init__(
         self,
@@ -61,18 +92,16 @@ class ClusterEnv(gym.Env):
         *,
         render_mode: str | None = None,
     ) -> None:
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise InputError(f"render_mode '{render_mode}'", where="ClusterEnv", allowed=", ".join(self.metadata["render_modes"]))
+        if render_mode is not None and render_mode not in RENDER_MODES:
+            raise InputError(f"render_mode '{render_mode}'", where="ClusterEnv", allowed=", ".join(RENDER_MODES))
         self.world = world
         self.render_mode = render_mode
+        self._windows = playable_windows(world, "ClusterEnv")
+        self._begun = False
         self.simulator = Simulator(world, 1, settings or PolicySettings(), reward_spec or RewardSpec())
         self.layout = self.simulator.layout
-        self.observation_space = gym.spaces.Box(-LIMIT, LIMIT, (self.layout.size,), np.float32)
+        self.observation_space = observation_box(self.layout)
         self.action_space = MaskedDiscrete(self.layout.n_candidates)
-        live = np.arange(world.jobs.reject.shape[1])[None, :] < world.jobs.count[:, None]
-        self._windows = np.flatnonzero((live & (world.jobs.reject == 0)).any(axis=1))
-        if not len(self._windows):
-            raise InputError("no window has a job that the cluster can run", where="ClusterEnv")
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin a window and go on to its first question."""
@@ -82,10 +111,8 @@ class ClusterEnv(gym.Env):
             raise InputError(f"window {wanted}", where="reset", allowed=f"a window with jobs: {self._windows.tolist()}")
         window = int(self._windows[self.np_random.integers(len(self._windows))]) if wanted is None else int(wanted)
         self.simulator.reset([window])
-        observation = self.simulator.observe()[0].copy()
-        state = self.simulator.state
-        state.marked_usd[:], state.marked_regret[:] = state.objective_usd, state.regret_usd
-        return observation, self._info()
+        self._begun = True
+        return first_observations(self.simulator, np.ones(1, dtype=np.bool_))[0].copy(), self._info()
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Answer the question; reward in units of ``scale_usd``."""
@@ -110,40 +137,26 @@ class ClusterEnv(gym.Env):
 
     def action_masks(self) -> np.ndarray:
         """Allowed actions, bool ``[A]``."""
-        return self.simulator.mask[0] & (self.simulator.asking[0] >= 0)
+        return allowed_actions(self.simulator)[0]
 
     def _info(self) -> dict[str, Any]:
-        mask = self.action_masks().astype(np.int8)
-        self.action_space.allowed = mask if mask.any() else np.ones_like(mask)
-        info: dict[str, Any] = {"action_mask": mask, "time_s": int(self.simulator.time_s[0]), "window": int(self.simulator.state.window[0])}
+        mask = self.action_masks()
+        self.action_space.allow(mask)
+        info: dict[str, Any] = {
+            "action_mask": mask.astype(np.int8),
+            "time_s": int(self.simulator.time_s[0]),
+            "window": int(self.simulator.state.window[0]),
+        }
         if self.simulator.done[0]:
-            totals = self.simulator.state.site_totals[0].sum(axis=0)
-            info |= {"cost_usd": float(totals[COST]), "energy_kwh": float(totals[ENERGY]), "penalty_usd": float(totals[PENALTY])}
-            info["objective_usd"] = float(self.simulator.state.objective_usd[0])
-        else:
-            info["job_id"] = self.world.job_ids[info["window"]][self.simulator.asking[0]]
-        return info
+            return info | episode_totals(self.simulator, 0)
+        return info | {"job_id": job_in_question(self.simulator, 0)}
 
-    def render(self) -> str | None:
-        """One line per pool: nodes by state, free GPUs, price; and the question."""
-        if self.render_mode != "ansi":
-            return None
-        state, grid = self.simulator.state, self.world.grid
-        window, now = int(state.window[0]), int(state.time_s[0])
-        column = min(int(grid.history_steps[window]) + now // int(grid.step_s[window]), grid.price.shape[2] - 1)
-        lines = [f"window {window}, second {now}, {int(state.waiting[0])} jobs waiting"]
-        for p, pool in enumerate(self.world.cluster.pools):
-            site = int(self.world.static.pool_site[p])
-            awake, waking, asleep, down = (int(n) for n in state.state_count[0, :, p])
-            lines.append(
-                f"{pool.name}: {awake} awake, {waking} waking, {asleep} asleep, {down} down, {state.pool_free[0, p] / 1000:g} GPUs free, "
-                f"{grid.price[window, site, column]:.3f} USD/kWh, {grid.carbon[window, site, column] * 1000:.0f} g/kWh"
-            )
-        if self.simulator.asking[0] >= 0:
-            allowed = ", ".join(self.layout.action_name(int(a)) for a in np.flatnonzero(self.simulator.mask[0]))
-            lines.append(f"job '{self.world.job_ids[window][self.simulator.asking[0]]}': {allowed}")
-        return "\n".join(lines)
+    def render(self) -> str | np.ndarray | None:
+        """The cluster and the question, as ``render_mode`` says: a text, or uint8 ``[640, 960, 3]``; None without a mode."""
+        if not self._begun:
+            raise InputError("no window has begun", where="render", remedy="call reset first")
+        return render_frame(self.simulator, 0, self.render_mode)
 
 
 if ENV_ID not in gym.registry:
-    gym.register(ENV_ID, entry_point="envs.gym_env:ClusterEnv")
+    gym.register(ENV_ID, entry_point="envs.gym_env:ClusterEnv", vector_entry_point="envs.gym_vector:ClusterVectorEnv")

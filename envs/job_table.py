@@ -26,8 +26,11 @@ DEFAULT_ESTIMATE_S: dict[str, int] = {
 }
 
 LARGEST_AMOUNT = 1e9
-LARGEST_SECONDS = 1e9
-LARGEST_GPUS = 1e6
+# Bounds of what the simulator counts exactly: 100 years, and gangs whose thousandths of GPUs stay within 64 bits.
+LARGEST_SECONDS = 36_525 * 86_400
+LARGEST_GPUS = 1_000_000
+LARGEST_WORKERS = 1_000_000_000
+LARGEST_PRIORITY = 1 << 53
 
 REQUIRED_JOB_COLUMNS = ("job_id", "submit_time", "duration_s", "gpus", "workers")
 
@@ -39,7 +42,7 @@ def prepare_jobs(jobs: pd.DataFrame, cluster: ClusterSpec) -> pd.DataFrame:
     class), ``deadline`` and ``latest_start`` (objectives of ``cluster``), ``priority`` 0, ``max_watts`` infinity, ``gpu_utilization`` 1,
     ``gpu_model`` None = any; ``cpu_milli`` and ``memory_mib`` of a worker (``cpus``, ``memory_gib``) 0; ``preemptible``, ``checkpoint_s``
     and ``restart_s`` of the class; ``data_gib`` 0 and ``data_site`` None; ``until``, ``service`` and ``peak_load`` of replicas empty.
-    ``submit_time`` is cut to whole seconds, ``duration_s`` rounded up to at least 1 s.
+    ``submit_time`` is cut to whole seconds, ``duration_s`` rounded up to at least 1 s, ``gpus`` to thousandths.
 
     Returns:
         A new frame sorted by ``submit_time, job_id`` with columns ``job_id, submit_time, duration_s, estimate_s, gpus, gpu_milli, workers,
@@ -58,18 +61,25 @@ def prepare_jobs(jobs: pd.DataFrame, cluster: ClusterSpec) -> pd.DataFrame:
             remedy="see the jobs schema",
         )
     table = jobs.reset_index(drop=True).copy()
+    if table["job_id"].isna().any():
+        raise InputError(f"{int(table['job_id'].isna().sum())} rows without job_id", where="jobs table", remedy="name every job")
     table["job_id"] = table["job_id"].astype(str)
     table["submit_time"] = utc_times(table["submit_time"], "submit_time").dt.floor("s")
-    _check_numbers(table, "duration_s", lambda v: (v >= 0) & (v <= LARGEST_SECONDS), f"0 to {LARGEST_SECONDS:g} seconds")
+    _check_numbers(table, "duration_s", lambda v: (v >= 0) & (v <= LARGEST_SECONDS), f"0 to {LARGEST_SECONDS:,} seconds (100 years)")
     table["duration_s"] = np.maximum(np.ceil(table["duration_s"].astype(float)), 1).astype(np.int64)
-    _check_numbers(table, "workers", lambda v: (v >= 1) & (v == np.floor(v)), "a whole number from 1")
+    few = f"a whole number from 1 to {LARGEST_WORKERS:,}"
+    _check_numbers(table, "workers", lambda v: (v >= 1) & (v == np.floor(v)) & (v <= LARGEST_WORKERS), few)
     table["workers"] = table["workers"].astype(np.int64)
     _resources(table)
     table["gpu_milli"] = _gpu_milli(table)
     table["workload_class"] = tag_class(table)
     table["kind"] = table["workload_class"].map(CLASS_INDEX).astype(np.int64)
     table["estimate_s"] = estimate_seconds(table)
-    table["priority"] = _optional(table, "priority", 0.0).astype(np.int64)
+    table["priority"] = _optional(table, "priority", 0.0)
+    _check_numbers(
+        table, "priority", lambda v: (v == np.floor(v)) & (v.abs() <= LARGEST_PRIORITY), "a whole number of at most 2^53 in size"
+    )
+    table["priority"] = table["priority"].astype(np.int64)
     table["max_watts"] = _optional(table, "max_watts", np.inf)
     _check_numbers(table, "max_watts", lambda v: v > 0, "above 0 W", finite=False)
     table["gpu_utilization"] = _optional(table, "gpu_utilization", 1.0)
@@ -105,11 +115,17 @@ def tag_class(jobs: pd.DataFrame) -> pd.Series:
 
 
 def estimate_seconds(jobs: pd.DataFrame) -> pd.Series:
-    """Visible estimate of the run time on the reference GPU, int64 seconds; never derived from ``duration_s``."""
+    """Visible estimate of the run time on the reference GPU, int64 seconds; never derived from ``duration_s``.
+
+    A request that is missing, not above 0 or infinite counts as none.
+    """
     default = jobs["workload_class"].map(DEFAULT_ESTIMATE_S).astype(float)
     requested = _optional(jobs, "requested_duration_s", np.nan)
     usable = requested.notna() & np.isfinite(requested) & (requested > 0)
-    return np.ceil(requested.where(usable, default)).clip(lower=1).astype(np.int64)
+    estimate = requested.where(usable, default)
+    named = jobs.assign(requested_duration_s=estimate)
+    _check_numbers(named, "requested_duration_s", lambda v: v <= LARGEST_SECONDS, f"up to {LARGEST_SECONDS:,} seconds (100 years)")
+    return np.ceil(estimate).clip(lower=1).astype(np.int64)
 
 
 def _objectives(table: pd.DataFrame, cluster: ClusterSpec) -> None:
@@ -190,7 +206,7 @@ def _leases(table: pd.DataFrame) -> None:
 
 
 def _gpu_milli(table: pd.DataFrame) -> pd.Series:
-    _check_numbers(table, "gpus", lambda v: (v >= 0) & (v <= LARGEST_GPUS), f"0 (a job of CPUs alone) to {LARGEST_GPUS:g}")
+    _check_numbers(table, "gpus", lambda v: (v >= 0) & (v <= LARGEST_GPUS), f"0 (a job of CPUs alone) to {LARGEST_GPUS:,} for one worker")
     table["gpus"] = table["gpus"].astype(float)
     milli = (table["gpus"] * 1000).round().astype(np.int64)
     bad = ((milli < 1) & (table["cpu_milli"] == 0)) | ((milli > 1000) & (milli % 1000 != 0)) | ((milli == 0) & (table["gpus"] > 0))
@@ -207,7 +223,12 @@ def _gpu_milli(table: pd.DataFrame) -> pd.Series:
 def _optional(table: pd.DataFrame, name: str, default: float) -> pd.Series:
     if name not in table:
         return pd.Series(default, index=table.index, dtype=float)
-    return pd.to_numeric(table[name], errors="coerce").astype(float).fillna(default)
+    values = pd.to_numeric(table[name], errors="coerce").astype(float)
+    unread = values.isna() & table[name].notna() & (table[name].astype(str).str.strip() != "")
+    if unread.any():
+        row = table[unread].iloc[0]
+        raise InputError(f"{name} '{row[name]}'", where=f"jobs table, job '{row['job_id']}'", allowed="a number, or nothing")
+    return values.fillna(default)
 
 
 def _check_numbers(table: pd.DataFrame, name: str, allowed: Callable[[pd.Series], pd.Series], words: str, *, finite: bool = True) -> None:

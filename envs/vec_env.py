@@ -9,11 +9,11 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+from envs.episodes import episode_totals, first_observations, observation_box, playable_windows
 from envs.kernel import Simulator
 from envs.kernel_choosers import LOOKAHEAD
-from envs.observation import LIMIT
 from envs.reward import RewardSpec
-from envs.state import COST, ENERGY, PENALTY, PolicySettings
+from envs.state import PolicySettings
 from envs.world import World
 from telemetry.errors import InputError
 
@@ -57,10 +57,7 @@ class ClusterVecEnv(VecEnv):
         unknown = sorted(set(preferences or {}) - set(PREFERENCES))
         if unknown:
             raise InputError(f"unknown preference '{unknown[0]}'", where="vec_env", allowed=", ".join(PREFERENCES))
-        if not (world.jobs.reject[np.arange(world.jobs.reject.shape[1]) < world.jobs.count[:, None]] == 0).any():
-            raise InputError(
-                "no window has a job that the cluster can run", where="vec_env", remedy="train on other windows or a larger cluster"
-            )
+        playable_windows(world, "vec_env")
         self.simulator = Simulator(world, num_envs, settings, reward_spec, plan_regret=reward_mode == "regret", threads=threads)
         self.layout = self.simulator.layout
         self.world = world
@@ -71,8 +68,7 @@ class ClusterVecEnv(VecEnv):
         self._actions: np.ndarray | None = None
         self._episode_reward = np.zeros(num_envs)
         self.render_mode = None
-        observation_space = gym.spaces.Box(-LIMIT, LIMIT, (self.layout.size,), np.float32)
-        super().__init__(num_envs, observation_space, gym.spaces.Discrete(self.layout.n_candidates))
+        super().__init__(num_envs, observation_box(self.layout), gym.spaces.Discrete(self.layout.n_candidates))
 
     # ---------------------------------------------------------------- stepping
 
@@ -81,7 +77,7 @@ class ClusterVecEnv(VecEnv):
         self._begin(np.ones(self.num_envs, dtype=np.bool_))
         if self._stagger:
             self._fast_forward()
-        return self._observe_fresh(np.ones(self.num_envs, dtype=np.bool_)).copy()
+        return first_observations(self.simulator, np.ones(self.num_envs, dtype=np.bool_)).copy()
 
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = np.asarray(actions, dtype=np.int64).reshape(self.num_envs)
@@ -102,7 +98,7 @@ class ClusterVecEnv(VecEnv):
                 infos[b]["terminal_observation"] = observations[b].copy()
                 infos[b]["TimeLimit.truncated"] = False
             self._begin(dones)
-            observations = self._observe_fresh(dones)
+            observations = first_observations(simulator, dones)
         return observations.copy(), rewards, dones, infos
 
     def action_masks(self) -> np.ndarray:
@@ -111,16 +107,10 @@ class ClusterVecEnv(VecEnv):
 
     def _summary(self, b: int) -> dict[str, Any]:
         state = self.simulator.state
-        totals = state.site_totals[b].sum(axis=0)
-        count = int(self.world.jobs.count[state.window[b]])
         return {
             "episode": {"r": float(self._episode_reward[b]), "l": int(state.decisions[b]), "t": float(state.time_s[b])},
             "window": int(state.window[b]),
-            "objective_usd": float(state.objective_usd[b]),
-            "cost_usd": float(totals[COST]),
-            "energy_kwh": float(totals[ENERGY]),
-            "penalty_usd": float(totals[PENALTY]),
-            "sla_violation_rate": float((state.violation[b, :count] > 0).mean()) if count else 0.0,
+            **episode_totals(self.simulator, b),
         }
 
     # ---------------------------------------------------------------- windows
@@ -147,14 +137,6 @@ class ClusterVecEnv(VecEnv):
         ended = self.simulator.done
         if ended.any():
             self._begin(ended)
-
-    def _observe_fresh(self, which: np.ndarray) -> np.ndarray:
-        """Observations after a reset; what accrued before the first question belongs to no action."""
-        observations = self.simulator.observe()
-        state = self.simulator.state
-        state.marked_usd[which] = state.objective_usd[which]
-        state.marked_regret[which] = state.regret_usd[which]
-        return observations
 
     # ---------------------------------------------------------------- exact resume
 

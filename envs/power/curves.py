@@ -33,6 +33,7 @@ from telemetry.errors import InputError
 
 CURVES_FILE = Path(__file__).with_name("curves.csv")
 COLUMNS: tuple[str, ...] = ("gpu_model", "kind", "level_fraction", "speed", "power_w", "source")
+FIGURES: tuple[str, ...] = ("level_fraction", "speed", "power_w")
 REFERENCE_GPU = "V100"
 
 
@@ -47,7 +48,8 @@ def load_curves(path: Path | str | None = None) -> pd.DataFrame:
         ``power_w`` (board watts while running), ``source``.
 
     Raises:
-        InputError: missing file or column, unknown class, non-positive figure, or a speed or power that rises as the level falls.
+        InputError: missing file or column, unknown class, a figure that is not above 0, a level given twice, or a speed or power that rises
+            as the level falls.
     """
     file = CURVES_FILE if path is None else Path(path)
     if not file.is_file():
@@ -56,22 +58,37 @@ def load_curves(path: Path | str | None = None) -> pd.DataFrame:
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise InputError(f"missing column {', '.join(missing)}", where=str(file), allowed=", ".join(COLUMNS))
-    table = table[list(COLUMNS)].sort_values(["gpu_model", "kind", "level_fraction"], ascending=[True, True, False]).reset_index(drop=True)
+    table = table[list(COLUMNS)]
     _check(table, str(file))
-    return table
+    table = table.astype(dict.fromkeys(FIGURES, float))
+    return table.sort_values(["gpu_model", "kind", "level_fraction"], ascending=[True, True, False], ignore_index=True)
 
 
 def _check(table: pd.DataFrame, where: str) -> None:
-    unknown = sorted(set(table["kind"]) - set(WORKLOAD_CLASSES))
+    unknown = sorted(set(table["kind"].astype(str)) - set(WORKLOAD_CLASSES))
     if unknown:
         raise InputError(f"unknown class {', '.join(unknown)}", where=where, allowed=", ".join(WORKLOAD_CLASSES))
-    figures = table[["level_fraction", "speed", "power_w"]].to_numpy(dtype=float)
-    if not (np.isfinite(figures).all() and (figures > 0).all()):
-        raise InputError("a level, speed or power is not above 0", where=where, allowed="finite figures above 0")
+    for name in FIGURES:
+        figures = pd.to_numeric(table[name], errors="coerce")
+        bad = ~(np.isfinite(figures) & (figures > 0))
+        if bad.any():
+            row = table[bad].iloc[0]
+            at = f"{where}, {row['gpu_model']}, {row['kind']}, level {row['level_fraction']}"
+            raise InputError(f"{name} {row[name]}", where=at, allowed="finite figures above 0")
     for (model, kind), rows in table.groupby(["gpu_model", "kind"], sort=False):
+        at = f"{where}, {model}, {kind}"
+        twice = rows["level_fraction"].duplicated()
+        if twice.any():
+            raise InputError(f"level {rows['level_fraction'][twice].iloc[0]} twice", where=at, allowed="one row for each level")
+        ordered = rows.sort_values("level_fraction", ascending=False)
         for name in ("speed", "power_w"):
-            if (np.diff(rows[name].to_numpy(dtype=float)) > 0).any():
-                raise InputError(f"{name} rises as the level falls", where=f"{where}, {model}, {kind}", allowed="monotone curves")
+            values = ordered[name].to_numpy(dtype=float)
+            rises = np.flatnonzero(np.diff(values) > 0)
+            if len(rises):
+                level, high, low = ordered["level_fraction"].iloc[rises[0] + 1], values[rises[0]], values[rises[0] + 1]
+                raise InputError(
+                    f"{name} rises from {high:g} to {low:g} as the level falls to {level:g}", where=at, allowed="monotone curves"
+                )
 
 
 @lru_cache(maxsize=1)
@@ -85,15 +102,17 @@ def levels_for(gpu_model: str, level_fractions: Sequence[float], curves: pd.Data
     Args:
         gpu_model: a model of the table.
         level_fractions: ``[L]`` power limits as fractions of the board limit.
-        curves: a table of `load_curves`; the committed one when None.
+        curves: a table of `load_curves` or one like it, checked here; the committed one when None.
 
     Returns:
         ``speed`` and ``power_w``, both float64 ``[L, K]`` with K the workload classes in order.
 
     Raises:
-        InputError: unknown model, or a level outside the measured range of the model.
+        InputError: unknown model, a level outside the measured range of the model, or a table that `load_curves` would refuse.
     """
     table = _committed() if curves is None else curves
+    if curves is not None:
+        _check(table, "curves")
     rows = table[table["gpu_model"] == gpu_model]
     if rows.empty:
         raise InputError(

@@ -168,13 +168,13 @@ def test_it_learns_what_its_judge_cannot_see(worlds):
     settings_ = dataclasses.replace(SETTINGS, hold_s=3600, sleep_after_s=60)
     config = dataclasses.replace(
         CONFIG,
-        total_steps=60_000,
+        total_steps=90_000,
         num_envs=32,
         n_steps=32,
         batch_size=512,
         n_epochs=4,
         hidden=32,
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         kappa=20.0,
         validate_every=5,
     )

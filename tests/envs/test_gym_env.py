@@ -22,7 +22,7 @@ def world(worlds):
 
 def test_both_checkers_pass(world):
     made = gym.make(ENV_ID, world=world, settings=SETTINGS)
-    check_env(made.unwrapped, skip_render_check=True)
+    check_env(made.unwrapped)  # makes it anew for every render mode, from its id
     sb3_check_env(ClusterEnv(world, settings=SETTINGS))
 
 

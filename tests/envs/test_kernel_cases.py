@@ -150,24 +150,6 @@ def test_empty_window_ends_at_once(worlds):
     assert totals.energy_kwh.sum() == 0
 
 
-def test_mmc_waiting_time(worlds):
-    """One pool of 4 single GPUs under Poisson arrivals waits as Erlang C says (within sampling error)."""
-    rng = np.random.default_rng(5)
-    count, load, servers, mean_s = 12_000, 0.8, 4, 10_000.0
-    speed = worlds.world_of(worlds.cluster(), [worlds.job("x")]).static.speed[0, 0, 4]
-    arrivals = np.cumsum(rng.exponential(mean_s / (servers * load), count)).astype(int)
-    durations = np.maximum(1, rng.exponential(mean_s * speed, count).round()).astype(int)
-    rows = [worlds.job(f"j{i:06d}", int(a), int(d), gpu_model="V100") for i, (a, d) in enumerate(zip(arrivals, durations, strict=True))]
-    world = worlds.world_of(worlds.cluster(nodes=4, gpus=1), rows)
-    totals = run_policy(world, JUDGES["fifo"].__class__("t", PolicySettings(sleep_after_s=-1, queue_order="fcfs"), TIGHTEST, ""), REWARD)
-    wait = (totals.job_start_s[0] - world.jobs.submit_s[0])[1000:].mean()
-    offered = servers * load
-    terms = [offered**k / np.prod(np.arange(1, k + 1)) for k in range(servers)]
-    last = offered**servers / np.prod(np.arange(1, servers + 1)) / (1 - load)
-    erlang_c = last / (sum(terms) + last)
-    assert wait == pytest.approx(erlang_c * mean_s / (servers * (1 - load)), rel=0.15)
-
-
 def test_masked_action_names_action_job_and_choices(worlds):
     world = worlds.world_of(worlds.cluster(), [worlds.job("picky", gpu_model="A100")])
     simulator = Simulator(world, 1, AWAKE, REWARD)
