@@ -67,10 +67,10 @@ def draw_settings(rng: random.Random):
     return ref.Settings(
         node_rule=rng.choice(["best_fit", "least_allocated"]),
         sleep_after_s=rng.choice([-1, 0, 100, 900]),
-        discipline=rng.choice(["free", "strict", "easy"]),
+        discipline=rng.choice(["free", "strict", "easy", "easy"]),
         queue_order=rng.choice(["priority", "fcfs", "sjf", "f1", "wfp3", "unicep"]),
         hold_s=rng.choice([60, 900]),
-        review_s=rng.choice([0, 300, 700, 1800]),
+        review_s=rng.choice([0, 0, 0, 300, 700, 1800]),
     )
 
 
@@ -78,14 +78,19 @@ def draw_case(rng: random.Random, n_sites: int, n_pools: int, n_jobs: int, setti
     return draw_cases(rng, n_sites, n_pools, n_jobs, settings, 1)[0]
 
 
-def draw_cases(rng: random.Random, n_sites: int, n_pools: int, n_jobs: int, settings, windows: int) -> list[Case]:
-    """Windows of one cluster, with ``n_jobs`` jobs in the first and between half of that and all in the others."""
+def draw_cases(
+    rng: random.Random, n_sites: int, n_pools: int, n_jobs: int, settings, windows: int, wanted: frozenset = frozenset()
+) -> list[Case]:
+    """Windows of one cluster, with ``n_jobs`` jobs in the first and between half of that and all in the others.
+
+    Jobs may be preempted where the settings have reviews, and in one world of four in any case; ``wanted`` features are added.
+    """
     every = rng.random() < 0.25
-    features = frozenset(name for name in FEATURES if every or rng.random() < 0.4)
-    if "reviews" not in features:
-        settings = dataclasses.replace(settings, review_s=0)
-    elif settings.review_s == 0:
-        settings = dataclasses.replace(settings, review_s=rng.choice([300, 700, 1800]))
+    features = frozenset(name for name in FEATURES if every or (name != "reviews" and rng.random() < 0.4)) | wanted
+    if settings.review_s > 0:
+        features |= {"reviews"}
+    elif "reviews" in features:
+        settings = dataclasses.replace(settings, review_s=700)
     levels = rng.choice([(1.0,), (1.0, 0.6), (1.0, 0.75, 0.5)])
     cluster = _draw_cluster(rng, n_sites, n_pools, levels, features)
     curves: dict[str, tuple[list, list]] = {}
@@ -97,15 +102,15 @@ def draw_cases(rng: random.Random, n_sites: int, n_pools: int, n_jobs: int, sett
                 [[top[k][1] * fraction for k in range(KINDS)] for fraction in levels],
             )
     speed, power = ([curves[pool.gpu_model][side] for pool in cluster.pools] for side in (0, 1))
-    step_s, columns = rng.choice([600, 900, 3600]), rng.randint(1, 12)
+    step_s, columns, crowded = rng.choice([600, 900, 3600]), rng.randint(1, 12), rng.random() < 0.35
     cases = []
     for window in range(windows):
         count = n_jobs if window == 0 else rng.randint((n_jobs + 1) // 2, n_jobs)
         grid, temperature = _draw_grid(rng, cluster, step_s, columns, features)
-        span, unit = rng.choice([0, 200, 3000, 12000]), rng.choice([1, 1, 100, 300])
+        span, unit = rng.choice([0, 200, 3000] if crowded else [0, 200, 3000, 12000]), rng.choice([1, 1, 100, 300])
         submits = sorted(_whole(rng.randint(0, span), unit) for _ in range(count))
-        jobs = [_draw_job(rng, submit, cluster, unit, len(grid.load), features) for submit in submits]
-        outages = _draw_outages(rng, cluster, span, unit) if "outages" in features else []
+        jobs = [_draw_job(rng, submit, cluster, unit, len(grid.load), features, crowded) for submit in submits]
+        outages = _draw_outages(rng, cluster, submits, unit) if "outages" in features else []
         cases.append(Case(cluster, speed, power, jobs, grid, temperature, settings, rng.randrange(2**32), outages, features))
     return cases
 
@@ -170,11 +175,11 @@ def _draw_grid(rng: random.Random, cluster: ClusterSpec, step_s: int, columns: i
     return grid, temperature
 
 
-def _draw_job(rng: random.Random, submit: int, cluster: ClusterSpec, unit: int, services: int, features: frozenset):
+def _draw_job(rng: random.Random, submit: int, cluster: ClusterSpec, unit: int, services: int, features: frozenset, crowded: bool):
     if services and rng.random() < 0.3:
         return _draw_lease(rng, submit, cluster, unit, services)
     longest = 20000 if "reviews" in features and rng.random() < 0.5 else 6000
-    duration = max(1, _whole(rng.choice([1, rng.randint(1, 300), rng.randint(1, longest)]), unit))
+    duration = max(1, _whole(rng.choice([rng.randint(500, 3000) if crowded else 1, rng.randint(1, 300), rng.randint(1, longest)]), unit))
     estimate = rng.choice([duration, max(1, _whole(rng.randint(1, 6000), unit))])
     gpu_milli = rng.choice([1000, 1000, 1000, 2000, 2000, rng.choice([3000, 4000, 5000]), 500, 250, 333, rng.randint(1, 999)])
     workers = rng.choice([1, 1, 1, 1, 1, 2, 2, 3, 7])
@@ -190,7 +195,7 @@ def _draw_job(rng: random.Random, submit: int, cluster: ClusterSpec, unit: int, 
     if "reviews" in features:
         more["preemptible"] = rng.random() < 0.7
     if "checkpoints" in features:
-        more |= {"checkpoint_s": rng.choice([0, 60, 100, 700]), "restart_s": rng.choice([0, 7, 100, 400])}
+        more |= {"checkpoint_s": rng.choice([0, 60, 100, 700]), "restart_s": rng.choice([0, 7, 100, 400, 1500])}
     if "data" in features and rng.random() < 0.7:
         more["data_gib"] = rng.choice([0.0, rng.uniform(0.01, 5), rng.uniform(1, 1500)])
         more["data_site"] = rng.randrange(-1, len(cluster.sites))
@@ -207,7 +212,7 @@ def _draw_lease(rng: random.Random, submit: int, cluster: ClusterSpec, unit: int
     latest = submit + _whole(rng.choice([0, rng.randint(0, 1500)]), unit)
     return ref.Job(
         submit, length, length, rng.choice([1000, 1000, 2000, 500, 250]), rng.choice([1, 1, 2]), CLASS_INDEX["realtime_inference"],
-        rng.choice([0, 1]), latest, submit + length, pools_allowed=_draw_allowed(rng, cluster), until_s=submit + length,
+        rng.choice([0, 1]), latest, latest + rng.randint(0, 3000), pools_allowed=_draw_allowed(rng, cluster), until_s=submit + length,
         service=rng.randrange(services), peak_load=rng.choice([0.0, rng.uniform(0.2, 3.0)]),
     )  # fmt: skip
 
@@ -220,12 +225,12 @@ def _draw_allowed(rng: random.Random, cluster: ClusterSpec) -> tuple[bool, ...]:
     return tuple(pool.gpu_model == model for pool in cluster.pools)
 
 
-def _draw_outages(rng: random.Random, cluster: ClusterSpec, span: int, unit: int) -> list[tuple[int, int, int]]:
-    """Some overlap or touch, some begin before the window, some take several nodes at one instant."""
+def _draw_outages(rng: random.Random, cluster: ClusterSpec, submits: list[int], unit: int) -> list[tuple[int, int, int]]:
+    """Some overlap or touch, some begin before the window or soon after an arrival, some take several nodes at one instant."""
     nodes = sum(pool.nodes for pool in cluster.pools)
     outages = []
     for _ in range(rng.randint(1, 6)):
-        begin = _whole(rng.randint(-600, span + 6000), unit)
+        begin = _whole(rng.choice([rng.randint(-600, submits[-1] + 6000), rng.choice(submits) + rng.randint(1, 600)]), unit)
         end = begin + max(1, _whole(rng.choice([rng.randint(1, 400), rng.randint(1, 6000)]), unit))
         for node in rng.sample(range(nodes), rng.choice([1, 1, min(2, nodes), nodes])):
             outages.append((node, begin, end))

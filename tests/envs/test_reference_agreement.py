@@ -58,7 +58,8 @@ def compare(cases: list) -> None:
                 allowed = tuple(int(action) for action in np.flatnonzero(simulator.mask[b]))
                 question = (int(simulator.time_s[b]), int(simulator.asking[b]), allowed)
                 wanted = result.questions[asked[b]] if asked[b] < len(answers) else None
-                assert question == wanted, f"window {b}, question {asked[b]}; {first_difference(simulator.events(b), result.events)}"
+                where = f"window {b}, question {asked[b]} (time, job, allowed): kernel {question}, reference {wanted}"
+                assert question == wanted, f"{where}; {first_difference(simulator.events(b), result.events)}"
                 actions[b] = answers[asked[b]]
                 asked[b] += 1
         simulator.step(actions)
@@ -133,13 +134,25 @@ def test_they_agree_in_worlds_that_shrink(chosen, sites, pools, jobs, seed):
     compare([rw.draw_case(random.Random(seed), sites, pools, jobs, chosen)])
 
 
-@pytest.mark.parametrize("discipline", ["free", "strict", "easy"])
-@pytest.mark.parametrize("seed", range(6))
-def test_they_agree_under_crowding(discipline, seed):
-    """Forty jobs on few GPUs: long queues, many blocked jobs, backfilling all the time."""
-    order = ("fcfs", "sjf", "priority", "wfp3", "unicep", "f1")[seed]
+def crowded_batch(seed: int) -> list:
+    """Forty jobs on few GPUs: long queues, many blocked jobs, backfilling all the time; paused jobs come back to the queue."""
+    order = ("fcfs", "sjf", "priority", "wfp3", "unicep", "f1")[seed % 6]
+    discipline = ("easy", "easy", "strict", "easy", "free")[seed % 5]
     chosen = ref.Settings(discipline=discipline, queue_order=order, sleep_after_s=(-1, 100)[seed % 2], review_s=700)
-    compare(rw.draw_cases(random.Random(seed), 2, 1 + seed % 3, 40, chosen, 2))
+    return rw.draw_cases(random.Random(seed), 1 + seed % 2, 1 + seed % 3 // 2, 40, chosen, WINDOWS, frozenset(["checkpoints"]))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_they_agree_under_crowding(seed):
+    compare(crowded_batch(seed))
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the kernel puts reviews to leases whose row says preemptible")
+def test_leases_are_not_reviewed_whatever_their_row_says():
+    """A lease cannot be paused, moved or changed in level."""
+    chosen = ref.Settings(review_s=300, sleep_after_s=100)
+    cases = rw.draw_cases(random.Random(1), 1, 2, 20, chosen, WINDOWS, frozenset(["leases"]))
+    compare([dataclasses.replace(case, jobs=[dataclasses.replace(job, preemptible=True) for job in case.jobs]) for case in cases])
 
 
 def test_the_random_worlds_reach_every_rule():

@@ -152,6 +152,13 @@ def test_a_node_that_goes_down_while_waking_forgets_its_wake_and_the_job_its_pla
     assert not [event for event in result.events if event[1] == ref.WAKE_DONE]
 
 
+def test_a_waking_node_that_loses_its_job_is_idle_from_the_end_of_its_wake():
+    """Both nodes wake for the pair at 100 s; one goes down at 130; the other is awake at 160 and, 40 s later, asleep again."""
+    result = simulate(one_pool(2, 1, wake_latency_s=60), [job(100, 50, 2)], outages=[(1, 130, 500)], sleep_after_s=40)
+    assert [event[:2] + event[5:] for event in result.events if event[5] == 0 and event[0] > 130][:2] == [
+        (160, ref.WAKE_DONE, 0), (200, ref.SLEEP, 0)]  # fmt: skip
+
+
 def test_a_node_down_at_second_0_is_no_place():
     result = simulate(one_pool(1, 1), [job(0, 10)], outages=[(0, -50, 40)])
     assert result.events[:2] == [(0, ref.NODE_DOWN, -1, 0, -1, 0), (0, ref.ARRIVE, 0, -1, -1, -1)]
