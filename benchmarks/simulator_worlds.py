@@ -192,10 +192,7 @@ def synthetic_world(
         rng = np.random.default_rng([seed, window])
         worth = capacity(spec) / 1.05 if by_speed else spec.total_gpus
         frame = synthetic_jobs(spec, rng, jobs, length_s, load * worth * length_s, features, span_s)
-        if spec.pools[-1].site == SITES[0]:
-            grid = synthetic_grid(rng, length_s // DAY_S + 7).query("site == 'east'")
-        else:
-            grid = synthetic_grid(rng, length_s // DAY_S + 7)
+        grid = synthetic_grid(rng, length_s // DAY_S + 7)
         services = outages = None
         if "leases" in features:
             leases, services = synthetic_leases(spec, rng, length_s)
