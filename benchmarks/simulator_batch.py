@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.simulator_worlds import FEATURES, REVIEW_S, synthetic_world
+from envs import fields as fx
 from envs.heuristics import JUDGES, Judge
 from envs.kernel import Simulator
 from envs.packed import state_bytes
@@ -25,10 +26,12 @@ from envs.world import World
 
 RUNS = 3
 WARM_DECISIONS = 50
+OBSERVED_ROWS = ("observation, lookahead", "observation, greedy_cost", "VecEnv, lookahead")
 FIRST_CALL = """
 import json, time
 begin = time.perf_counter()
 from benchmarks.simulator_worlds import synthetic_world
+from envs import fields as fx
 from envs.heuristics import JUDGES
 from envs.kernel import Simulator
 from envs.reward import RewardSpec
@@ -78,7 +81,7 @@ def observed_speed(world: World, judge: Judge, clusters: int, threads: int = 1) 
     def prepare() -> None:
         simulator.reset(windows)
         simulator.observe()
-        for _ in range(WARM_DECISIONS):
+        for _ in range(min(WARM_DECISIONS, int(world.jobs.count.min()) // 4)):
             simulator.step(judge.act(simulator.observations, simulator.layout), observe=True)
 
     def run() -> int:
@@ -128,8 +131,8 @@ def batch_part(clusters: int, nodes: int, jobs: int, windows: int, threads: int)
     speeds: dict[str, dict[str, float]] = {}
     for count in sorted({1, threads}):
         rows = {f"bare, {name}": play_speed(world, judge, clusters, count) for name, judge in JUDGES.items()}
-        rows["observation, lookahead"] = observed_speed(world, JUDGES["lookahead"], clusters, count)
-        rows["observation, greedy_cost"] = observed_speed(world, JUDGES["greedy_cost"], clusters, count)
+        for name in ("lookahead", "greedy_cost"):
+            rows[f"observation, {name}"] = observed_speed(world, JUDGES[name], clusters, count)
         rows["VecEnv, lookahead"] = vec_env_speed(world, JUDGES["lookahead"], clusters, count)
         speeds[f"threads={count}"] = rows
     return {
@@ -175,8 +178,6 @@ def features_part(clusters: int, nodes: int, jobs: int, windows: int, threads: i
 
 def world_shapes(simulator: Simulator) -> int:
     """Kinds of jobs that need the same room, in the window that has most."""
-    from envs import fields as fx
-
     return int(simulator.packed_world.o[fx.N_SHAPES])
 
 

@@ -51,8 +51,8 @@ def flat_workload(nodes: int, jobs: int, seconds: float, seed: int = 0) -> dict[
     return {"nodes": nodes, "gpus_per_node": 8, "discipline": "fifo", "seconds": seconds, "jobs": rows}
 
 
-def flat_world(workload: dict[str, Any]) -> World:
-    """The same jobs in this project's terms; times to finish are those of the reference GPU."""
+def flat_world(workload: dict[str, Any], *, spread: bool) -> World:
+    """The same jobs in this project's terms, each on one node or, with ``spread``, a gang of one-GPU workers on any nodes."""
     cluster = flat_cluster(workload["nodes"])
     jobs = pd.DataFrame(workload["jobs"])
     frame = pd.DataFrame(
@@ -61,8 +61,8 @@ def flat_world(workload: dict[str, Any]) -> World:
             "submit_time": START + pd.to_timedelta(jobs["submit_s"], unit="s"),
             "duration_s": jobs["duration_s"],
             "requested_duration_s": jobs["estimate_s"],
-            "gpus": jobs["gpus"],
-            "workers": 1,
+            "gpus": 1 if spread else jobs["gpus"],
+            "workers": jobs["gpus"] if spread else 1,
             "workload_class": "training",
         }
     )
@@ -127,16 +127,16 @@ def _run(python: str, name: str, workload: dict[str, Any]) -> dict[str, Any]:
 
 def _ours(workload: dict[str, Any]) -> dict[str, Any]:
     begin = time.perf_counter()
-    world = flat_world(workload)
+    world = flat_world(workload, spread=True)
     build_s = time.perf_counter() - begin
     # no peer lets nodes sleep
     awake = replace(JUDGES["fifo"].settings, sleep_after_s=-1)
     rules = {"jobs, fifo strict": "strict", "jobs, fifo passing": "free", "jobs, easy": "easy"}
     judges = {name: replace(JUDGES["fifo"], settings=replace(awake, discipline=rule)) for name, rule in rules.items()}
     rows: dict[str, Any] = {name: _jobs_row(world, judge, build_s) for name, judge in judges.items()}
-    passing = judges["jobs, fifo passing"]
-    rows["env steps, Gymnasium"] = {"units_per_s": _gym_speed(world, passing)}
-    rows[BATCHED] = {"units_per_s": vec_env_speed(world, passing, 64, steps=300)}
+    passing, one_node = judges["jobs, fifo passing"], flat_world(workload, spread=False)
+    rows["env steps, Gymnasium"] = {"units_per_s": _gym_speed(one_node, passing)}
+    rows[BATCHED] = {"units_per_s": vec_env_speed(one_node, passing, 64, steps=300)}
     return rows
 
 

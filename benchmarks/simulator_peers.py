@@ -2,7 +2,7 @@
 
 python -m benchmarks.simulator_peers PEER WORKLOAD.json    (prints JSON; any interpreter that has the peer will do)
 
-The workload is a flat cluster of 8-GPU nodes with whole-GPU jobs that fit one node, first come first served. What each peer counts and
+The workload is a flat cluster of 8-GPU nodes with whole-GPU jobs, first come first served. What each peer counts and
 models is told by ``PEERS``. This file imports nothing but the standard library at its top, so that a peer's own environment can run it.
 """
 
@@ -39,13 +39,15 @@ PEERS: dict[str, Peer] = {
         "accasim",
         "accasim",
         "jobs through the replay of an SWF file, by its own clock (starting, logging and closing its files not counted)",
-        "nodes with cores, FIFO that stops at the first job without room or EASY, first fit; no power, price, wake, outage or action",
+        "nodes with cores, a job spread over any of them, FIFO that stops at the first job without room, or its own reading of EASY; "
+        "no power, price, wake, outage or action",
     ),
     "hpcsim": Peer(
         "hpcsim",
         "hpcsim",
         "jobs through its event engine, with the minute-by-minute metric samples that it always takes",
-        "GPUs and nodes, FIFO that passes blocked jobs by, GPU watts by sample, a renewable supply; no wake, price, outage or power level",
+        "GPUs and nodes, one node if it can, FIFO that passes blocked jobs by, GPU watts by sample, a renewable supply; "
+        "no wake, price, outage or power level",
     ),
     "hpcsim_env": Peer(
         "hpcsim",
