@@ -15,8 +15,8 @@ by the load average before each part. A part that is run again replaces itself i
 
 What the limit is (part profile, one core of an EPYC 9004): a decision without scores takes 1.0 us and that does not change from a batch
 of 1 to one of 256 clusters, so it is branchy event code that works within the caches, not memory bandwidth. With the observation it is
-3.3 us: 0.9 for the step, 1.5 for pricing 13 candidates, 0.8 for writing 250 values (some 60 logarithms), and 0.2 to 0.3 of Python and numpy
-around a batch of 64. wfp3 and unicep are sorted anew at every instant: their cost per decision is linear in the waiting jobs.
+2.9 us: 0.9 for the step, 1.0 for pricing (two thirds of it the later starts of hold), 0.8 for writing 250 values (some 60 logarithms), and
+0.2 to 0.3 of Python and numpy around a batch of 64. wfp3 and unicep search a tree by bounds: they grow by about a sixth of a power of the queue.
 """
 
 from __future__ import annotations
