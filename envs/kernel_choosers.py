@@ -28,7 +28,7 @@ def choose_from_state(c, kind):
     o, i = c.o, c.i
     if kind in (GREEDY, LOOKAHEAD):
         if not i[fx.SCORED]:
-            score_question(c, False)
+            score_question(c, False, kind == LOOKAHEAD)
         return _cheapest(c, 0 if kind == LOOKAHEAD else 1)
     if i[fx.REVIEWING]:
         a = o[fx.I_JOB] + i[fx.ASKING] * fx.JOB_WIDTH

@@ -12,8 +12,8 @@ from envs.kernel_queue import (
     INDEX_MASK,
     NEVER,
     WFP3,
+    begin_sorted,
     block_shape,
-    blocked,
     clear_ready,
     first_ready,
     heap_put,
@@ -22,7 +22,6 @@ from envs.kernel_queue import (
     next_sorted,
     restore_skipped,
     skip_job,
-    sort_ready,
     unblock_shapes,
 )
 from envs.kernel_runs import change_level, migrate_job, pause_job, plan_review, run_job, site_of, wait_no_more
@@ -51,7 +50,7 @@ def _begin_scan(c):
         unblock_shapes(c)
     c.i[fx.RELEASED] = 0
     if c.q[fx.QUEUE_ORDER] >= WFP3:
-        sort_ready(c)
+        begin_sorted(c)
 
 
 @compiled
@@ -75,8 +74,6 @@ def next_question(c):
         job = next_sorted(c) if timely else first_ready(c)
         if job < 0:
             break
-        if timely and blocked(c, job):
-            continue
         verdict = fill_mask(c, job, False)
         if verdict == OFFERED:
             _ask(c, job, 0)
@@ -87,7 +84,7 @@ def next_question(c):
             _reserve(c, job)
         if verdict == NO_ROOM:
             block_shape(c, job)
-        elif not timely:
+        else:
             skip_job(c, job)
             if i[fx.RESERVED_POOL] >= 0 and c.j[c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.UNTIL_S] < 0:
                 _limit(c, job)

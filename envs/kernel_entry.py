@@ -75,7 +75,7 @@ def drive(world, params, state, log, windows, actions, chooser, limits, observe,
                 advance(c)
         if observe:
             if c.i[fx.ASKING] >= 0 and c.i[fx.SCORED] < 2:
-                score_question(c, True)
+                score_question(c, True, True)
             write_observation(c, observations[b])
         if actions[b] >= 0:
             rewards[b, 0], rewards[b, 1] = reward_since_mark(c)

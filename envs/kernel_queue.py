@@ -2,8 +2,9 @@
 
 Waiting jobs are grouped by *shape*, all that decides whether there is room. Jobs of one shape are consecutive *slots* in queue order; a
 tree over the shapes holds the least rank of each shape's ready jobs. A shape without room leaves the tree until something is released, so
-that a scan costs the number of shapes at most, whatever the number of waiting jobs. Under EASY a second tree holds the least estimate of
-the ready jobs, by slots: the next one short enough to be backfilled is found without looking at the others.
+that a scan costs the number of shapes at most, whatever the number of waiting jobs. A second tree holds the least estimate of the ready
+jobs, by slots: EASY finds the next one short enough to be backfilled, and the orders that time changes find the job of least score, without
+looking at most of the others.
 """
 
 from __future__ import annotations
@@ -130,6 +131,12 @@ def static_order(c):
 
 
 @compiled
+def _by_estimate(c):
+    """Whether the tree of least estimates is kept: EASY reads it, and the search for the least score."""
+    return c.q[fx.DISCIPLINE] == EASY or c.q[fx.QUEUE_ORDER] >= WFP3
+
+
+@compiled
 def _set_leaf(c, shape, rank):
     i = c.i
     tree = c.o[fx.I_TREE]
@@ -191,7 +198,7 @@ def _refresh(c, shape):
     o, i, j = c.o, c.i, c.j
     a = o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH
     s = o[fx.J_SHAPE] + shape * fx.SHAPE_CONSTANTS_WIDTH
-    if c.q[fx.DISCIPLINE] == EASY:
+    if _by_estimate(c):
         slot = _first_short(c, j[s + fx.SHAPE_FIRST], j[s + fx.SHAPE_END], min(i[a + fx.SHAPE_LIMIT_S], NEVER - 1))
     else:
         slot = _first_bit(i, o[fx.I_READY], i[a + fx.SHAPE_LOW], j[s + fx.SHAPE_END])
@@ -210,7 +217,7 @@ def set_ready(c, job):
     shape = j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.SHAPE]
     slot = j[o[fx.J_SLOT] + static_order(c) * o[fx.N_JOBS] + job]
     i[o[fx.I_READY] + (slot >> 5)] |= 1 << (slot & 31)
-    if c.q[fx.DISCIPLINE] == EASY:
+    if _by_estimate(c):
         done = i[o[fx.I_JOB] + job * fx.JOB_WIDTH + fx.DONE_S]
         _set_short(c, slot, max(1, j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.ESTIMATE_S] - done))
     a = o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH
@@ -226,7 +233,7 @@ def clear_ready(c, job):
     shape = j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.SHAPE]
     slot = j[o[fx.J_SLOT] + static_order(c) * o[fx.N_JOBS] + job]
     i[o[fx.I_READY] + (slot >> 5)] &= ~(1 << (slot & 31))
-    if c.q[fx.DISCIPLINE] == EASY:
+    if _by_estimate(c):
         _set_short(c, slot, NEVER)
     a = o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH
     if slot == i[a + fx.SHAPE_LOW] and not i[a + fx.SHAPE_BLOCKED]:
@@ -293,80 +300,98 @@ def first_ready(c):
 # ---------------------------------------------------------------- orders that time changes
 
 
+UNKNOWN, NONE = -2, -1
+
+
 @compiled
-def _score(c, job):
-    """WFP3 and UNICEP (Tang et al. 2009), smallest first."""
-    a = c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH
-    j = c.j
-    wait_s = float(c.i[fx.TIME_S] - j[a + fx.SUBMIT_S])
-    gpus = j[a + fx.ASKED_MILLI] / 1000.0
+def _score(c, wait_s, gpus, estimate_s):
+    """WFP3 and UNICEP (Tang et al. 2009), smallest first; neither rises with the wait nor falls with the estimate, rounding included."""
     if c.q[fx.QUEUE_ORDER] == WFP3:
-        relative = wait_s / j[a + fx.ESTIMATE_S]
+        relative = wait_s / estimate_s
         return -(relative * relative * relative) * gpus
-    return -wait_s / (math.log2(max(2.0, gpus)) * j[a + fx.ESTIMATE_S])
+    return -wait_s / (math.log2(max(2.0, gpus)) * estimate_s)
 
 
 @compiled
-def _before(f, scores, first, second):
-    return f[scores + first] < f[scores + second] or (f[scores + first] == f[scores + second] and first < second)
+def _score_at_slot(c, slot, estimate_s):
+    """Score of the job at a slot, with another estimate where one is given (above 0)."""
+    j = c.j
+    job = j[c.o[fx.J_AT_SLOT] + c.o[fx.N_JOBS] + slot]
+    a = c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH
+    wait_s = float(c.i[fx.TIME_S] - j[a + fx.SUBMIT_S])
+    return _score(c, wait_s, j[a + fx.ASKED_MILLI] / 1000.0, estimate_s if estimate_s > 0 else j[a + fx.ESTIMATE_S])
 
 
 @compiled
-def sort_ready(c):
-    """Heap of the ready jobs by score and index, for one scan."""
-    o, i, f = c.o, c.i, c.f
-    heap, scores = o[fx.I_SCAN], o[fx.F_SCORE]
-    size = 0
+def begin_sorted(c):
+    """Forget the best job of each shape: time has changed them."""
     for shape in range(c.j[fx.SHAPE_COUNT]):
-        a = o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH
-        if i[a + fx.SHAPE_BLOCKED]:
-            continue
-        end = c.j[o[fx.J_SHAPE] + shape * fx.SHAPE_CONSTANTS_WIDTH + fx.SHAPE_END]
-        slot = _first_bit(i, o[fx.I_READY], i[a + fx.SHAPE_LOW], end)
-        while slot >= 0:
-            job = c.j[o[fx.J_AT_SLOT] + o[fx.N_JOBS] + slot]
-            f[scores + job] = _score(c, job)
-            at = size
-            while at > 0 and _before(f, scores, job, i[heap + ((at - 1) >> 1)]):
-                i[heap + at] = i[heap + ((at - 1) >> 1)]
-                at = (at - 1) >> 1
-            i[heap + at] = job
-            size += 1
-            slot = _first_bit(i, o[fx.I_READY], slot + 1, end)
-    i[fx.N_SCAN] = size
+        c.i[c.o[fx.I_SCAN] + shape] = UNKNOWN
+
+
+@compiled
+def _best_of_shape(c, shape):
+    """Slot of least score among the shape's ready jobs, lowest on ties, or NONE; its score is left in ``F_SCORE``.
+
+    Slots of a shape are in order of submission. A subtree's first wait and least remaining estimate bound its scores, so that most of them
+    need not be looked into.
+    """
+    o, i, f, j = c.o, c.i, c.f, c.j
+    tree, half = o[fx.I_SHORT], o[fx.N_SHORT] >> 1
+    s = o[fx.J_SHAPE] + shape * fx.SHAPE_CONSTANTS_WIDTH
+    limit = min(i[o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH + fx.SHAPE_LIMIT_S], NEVER - 1)
+    best, least = NONE, 0.0
+    first, end = j[s + fx.SHAPE_FIRST], j[s + fx.SHAPE_END]
+    while first < end:
+        # the largest subtree that begins here and ends in time
+        root, shift = half + first, 0
+        while root & 1 == 0 and first + (2 << shift) <= end:
+            root >>= 1
+            shift += 1
+        first += 1 << shift
+        at = root
+        while True:
+            short = i[tree + at]
+            if short <= limit:
+                slot = (at << shift) - half
+                bound = _score_at_slot(c, slot, 0 if shift == 0 else short)
+                if best < 0 or bound < least:
+                    if shift == 0:
+                        best, least = slot, bound
+                    else:
+                        at *= 2
+                        shift -= 1
+                        continue
+            while at != root and at & 1:
+                at >>= 1
+                shift += 1
+            if at == root:
+                break
+            at += 1
+    f[o[fx.F_SCORE] + shape] = least
+    return best
 
 
 @compiled
 def next_sorted(c):
-    """The next job of the sorted scan, or -1."""
-    i, f = c.i, c.f
-    heap, scores = c.o[fx.I_SCAN], c.o[fx.F_SCORE]
-    size = i[fx.N_SCAN]
-    if size == 0:
-        return -1
-    job = i[heap]
-    last = i[heap + size - 1]
-    size -= 1
-    at = 0
-    while True:
-        child = 2 * at + 1
-        if child >= size:
-            break
-        if child + 1 < size and _before(f, scores, i[heap + child + 1], i[heap + child]):
-            child += 1
-        if not _before(f, scores, i[heap + child], last):
-            break
-        i[heap + at] = i[heap + child]
-        at = child
-    i[heap + at] = last
-    i[fx.N_SCAN] = size
-    return job
-
-
-@compiled
-def blocked(c, job):
-    shape = c.j[c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.SHAPE]
-    return c.i[c.o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH + fx.SHAPE_BLOCKED]
+    """Ready job of least score and index among the shapes that may have room, or -1; it leaves the ready ones, or its shape the scan."""
+    o, i, f, j = c.o, c.i, c.f, c.j
+    order, best, best_shape, least = o[fx.J_AT_SLOT] + o[fx.N_JOBS], -1, -1, 0.0
+    for shape in range(j[fx.SHAPE_COUNT]):
+        if i[o[fx.I_SHAPE] + shape * fx.SHAPE_WIDTH + fx.SHAPE_BLOCKED]:
+            continue
+        slot = i[o[fx.I_SCAN] + shape]
+        if slot == UNKNOWN:
+            slot = _best_of_shape(c, shape)
+            i[o[fx.I_SCAN] + shape] = slot
+        if slot < 0:
+            continue
+        job, score = j[order + slot], f[o[fx.F_SCORE] + shape]
+        if best < 0 or score < least or (score == least and job < best):
+            best, best_shape, least = job, shape, score
+    if best_shape >= 0:
+        i[o[fx.I_SCAN] + best_shape] = UNKNOWN
+    return best
 
 
 # ---------------------------------------------------------------- idle nodes, event log

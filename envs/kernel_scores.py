@@ -61,6 +61,34 @@ def forecast_sum(c, values, row, time_s):
 
 
 @compiled
+def forecast_place(c, time_s):
+    """Where a second of the window lies in any row of running sums: column, part of it, whole days repeated and column of the day.
+
+    Days are -1 where the column is known. For several rows at one time: the divisions are what costs.
+    """
+    step_s = c.g[fx.STEP_S]
+    k = time_s // step_s
+    at, known = c.g[fx.HISTORY_STEPS] + k, c.i[fx.COLUMN] + 1
+    part = (time_s - k * step_s) / step_s
+    if at < known:
+        return at, part, -1, 0
+    day = DAY_S // step_s
+    days = (at - known) // day
+    return known - day, part, days, at - known - days * day
+
+
+@compiled
+def value_at_place(c, values, row, place):
+    """Running sum of a row at a place."""
+    at, part, days, rest = place
+    if days < 0:
+        return values[row + at] + part * (values[row + at + 1] - values[row + at])
+    top, base = values[row + c.i[fx.COLUMN] + 1], values[row + at]
+    low, high = values[row + at + rest], values[row + at + rest + 1]
+    return top + days * (top - base) + (low + part * (high - low) - base)
+
+
+@compiled
 def rate_row(c, site):
     return c.o[fx.F_RATE] + site * (c.o[fx.N_COLUMNS] + 1)
 
@@ -254,30 +282,37 @@ def _score_hold(c, job, detail):
     i[o[fx.I_ACTION] + fx.EXPECTED_START_S] = start
     i[o[fx.I_ACTION] + fx.EXPECTED_END_S] = end
     if detail:
-        _detail(c, job, 0, p, level, start, end)
+        penalty = expected_penalty(c, job, start, end)
+        _detail(c, 0, p, charged_kw(c, job, p, level), forecast_place(c, start), forecast_place(c, end), penalty)
 
 
 @compiled
-def _detail(c, job, action, p, level, start, end):
+def _detail(c, action, p, kw, begins, ends, penalty):
     """Expected kWh, PUE included, and penalty of an action."""
     to = c.o[fx.F_ACTION] + action * fx.ACTION_F_WIDTH
     row = grid_row(c, fx.CUM_PUE, site_of(c, p))
-    hours = (forecast_sum(c, c.gf, row, end) - forecast_sum(c, c.gf, row, start)) * c.g[fx.STEP_S] / HOUR_S
-    c.f[to + fx.EXPECTED_KWH] = charged_kw(c, job, p, level) * hours
-    c.f[to + fx.EXPECTED_LATE] = expected_penalty(c, job, start, end)
+    hours = (value_at_place(c, c.gf, row, ends) - value_at_place(c, c.gf, row, begins)) * c.g[fx.STEP_S] / HOUR_S
+    c.f[to + fx.EXPECTED_KWH] = kw * hours
+    c.f[to + fx.EXPECTED_LATE] = penalty
 
 
 @compiled
-def score_question(c, detail):
-    """Expected objective, start and end of every allowed action of the question; with ``detail`` also energy and penalty."""
+def score_question(c, detail, hold):
+    """Expected objective, start and end of every allowed action of the question; with ``detail`` also energy and penalty.
+
+    Without ``hold`` that action is left out, for judges that never hold; the question then counts as not scored.
+    """
     o, i, f = c.o, c.i, c.f
     job, now, levels = i[fx.ASKING], i[fx.TIME_S], o[fx.N_LEVELS]
     a = o[fx.I_JOB] + job * fx.JOB_WIDTH
     left, loading = remaining_s(c, job), loading_s(c, job)
-    if i[o[fx.I_ACTION] + fx.MASK]:
+    scale = c.g[fx.STEP_S] / HOUR_S
+    at_once = forecast_place(c, now)
+    if hold and i[o[fx.I_ACTION] + fx.MASK]:
         _score_hold(c, job, detail)
     for p in range(o[fx.N_POOLS]):
         row = rate_row(c, site_of(c, p))
+        more = _transfer_objective(c, job, p)
         for level in range(levels):
             action = 1 + p * levels + level
             at = o[fx.I_ACTION] + action * fx.ACTION_WIDTH
@@ -288,14 +323,15 @@ def score_question(c, detail):
             if stays:
                 load = max(0, i[a + fx.LOADING_S] - (now - i[a + fx.BEGIN_S]))
             end = end_of(c, job, p, level, start, left, load)
-            usd = charged_kw(c, job, p, level) * c.g[fx.STEP_S] / HOUR_S
-            usd *= forecast_sum(c, f, row, end) - forecast_sum(c, f, row, start)
-            usd += c.qf[fx.W_SLA] * expected_penalty(c, job, start, end)
+            begins = at_once if start == now else forecast_place(c, start)
+            ends = forecast_place(c, end)
+            kw, penalty = charged_kw(c, job, p, level), expected_penalty(c, job, start, end)
+            usd = kw * scale * (value_at_place(c, f, row, ends) - value_at_place(c, f, row, begins)) + c.qf[fx.W_SLA] * penalty
             if not stays:
-                usd += _wake_objective(c, p, i[at + fx.NODES_WOKEN]) + _transfer_objective(c, job, p)
+                usd += _wake_objective(c, p, i[at + fx.NODES_WOKEN]) + more
             f[o[fx.F_ACTION] + action * fx.ACTION_F_WIDTH + fx.EXPECTED_USD] = usd
             i[at + fx.EXPECTED_START_S] = start
             i[at + fx.EXPECTED_END_S] = end
             if detail:
-                _detail(c, job, action, p, level, start, end)
-    i[fx.SCORED] = 2 if detail else 1
+                _detail(c, action, p, kw, begins, ends, penalty)
+    i[fx.SCORED] = 0 if not hold else (2 if detail else 1)
