@@ -10,6 +10,8 @@ import numpy as np
 from telemetry.classes import WORKLOAD_CLASSES
 from telemetry.errors import InputError
 
+LARGEST_SLICES = 16
+
 
 @dataclass(frozen=True)
 class SiteSpec:
@@ -141,12 +143,34 @@ class ClusterSpec:
                 raise InputError(
                     f"{pool.nodes} nodes of {pool.gpus_per_node} GPUs", where=f"{where}, pool '{pool.name}'", allowed="at least 1 x 1"
                 )
+            self._check_pool(pool, f"{where}, pool '{pool.name}'")
+        if not 0 < self.transfer_gbps < float("inf"):
+            raise InputError(f"transfer_gbps {self.transfer_gbps}", where=where, allowed="a finite number above 0")
+        self._check_maintenance(where)
         fractions = self.level_fractions
         if not fractions or fractions[0] != 1.0 or any(b >= a or b <= 0 for a, b in pairwise(fractions)):
             raise InputError(f"level_fractions {fractions}", where=where, allowed="1.0 first, then strictly falling, above 0")
         missing = sorted(set(WORKLOAD_CLASSES) - set(self.objectives))
         if missing:
             raise InputError(f"no objective for {', '.join(missing)}", where=where, allowed="one per workload class")
+
+    @staticmethod
+    def _check_pool(pool: PoolSpec, where: str) -> None:
+        if not 0 <= pool.mig_slices <= LARGEST_SLICES:
+            raise InputError(f"mig_slices {pool.mig_slices}", where=where, allowed=f"0 (none) to {LARGEST_SLICES}")
+        if pool.rack_budget_w > 0 and pool.nodes_per_rack < 1:
+            raise InputError(f"rack_budget_w {pool.rack_budget_w:g} without racks", where=where, remedy="give nodes_per_rack")
+
+    def _check_maintenance(self, where: str) -> None:
+        nodes = {pool.name: pool.nodes for pool in self.pools}
+        for item in self.maintenance:
+            at = f"{where}, maintenance of '{item.pool}'"
+            if item.pool not in nodes:
+                raise InputError(f"unknown pool '{item.pool}'", where=at, allowed=", ".join(nodes))
+            if item.nodes < 1 or item.first_node < 0 or item.first_node + item.nodes > nodes[item.pool]:
+                raise InputError(
+                    f"nodes {item.first_node} to {item.first_node + item.nodes - 1}", where=at, allowed=f"0 to {nodes[item.pool] - 1}"
+                )
 
     @property
     def node_names(self) -> tuple[str, ...]:

@@ -9,10 +9,10 @@ from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
-from envs.cluster import DEFAULT_OBJECTIVES, ClassObjective, ClusterSpec, PoolSpec, SiteSpec
+from envs.cluster import DEFAULT_OBJECTIVES, ClassObjective, ClusterSpec, Maintenance, PoolSpec, SiteSpec
 from telemetry.errors import InputError
 
-T = TypeVar("T", SiteSpec, PoolSpec, ClassObjective)
+T = TypeVar("T", SiteSpec, PoolSpec, ClassObjective, Maintenance)
 
 
 def load_cluster(name_or_path: str | Path, conf_dir: Path | str = "conf") -> ClusterSpec:
@@ -46,6 +46,12 @@ def cluster_from_mapping(values: Any, where: str, default_name: str = "cluster")
     if values.get("level_fractions") is not None:
         levels = _list(values["level_fractions"], f"{where}, level_fractions")
         extra["level_fractions"] = tuple(_number(level, f"{where}, level_fractions") for level in levels)
+    for key in ("transfer_gbps", "transfer_kwh_per_gib"):
+        if values.get(key) is not None:
+            extra[key] = _typed(ClusterSpec, key, values[key], f"{where}, {key}")
+    if values.get("maintenance"):
+        items = _list(values["maintenance"], f"{where}, maintenance")
+        extra["maintenance"] = tuple(_entry(Maintenance, item, f"{where}, maintenance[{i}]") for i, item in enumerate(items))
     return ClusterSpec(
         name=str(values.get("name") or default_name),
         sites=tuple(_entry(SiteSpec, item, f"{where}, sites[{i}]") for i, item in enumerate(_list(values["sites"], f"{where}, sites"))),

@@ -11,7 +11,9 @@ Metrics of one window, over the jobs submitted in it:
 | ``mean_wait_s, p95_wait_s`` | s | start - submit of completed jobs |
 | ``mean_bounded_slowdown`` | 1 | max(1, (wait + run) / max(run, threshold)), threshold 10 s (Feitelson 2001) |
 | ``gpu_utilization`` | 0-1 | GPU-seconds of running jobs, fractions as such / (all GPUs x seconds from 0 to the last end) |
-| ``jobs_completed, jobs_rejected, late_starts, missed_deadlines`` | jobs | completed + rejected = submitted, always |
+| ``jobs_completed, jobs_rejected, late_starts, missed_deadlines`` | jobs | completed + rejected + withdrawn = submitted, always |
+| ``jobs_withdrawn`` | jobs | replicas that were not wanted any more before they found (or, after an outage, found again) a place |
+| ``down_node_hours`` | h | node-hours that outages took, from second 0 to the last end |
 
 ``gpu_utilization`` is occupancy: a lower power level lengthens a run and so raises it. A window without jobs has zeros and no (NaN) rates.
 """
@@ -25,6 +27,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from envs.kernel import run_policy
+from envs.outages import down_node_hours
 from envs.reward import RewardSpec
 from envs.state import EpisodeTotals, Policy
 from envs.world import World
@@ -44,7 +47,16 @@ CONTRACT_METRICS: tuple[str, ...] = (
     "jobs_rejected",
 )
 CLASS_METRICS: tuple[str, ...] = tuple(f"sla_violation_rate_{name}" for name in WORKLOAD_CLASSES)
-METRICS: tuple[str, ...] = (*CONTRACT_METRICS, "objective_usd", "penalty_usd", "missed_deadlines", "late_starts", *CLASS_METRICS)
+METRICS: tuple[str, ...] = (
+    *CONTRACT_METRICS,
+    "objective_usd",
+    "penalty_usd",
+    "missed_deadlines",
+    "late_starts",
+    *CLASS_METRICS,
+    "jobs_withdrawn",
+    "down_node_hours",
+)
 BOOTSTRAP_SAMPLES = 2000
 
 
@@ -141,6 +153,8 @@ def _one_window(world: World, totals: EpisodeTotals, reward: RewardSpec, thresho
         "missed_deadlines": int(missed.sum()),
         "late_starts": int(late.sum()),
         **{f"sla_violation_rate_{name}": _mean(violated[kind == index]) for index, name in enumerate(WORKLOAD_CLASSES)},
+        "jobs_withdrawn": withdrawn,
+        "down_node_hours": down_node_hours(world.outages[m], int(span_s)) if world.outages else 0.0,
     }
 
 

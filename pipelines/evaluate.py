@@ -16,6 +16,7 @@ from envs.reward import RewardSpec
 from envs.state import Policy
 from envs.world import World, build_world
 from pipelines.cli import build, hydra_command
+from pipelines.equipment import with_given_outages
 from pipelines.policies import resolve_policy
 from pipelines.trials import Trial, is_archive, queue_policy, swf_trial, table_trial, whole_number
 from pipelines.workspace import write_json
@@ -93,6 +94,7 @@ def run(cfg: DictConfig) -> Report:
             names.insert(0, str(cfg.baseline))
         policies = {str(name): resolve_policy(str(name), cfg.registry.tracking_uri) for name in names}
         trial = table_trial(cfg, seeds)
+    trial = with_given_outages(cfg, trial)
     worlds: dict[int, World] = {seed: build_world(trial.cluster, windows) for seed, windows in trial.windows.items()}
     frame = evaluate(
         worlds,
