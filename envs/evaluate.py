@@ -20,7 +20,7 @@ Metrics of one window, over the jobs submitted in it:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -69,6 +69,7 @@ def evaluate(
     slowdown_threshold_s: float = 10.0,
     progress: bool = False,
     threads: int = 1,
+    observe: Callable[[str, int, World, EpisodeTotals], None] | None = None,
 ) -> pd.DataFrame:
     """Run every policy through every window of every seed.
 
@@ -78,6 +79,7 @@ def evaluate(
         policies: by name, as they shall appear in the frame.
         reward: weights of the objective; the default :class:`~envs.reward.RewardSpec` when None.
         progress: show a progress bar on standard error.
+        observe: called after each run with the policy's name, the seed, the world, and totals with event logs.
 
     Returns:
         One row per (policy, window, seed): ``policy, window, seed, window_start, jobs_submitted`` and ``METRICS``.
@@ -102,7 +104,9 @@ def evaluate(
                 if reseed is not None:
                     reseed(seed)
                 if reseed is not None or id(world) not in known:
-                    totals = run_policy(world, policy, spec, threads=threads)
+                    totals = run_policy(world, policy, spec, threads=threads, event_log=observe is not None)
+                    if observe is not None:
+                        observe(name, seed, world, totals)
                     known[id(world)] = window_metrics(world, totals, spec, slowdown_threshold_s)
                 frame = known[id(world)].copy()
                 frame.insert(0, "policy", name)

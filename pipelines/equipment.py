@@ -1,45 +1,71 @@
-"""What befalls and what is added to the windows of an evaluation: outages of nodes."""
+"""What befalls and what is added to the windows of an evaluation: outages of nodes, and replicas of services."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 from omegaconf import DictConfig
 
 from envs.outages import check_outages, with_outages
+from envs.service_report import SERVICE_METRICS, service_metrics
+from envs.services import ServicePlan, add_services
+from envs.state import EpisodeTotals
+from envs.world import World
+from pipelines.service_files import load_services
 from pipelines.trials import Trial
-from telemetry.errors import InputError
+from telemetry.tables import read_table
 
 
-def read_table(path: str) -> pd.DataFrame:
-    """A CSV or Parquet table as it is.
+def equipped(cfg: DictConfig, trial: Trial) -> tuple[Trial, tuple[ServicePlan, ...]]:
+    """The trial with the outages of its cluster and of ``outages=FILE`` and the replicas of ``services=FILE``, and the services' plans."""
+    trial = _with_outages(cfg, trial)
+    if not cfg.services:
+        return trial, ()
+    cut = [window for tables in trial.windows.values() for window in tables]
+    begin = min(window.start for window in cut)
+    end = max(window.start + pd.Timedelta(seconds=max(window.length_s, 1)) for window in cut)
+    plans = load_services(str(cfg.services), str(cfg.traces), begin, end)
+    windows = {seed: [add_services(window, plans, trial.cluster) for window in tables] for seed, tables in trial.windows.items()}
+    leases = sum(int(window.jobs["until"].notna().sum()) for tables in windows.values() for window in tables)
+    names = ", ".join(plan.spec.name for plan in plans)
+    return replace(trial, windows=windows, notes=[*trial.notes, f"services: {names}; {leases:,} leases in the windows of all seeds"]), plans
 
-    Raises:
-        InputError: no such file, or one that cannot be read.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise InputError("no such file", where=path, allowed="a CSV or Parquet file")
-    try:
-        return pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(f"cannot be read: {str(error).splitlines()[0]}", where=path, remedy="give a whole CSV or Parquet table") from error
 
-
-def with_given_outages(cfg: DictConfig, trial: Trial) -> Trial:
-    """The trial with maintenance and failures of its cluster, drawn by each seed, and those of ``outages=FILE``."""
+def _with_outages(cfg: DictConfig, trial: Trial) -> Trial:
+    """The trial with maintenance and failures of its cluster, drawn by each seed, and given outages."""
     given = check_outages(read_table(str(cfg.outages)), trial.cluster, str(cfg.outages)) if cfg.outages else None
+    failing = sum(pool.mtbf_hours > 0 for pool in trial.cluster.pools)
+    if given is None and not failing and not trial.cluster.maintenance:
+        return trial
     windows = {seed: with_outages(tables, trial.cluster, seed, given) for seed, tables in trial.windows.items()}
     count = sum(len(table.outages) for tables in windows.values() for table in tables if table.outages is not None)
-    failing = sum(pool.mtbf_hours > 0 for pool in trial.cluster.pools)
-    if not (given is not None or failing or trial.cluster.maintenance):
-        return trial
     sources = [f"{failing} pools with failures"] if failing else []
     sources += ["maintenance"] if trial.cluster.maintenance else []
     sources += [str(cfg.outages)] if given is not None else []
-    return replace(
-        trial, windows=windows, notes=[*trial.notes, f"outages: {count:,} in or after the windows of all seeds ({', '.join(sources)})"]
-    )
+    told = f"outages: {count:,} in or after the windows of all seeds ({', '.join(sources)})"
+    return replace(trial, windows=windows, notes=[*trial.notes, told])
+
+
+class ServiceRows:
+    """Collects the metrics of services while policies run (``observe`` of :func:`envs.evaluate.evaluate`)."""
+
+    def __init__(self, trial: Trial, plans: tuple[ServicePlan, ...]) -> None:
+        self._trial, self._plans = trial, plans
+        self._rows: list[pd.DataFrame] = []
+
+    def __call__(self, policy: str, seed: int, world: World, totals: EpisodeTotals) -> None:
+        table = service_metrics(world, self._trial.windows[seed], totals, self._plans)
+        self._rows.append(table.assign(policy=policy, seed=seed))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """``policy, service, window, seed`` and ``SERVICE_METRICS``; empty without services."""
+        if not self._rows:
+            return pd.DataFrame()
+        return pd.concat(self._rows, ignore_index=True)[["policy", "service", "window", "seed", *SERVICE_METRICS]]
+
+
+def service_means(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean of every metric over windows and seeds, one row per (service, policy) in the order of first appearance."""
+    return rows.groupby(["service", "policy"], sort=False)[[*SERVICE_METRICS]].mean()
