@@ -94,7 +94,7 @@ class ServiceSpec:
             )
         if self.scale_down_delay_s < 0:
             raise InputError(f"scale_down_delay_s {self.scale_down_delay_s}", where=where, allowed="0 or more")
-        if not self.is_met(np.array([1]), np.array([0.0]), np.array([1.0]))[0]:
+        if not self.is_met(np.array([1]), np.array([0.0]), np.array([0.0]))[0]:
             raise InputError(
                 f"{self.objective} within {self.objective_s:g} s",
                 where=where,
@@ -184,7 +184,7 @@ def check_rates(table: pd.DataFrame, where: str = "request rates") -> pd.DataFra
     bad = ~np.isfinite(rates) | (rates < 0)
     if bad.any():
         raise InputError(
-            f"requests_per_s {table.loc[bad.idxmax(), 'requests_per_s']!r}, row {bad.idxmax()}", where=where, allowed="0 or more"
+            f"requests_per_s {table.loc[bad.idxmax(), 'requests_per_s']}, row {bad.idxmax()}", where=where, allowed="0 or more"
         )
     checked = checked.sort_values(["service", "time"], kind="stable", ignore_index=True)
     for name, rows in checked.groupby("service"):

@@ -40,9 +40,8 @@ def load_services(path: str, traces: str, begin: pd.Timestamp, end: pd.Timestamp
     """
     values = _yaml(Path(path), "a YAML file with rates and services")
     if not isinstance(values, dict) or set(values) != {"rates", "services"}:
-        raise InputError(
-            f"keys {', '.join(map(str, values)) if isinstance(values, dict) else values!r}", where=path, allowed="rates and services"
-        )
+        keys = ", ".join(map(str, values)) if isinstance(values, dict) else repr(values)
+        raise InputError(f"keys {keys}", where=path, allowed="rates and services")
     given = values["services"]
     if not isinstance(given, dict) or not given:
         raise InputError(f"services: {given!r}", where=path, allowed="a mapping of names to services")

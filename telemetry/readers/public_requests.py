@@ -13,6 +13,7 @@ import pandas as pd
 
 from telemetry.errors import InputError
 from telemetry.readers.public_traces import read_servegen_rates
+from telemetry.times import utc_column
 
 SERVEGEN_STEP_S = 600
 FUNCTION_STEP_S = 60
@@ -33,7 +34,7 @@ def read_servegen(paths: Sequence[Path], start: pd.Timestamp, step_s: int) -> pd
 
 def read_llm_events(paths: Sequence[Path], start: pd.Timestamp, step_s: int) -> pd.DataFrame:
     """Requests of Azure's LLM inference, one file a service (``code``, ``conv``); ``start`` stands for the first step of the earliest."""
-    times = {path.stem.rpartition("_")[2]: pd.to_datetime(_read(path, ("TIMESTAMP",))["TIMESTAMP"], utc=True) for path in paths}
+    times = {path.stem.rpartition("_")[2]: utc_column(_read(path, ("TIMESTAMP",))["TIMESTAMP"], where=str(path)) for path in paths}
     seconds = {name: (column - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1) for name, column in times.items()}
     return counted({name: column.to_numpy() for name, column in seconds.items()}, start, step_s)
 
