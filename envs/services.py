@@ -112,8 +112,8 @@ class ServiceSpec:
         """Mean seconds of work for a request on the reference GPU at full power."""
         return self.mean_service_s if self.mean_service_s > 0 else self.tokens_per_request / self.tokens_per_s
 
-    def rate(self, speed):
-        """Requests per second that a busy replica of ``speed`` serves."""
+    def rate(self, speed: float) -> float:
+        """Requests per second that a busy replica of ``speed`` serves (numbers or arrays)."""
         return speed / self.service_s
 
     def is_met(self, servers: np.ndarray, arrivals: np.ndarray, blocked: np.ndarray) -> np.ndarray:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
@@ -11,7 +14,7 @@ from envs.outages import check_outages, with_outages
 from envs.service_report import SERVICE_METRICS, service_metrics
 from envs.services import ServicePlan, add_services
 from envs.state import EpisodeTotals
-from envs.world import World
+from envs.world import REJECT_REASONS, World
 from pipelines.service_files import load_services
 from pipelines.trials import Trial
 from telemetry.tables import read_table
@@ -45,6 +48,15 @@ def _with_outages(cfg: DictConfig, trial: Trial) -> Trial:
     sources += [str(cfg.outages)] if given is not None else []
     told = f"outages: {count:,} in or after the windows of all seeds ({', '.join(sources)})"
     return replace(trial, windows=windows, notes=[*trial.notes, told])
+
+
+def rejected_leases(worlds: Mapping[int, World]) -> list[str]:
+    """A line for each service and reason for which its replicas are rejected by the cluster."""
+    count: Counter[tuple[str, str]] = Counter()
+    for world in worlds.values():
+        for m, job in zip(*np.nonzero((world.jobs.reject > 0) & (world.jobs.service >= 0)), strict=True):
+            count[world.services[m][world.jobs.service[m, job]], REJECT_REASONS[int(world.jobs.reject[m, job])]] += 1
+    return [f"service {name}: {number:,} leases can run nowhere ({reason})" for (name, reason), number in count.items()]
 
 
 class ServiceRows:

@@ -16,7 +16,7 @@ from envs.reward import RewardSpec
 from envs.state import Policy
 from envs.world import World, build_world
 from pipelines.cli import build, hydra_command
-from pipelines.equipment import ServiceRows, equipped, service_means
+from pipelines.equipment import ServiceRows, equipped, rejected_leases, service_means
 from pipelines.policies import resolve_policy
 from pipelines.trials import Trial, is_archive, queue_policy, swf_trial, table_trial, whole_number
 from pipelines.workspace import write_json
@@ -108,6 +108,7 @@ def run(cfg: DictConfig) -> Report:
     trial, plans = equipped(cfg, trial)
     services = ServiceRows(trial, plans)
     worlds: dict[int, World] = {seed: build_world(trial.cluster, windows) for seed, windows in trial.windows.items()}
+    trial.notes.extend(rejected_leases(worlds))
     frame = evaluate(
         worlds,
         policies,

@@ -86,6 +86,17 @@ def test_services_beside_an_archive_and_under_outages(call, tmp_path):
     assert found["services"]["chat"]["fcfs_strict"]["mean"]["requests"] > 0
 
 
+def test_replicas_that_can_run_nowhere_are_told(call, tmp_path):
+    (tmp_path / "services.yaml").write_text(SERVICES.replace("objective_s: 9", "objective_s: 9, planned_speed: 1.2"))
+    code, found, streams = call("policies=[k8s_default]", "windows=1", "window_hours=12")
+    assert code == 0
+    mean = found["services"]["chat"]["k8s_default"]["mean"]
+    assert mean["leases_rejected"] == mean["leases"] > 0
+    assert mean["shed_share"] == 1
+    assert mean["mean_response_s"] is None
+    assert f"note: service chat: {mean['leases']:.0f} leases can run nowhere (too_slow)" in streams.out
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
