@@ -13,6 +13,49 @@ from telemetry.errors import InputError
 LARGEST_SLICES = 16
 
 
+# field: least, most, whether it must be whole
+POOL_FIGURES: dict[str, tuple[float, float, bool]] = {
+    "nodes": (1, 10_000_000, True),
+    "gpus_per_node": (1, 10_000, True),
+    "node_idle_w": (0, 1e6, False),
+    "gpu_idle_w": (0, 1e5, False),
+    "cpu_w_per_gpu": (0, 1e5, False),
+    "node_sleep_w": (0, 1e6, False),
+    "wake_latency_s": (0, 7 * 86_400, True),
+    "wake_power_w": (0, 1e6, False),
+    "cpus_per_node": (0, 1e6, False),
+    "memory_gib_per_node": (0, 1e7, False),
+    "cpu_w_per_cpu": (0, 1e4, False),
+    "gpu_context_w": (0, 1e5, False),
+    "mig_slices": (0, LARGEST_SLICES, True),
+    "nodes_per_rack": (0, 1_000_000, True),
+    "rack_budget_w": (0, 1e9, False),
+    "budget_w": (0, 1e9, False),
+    "mtbf_hours": (0, 1e9, False),
+    "repair_hours": (0, 1e6, False),
+}
+SITE_FIGURES: dict[str, tuple[float, float, bool]] = {
+    "pue_base": (1, 10, False),
+    "pue_per_c": (0, 1, False),
+    "pue_free_cooling_c": (-100, 100, False),
+    "budget_w": (0, 1e9, False),
+}
+OBJECTIVE_FIGURES: dict[str, tuple[float, float, bool]] = {
+    "max_wait_s": (0, 36_525 * 86_400, True),
+    "deadline_stretch": (0, 1000, False),
+    "checkpoint_s": (0, 36_525 * 86_400, True),
+    "restart_s": (0, 36_525 * 86_400, True),
+}
+
+
+def _check_figures(spec: object, figures: dict[str, tuple[float, float, bool]], where: str) -> None:
+    for name, (least, most, whole) in figures.items():
+        value = getattr(spec, name)
+        if not (least <= value <= most) or (whole and value != int(value)):
+            kind = "a whole number" if whole else "a number"
+            raise InputError(f"{name} {value}", where=where, allowed=f"{kind} from {least:,} to {most:,}")
+
+
 @dataclass(frozen=True)
 class SiteSpec:
     """One site. PUE(T) = ``pue_base`` + ``pue_per_c`` x max(0, T - ``pue_free_cooling_c``); ``budget_w`` bounds its IT watts, 0 = none."""
@@ -144,6 +187,10 @@ class ClusterSpec:
                     f"{pool.nodes} nodes of {pool.gpus_per_node} GPUs", where=f"{where}, pool '{pool.name}'", allowed="at least 1 x 1"
                 )
             self._check_pool(pool, f"{where}, pool '{pool.name}'")
+        for site in self.sites:
+            _check_figures(site, SITE_FIGURES, f"{where}, site '{site.name}'")
+        for name, objective in self.objectives.items():
+            _check_figures(objective, OBJECTIVE_FIGURES, f"{where}, objective of '{name}'")
         if not 0 < self.transfer_gbps < float("inf"):
             raise InputError(f"transfer_gbps {self.transfer_gbps}", where=where, allowed="a finite number above 0")
         self._check_maintenance(where)
@@ -156,8 +203,7 @@ class ClusterSpec:
 
     @staticmethod
     def _check_pool(pool: PoolSpec, where: str) -> None:
-        if not 0 <= pool.mig_slices <= LARGEST_SLICES:
-            raise InputError(f"mig_slices {pool.mig_slices}", where=where, allowed=f"0 (none) to {LARGEST_SLICES}")
+        _check_figures(pool, POOL_FIGURES, where)
         if pool.rack_budget_w > 0 and pool.nodes_per_rack < 1:
             raise InputError(f"rack_budget_w {pool.rack_budget_w:g} without racks", where=where, remedy="give nodes_per_rack")
 

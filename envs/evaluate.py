@@ -11,14 +11,16 @@ Metrics of one window, over the jobs submitted in it:
 | ``mean_wait_s, p95_wait_s`` | s | start - submit of completed jobs |
 | ``mean_bounded_slowdown`` | 1 | max(1, (wait + run) / max(run, threshold)), threshold 10 s (Feitelson 2001) |
 | ``gpu_utilization`` | 0-1 | GPU-seconds of running jobs, fractions as such / (all GPUs x seconds from 0 to the last end) |
-| ``jobs_completed, jobs_rejected, late_starts, missed_deadlines`` | jobs | completed + rejected = submitted, always |
+| ``jobs_completed, jobs_rejected, late_starts, missed_deadlines`` | jobs | completed + rejected + withdrawn = submitted, always |
+| ``jobs_withdrawn`` | jobs | replicas that were not wanted any more before they found (or, after an outage, found again) a place |
+| ``down_node_hours`` | h | node-hours that outages took, from second 0 to the last end |
 
 ``gpu_utilization`` is occupancy: a lower power level lengthens a run and so raises it. A window without jobs has zeros and no (NaN) rates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -26,6 +28,7 @@ from tqdm import tqdm
 
 from envs.events import events_frame
 from envs.kernel import run_policy
+from envs.outages import down_node_hours
 from envs.replay.facts import facts_of
 from envs.replay.recompute import recompute
 from envs.reward import RewardSpec
@@ -47,7 +50,16 @@ CONTRACT_METRICS: tuple[str, ...] = (
     "jobs_rejected",
 )
 CLASS_METRICS: tuple[str, ...] = tuple(f"sla_violation_rate_{name}" for name in WORKLOAD_CLASSES)
-METRICS: tuple[str, ...] = (*CONTRACT_METRICS, "objective_usd", "penalty_usd", "missed_deadlines", "late_starts", *CLASS_METRICS)
+METRICS: tuple[str, ...] = (
+    *CONTRACT_METRICS,
+    "objective_usd",
+    "penalty_usd",
+    "missed_deadlines",
+    "late_starts",
+    *CLASS_METRICS,
+    "jobs_withdrawn",
+    "down_node_hours",
+)
 BOOTSTRAP_SAMPLES = 2000
 
 
@@ -61,6 +73,7 @@ def evaluate(
     progress: bool = False,
     threads: int = 1,
     billed: Mapping[int, World] | None = None,
+    observe: Callable[[str, int, World, EpisodeTotals], None] | None = None,
 ) -> pd.DataFrame:
     """Run every policy through every window of every seed.
 
@@ -72,6 +85,7 @@ def evaluate(
         progress: show a progress bar on standard error.
         billed: worlds by seed with the same windows, jobs and cluster as ``worlds`` and another grid: policies decide by ``worlds``, and
             energy, cost, carbon and objective are those of the same events on the grid of ``billed`` (:mod:`envs.replay.recompute`).
+        observe: called after each run with the policy's name, the seed, the world, and totals with event logs.
 
     Returns:
         One row per (policy, window, seed): ``policy, window, seed, window_start, jobs_submitted`` and ``METRICS``.
@@ -96,7 +110,10 @@ def evaluate(
                 if reseed is not None:
                     reseed(seed)
                 if reseed is not None or id(world) not in known:
-                    totals = run_policy(world, policy, spec, threads=threads, event_log=billed is not None)
+                    logged = billed is not None or observe is not None
+                    totals = run_policy(world, policy, spec, threads=threads, event_log=logged)
+                    if observe is not None:
+                        observe(name, seed, world, totals)
                     metrics = window_metrics(world, totals, spec, slowdown_threshold_s)
                     known[id(world)] = metrics if billed is None else rebilled(metrics, billed[seed], totals, policy, spec)
                 frame = known[id(world)].copy()
@@ -161,6 +178,8 @@ def _one_window(world: World, totals: EpisodeTotals, reward: RewardSpec, thresho
         "missed_deadlines": int(missed.sum()),
         "late_starts": int(late.sum()),
         **{f"sla_violation_rate_{name}": _mean(violated[kind == index]) for index, name in enumerate(WORKLOAD_CLASSES)},
+        "jobs_withdrawn": withdrawn,
+        "down_node_hours": down_node_hours(world.outages[m], int(span_s)) if world.outages else 0.0,
     }
 
 

@@ -19,7 +19,7 @@ from envs.cluster import ClusterSpec
 from envs.job_table import prepare_jobs
 from envs.kernel import Simulator
 from envs.kernel_decisions import SCAN
-from envs.packed import Views, mark_ready
+from envs.packed import Views, mark_leaves, mark_ready
 from envs.reward import RewardSpec
 from envs.state import AWAKE, DOWN, PLACED, RUNNING, SLEEPING, WAITING, WAKING, PolicySettings
 from envs.windows import WindowTables, check_grid
@@ -146,6 +146,7 @@ def _set_jobs(snapshot: Snapshot, simulator: Simulator, settings: PolicySettings
     if settings.queue_order not in STATIC_ORDERS:
         raise InputError(f"queue order '{settings.queue_order}'", where="snapshot", allowed=", ".join(STATIC_ORDERS))
     ready: list[int] = []
+    ends: dict[int, tuple[int, int]] = {}
     pool_names = [pool.name for pool in world.cluster.pools]
     for job, job_id in enumerate(world.job_ids[0]):
         place = snapshot.placements.get(job_id)
@@ -170,11 +171,13 @@ def _set_jobs(snapshot: Snapshot, simulator: Simulator, settings: PolicySettings
         state.start_s[0, job] = state.begin_s[0, job] = _seconds(world, place.started)
         speed = world.static.speed[pool, place.level, jobs.kind[0, job]]
         state.due_s[0, job] = state.start_s[0, job] + int(np.ceil(jobs.estimate_s[0, job] / speed))
+        ends[job] = (pool, int(state.due_s[0, job]))
         at = int(state.n_running[0])
         state.running[0, at], state.running_at[0, job] = job, at
         state.n_running[0] = at + 1
     order = STATIC_ORDERS.index(settings.queue_order)
     mark_ready(simulator.packed_world, simulator.packed_state, 0, 0, order, ready)
+    mark_leaves(simulator.packed_world, simulator.packed_state, 0, ends)
 
 
 def _set_nodes(snapshot: Snapshot, simulator: Simulator) -> None:

@@ -28,6 +28,7 @@ HISTORY_S = 7 * DAY_S
 TAIL_S = 7 * DAY_S
 
 GridMaker = Callable[[pd.Timestamp, pd.Timestamp], pd.DataFrame]
+GRID_RANGES = {"temperature_c": (-90.0, 65.0), "renewable_fraction": (0.0, 1.0)}
 REQUIRED_GRID_COLUMNS = ("time", "site", "price_usd_per_kwh", "carbon_g_per_kwh")
 
 
@@ -77,6 +78,19 @@ def check_grid(grid: pd.DataFrame) -> pd.DataFrame:
                 where=f"grid table, {row['site']} at {row['time'].isoformat()}",
                 allowed="a finite number" + (", 0 or more" if name.startswith("carbon") else ""),
                 remedy="fill the gap with a forecast or the value of the day before, or cut the table there",
+            )
+        table[name] = values.astype(float)
+    for name, (least, most) in GRID_RANGES.items():
+        if name not in table:
+            continue
+        values = pd.to_numeric(table[name], errors="coerce")
+        bad = (values.isna() & table[name].notna()) | (values < least) | (values > most)  # a missing value is allowed
+        if bad.any():
+            row = table[bad].iloc[0]
+            raise InputError(
+                f"{name} {row[name]}",
+                where=f"grid table, {row['site']} at {row['time'].isoformat()}",
+                allowed=f"{least:g} to {most:g}, or nothing",
             )
         table[name] = values.astype(float)
     first: np.ndarray | None = None

@@ -179,6 +179,13 @@ def build_static(cluster: ClusterSpec) -> Static:
         if pool.wake_latency_s < 1:
             raise InputError(f"wake_latency_s {pool.wake_latency_s}", where=where, allowed="at least 1 second")
     curves = [levels_for(pool.gpu_model, cluster.level_fractions) for pool in pools]
+    for pool, (_, power_w) in zip(pools, curves, strict=True):
+        if pool.gpu_idle_w > power_w.min():
+            raise InputError(
+                f"gpu_idle_w {pool.gpu_idle_w:g}",
+                where=f"cluster '{cluster.name}', pool '{pool.name}'",
+                allowed=f"at most {power_w.min():g} W, what a {pool.gpu_model} draws at the lowest level",
+            )
     nodes = np.array([pool.nodes for pool in pools], dtype=np.int64)
     gpus = np.array([pool.gpus_per_node for pool in pools], dtype=np.int64)
     node_pool = np.repeat(np.arange(len(pools), dtype=np.int64), nodes)
@@ -294,7 +301,7 @@ def _build_jobs(
         utilization=table_of("gpu_utilization"),
         cpu_milli=values["cpu_milli"],
         memory_mib=values["memory_mib"],
-        preemptible=table_of("preemptible").astype(np.bool_),
+        preemptible=table_of("preemptible").astype(np.bool_) & (values["until"] < 0),
         checkpoint_s=values["checkpoint_s"],
         restart_s=values["restart_s"],
         data_site=np.where(data_gib > 0, data_site, -1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from envs.reward import RewardSpec
 from envs.state import Policy
 from envs.world import World, build_world
 from pipelines.cli import build, hydra_command
+from pipelines.equipment import ServiceRows, equipped, rejected_leases, service_means
 from pipelines.policies import resolve_policy
 from pipelines.trials import Trial, is_archive, queue_policy, swf_trial, table_trial, whole_number
 from pipelines.workspace import write_json
@@ -28,12 +29,13 @@ TABLE_COLUMNS = (*CONTRACT_METRICS, "objective_usd")
 
 @dataclass(frozen=True)
 class Report:
-    """What the command found: rows of :func:`envs.evaluate.evaluate`, and the paired differences (empty without a baseline)."""
+    """What the command found: rows of :func:`envs.evaluate.evaluate`, paired differences (empty without a baseline), rows of services."""
 
     frame: pd.DataFrame
     differences: pd.DataFrame
     trial: Trial
     seeds: tuple[int, ...]
+    services: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def as_json(self) -> dict[str, Any]:
         """The contract: per policy and window the metrics, their means, and the difference to the baseline with its interval."""
@@ -51,8 +53,18 @@ class Report:
                 "policies": {name: {"windows": table.to_dict("records")} for name, table in rows.items()},
                 "summary": summarise(self.frame).to_dict("index"),
                 "paired_difference": differences,
+                **self._services_json(),
             }
         )
+
+    def _services_json(self) -> dict[str, Any]:
+        """Nothing without services; else per service and policy the windows and their means."""
+        found: dict[str, dict[str, Any]] = {}
+        for (service, policy), rows in self.services.groupby(["service", "policy"], sort=False) if len(self.services) else ():
+            means = service_means(rows).iloc[0].to_dict()
+            windows = rows.drop(columns=["service", "policy"]).to_dict("records")
+            found.setdefault(str(service), {})[str(policy)] = {"mean": means, "windows": windows}
+        return {"services": found} if found else {}
 
 
 def plain(value: Any) -> Any:
@@ -94,8 +106,11 @@ def run(cfg: DictConfig) -> Report:
             names.insert(0, str(cfg.baseline))
         policies = {str(name): resolve_policy(str(name), cfg.registry.tracking_uri) for name in names}
         trial = table_trial(cfg, seeds)
+    trial, plans = equipped(cfg, trial)
+    services = ServiceRows(trial, plans)
     worlds: dict[int, World] = {seed: build_world(trial.cluster, windows) for seed, windows in trial.windows.items()}
     seen = {seed: build_world(trial.cluster, windows) for seed, windows in (trial.reported or {}).items()}
+    trial.notes.extend(rejected_leases(worlds))
     frame = evaluate(
         seen or worlds,
         policies,
@@ -104,10 +119,11 @@ def run(cfg: DictConfig) -> Report:
         reward=reward,
         slowdown_threshold_s=float(cfg.trace.bounded_slowdown_threshold_s),
         progress=bool(cfg.progress),
+        observe=services if plans else None,
     )
     baseline = cfg.baseline if cfg.baseline in policies else None
     differences = paired_difference(frame, baseline, metrics=METRICS) if baseline and len(policies) > 1 else pd.DataFrame()
-    return Report(frame, differences, trial, seeds)
+    return Report(frame, differences, trial, seeds, services.frame)
 
 
 def render(report: Report) -> str:
@@ -116,6 +132,9 @@ def render(report: Report) -> str:
     lines = [f"{key}: {value}" for key, value in report.trial.description.items()]
     lines += [f"note: {note}" for note in report.trial.notes]
     lines += ["", "mean over windows and seeds", means.to_string(float_format=lambda v: f"{v:,.3f}")]
+    for service, rows in service_means(report.services).groupby("service", sort=False) if len(report.services) else ():
+        table = rows.droplevel("service").T.to_string(float_format=lambda v: f"{v:,.4g}")
+        lines += ["", f"service {service}, mean over windows and seeds (envs/service_report.py)", table]
     if len(report.differences):
         shown = report.differences[
             report.differences["metric"].isin(["energy_kwh", "cost_usd", "carbon_kg", "sla_violation_rate", "objective_usd"])

@@ -87,7 +87,7 @@ python -m pipelines.make_trace trace=philly stress=flash_crowd out=outputs/crowd
 | `price_spike` | prices times `factor`, at least `floor_usd_per_kwh`, at `sites` | seen and billed |
 | `heat_wave` | temperatures, half a sine up to `add_c` | PUE and with it energy follow |
 | `telemetry_loss` | price, carbon, renewable share and temperature stand still | seen, not billed (below) |
-| `site_loss` | all nodes of a site are out | refused: the simulator does not play outages yet |
+| `site_loss` | all nodes of a site are out | its nodes are down; their jobs fall back to their last checkpoint |
 
 Each comes once in every stretch of about `every_hours` of the time that jobs and grid cover, at a whole hour that the evaluation seed
 draws, or once at `at`. Jobs and grid are changed before windows are cut, so that window starts stay those of the world without stress

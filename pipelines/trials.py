@@ -27,9 +27,6 @@ from telemetry.readers import READERS, ReadContext, ReadResult
 DEFAULT_WINDOWS = 5
 DEFAULT_WINDOW_HOURS = 48.0
 DAY = pd.Timedelta(days=1)
-# What the simulator plays. Outages of nodes are not among it yet: with them, site_loss joins, and table_trial hands outages on.
-PLAYED_STRESSES = ("flash_crowd", "price_spike", "heat_wave", "telemetry_loss")
-NOT_PLAYED = "the simulator does not play outages of nodes yet; site_loss makes their table only (envs.worlds.stress.site_loss)"
 ARCHIVE_ORDERS = ("fcfs", "sjf", "f1", "wfp3", "unicep", "priority")
 
 
@@ -57,6 +54,11 @@ class _Tables:
     jobs: pd.DataFrame
     grid: pd.DataFrame | GridMaker
     reported: pd.DataFrame | None = None
+    outages: pd.DataFrame | None = None
+
+    def befall(self, windows: list[WindowTables]) -> list[WindowTables]:
+        """The windows with the outages of a stress."""
+        return windows if self.outages is None else [replace(window, outages=self.outages) for window in windows]
 
 
 def read_jobs(path: str, notes: list[str]) -> pd.DataFrame:
@@ -154,7 +156,7 @@ def table_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
     hours = _window_hours(cfg, tables[first].jobs, grids[first], count, notes)
 
     def cut(seed: int, grid: pd.DataFrame) -> list[WindowTables]:
-        return cut_windows(tables[seed].jobs, grid, round(hours * 3600), count, seed)
+        return tables[seed].befall(cut_windows(tables[seed].jobs, grid, round(hours * 3600), count, seed))
 
     windows = {seed: cut(seed, grid) for seed, grid in grids.items()}
     reported = {seed: cut(seed, one.reported) for seed, one in tables.items() if one.reported is not None}
@@ -167,7 +169,7 @@ def _tables(
 ) -> tuple[dict[int, _Tables], dict[str, Any]]:
     """Prepared jobs and grid of each seed, under the stress that the configuration names, and what to state about it."""
     jobs = _finished(jobs, notes)
-    stress = stress_of(cfg.stress, PLAYED_STRESSES, NOT_PLAYED)
+    stress = stress_of(cfg.stress)
     grid: pd.DataFrame | GridMaker = _constant(cfg, cluster, step_s)
     if (given := _grid(cfg, notes)) is not None:
         grid = given
@@ -181,7 +183,7 @@ def _tables(
     found: dict[int, Stressed] = {seed: stress.apply(jobs, table, cluster, seed) for seed in seeds}
     notes += stress.notes(found)
     tables = {
-        seed: _Tables(prepare_jobs(one.jobs, cluster), one.grid if one.grid is not None else grid, one.reported)
+        seed: _Tables(prepare_jobs(one.jobs, cluster), one.grid if one.grid is not None else grid, one.reported, one.outages)
         for seed, one in found.items()
     }
     return tables, stress.told(found)
@@ -195,9 +197,11 @@ def _trial_by_jobs(
     first = None if random_starts else whole_number(cfg.trace.start, "trace.start", 0, low=0)
     shortest = min(len(one.jobs) for one in tables.values())
     length = whole_number(cfg.trace.length, "trace.length", (shortest - (first or 0)) // count)
-    windows = {seed: cut_by_jobs(one.jobs, one.grid, length, count, seed, first) for seed, one in tables.items()}
+    windows = {seed: one.befall(cut_by_jobs(one.jobs, one.grid, length, count, seed, first)) for seed, one in tables.items()}
     reported = {
-        seed: cut_by_jobs(one.jobs, one.reported, length, count, seed, first) for seed, one in tables.items() if one.reported is not None
+        seed: one.befall(cut_by_jobs(one.jobs, one.reported, length, count, seed, first))
+        for seed, one in tables.items()
+        if one.reported is not None
     }
     description = _description(cfg, cluster, next(iter(tables.values())).jobs, count, f"{length} jobs each")
     return Trial(cluster, windows, description, notes, reported or None, stress)

@@ -12,6 +12,7 @@ from envs.agent.policy import AgentPolicy
 from envs.agent.train import TrainingResult, train_agent
 from envs.evaluate import evaluate
 from envs.heuristics import JUDGES
+from envs.outages import with_outages
 from envs.state import PolicySettings
 from envs.vec_env import ClusterVecEnv
 from envs.windows import WindowTables, cut_windows, prepare_jobs
@@ -40,7 +41,8 @@ def part_windows(config: TrainConfig, features: Path, part: str, count: int, see
     jobs, grid = pd.read_parquet(features / "jobs.parquet"), pd.read_parquet(features / "grid.parquet")
     start, end = split_spans(jobs, config.trace.split)[part]
     prepared = prepare_jobs(jobs, config.cluster)
-    return cut_windows(prepared, grid, int(config.trace.window_hours * 3600), count, seed, start=start, end=end)
+    windows = cut_windows(prepared, grid, int(config.trace.window_hours * 3600), count, seed, start=start, end=end)
+    return with_outages(windows, config.cluster, seed)
 
 
 def part_world(config: TrainConfig, features: Path, part: str, count: int, seed: int) -> World:

@@ -300,3 +300,32 @@ def test_archive_agrees_with_a_list_scheduler(call, folder, discipline, order):
     assert means["mean_wait_s"] == pytest.approx(waits.mean(), rel=1e-12)
     assert means["p95_wait_s"] == pytest.approx(np.percentile(waits, 95), rel=1e-12)
     assert means["mean_bounded_slowdown"] == pytest.approx(np.maximum(1, (waits + run) / np.maximum(run, 10)).mean(), rel=1e-12)
+
+
+def test_outages_of_a_file_and_of_the_cluster(call, folder):
+    begin = (START + pd.Timedelta(hours=10)).tz_localize(None).isoformat()
+    end = (START + pd.Timedelta(hours=20)).isoformat()
+    (folder / "out.csv").write_text(f"node,begin,end\nw-0000,{begin},{end}\nw-0001,{end},2026-01-06T05:00:00Z\n")
+    more = ("policies=[k8s_default]", "windows=1", "window_hours=48", "trace.start=0", "trace.length=60")
+    code, found, streams = call(*TABLES, *more, "outages=out.csv")
+    assert code == 0
+    assert found["policies"]["k8s_default"]["windows"][0]["down_node_hours"] == pytest.approx(10 + 9)
+    assert "outages: 2 in or after the windows of all seeds (out.csv)" in streams.out
+    (folder / "cluster.yaml").write_text(
+        CLUSTER.replace("gpus_per_node: 2", "gpus_per_node: 2, mtbf_hours: 100")
+        + f"maintenance: [{{pool: w, begin: '{begin}', end: '{end}', nodes: 2}}]\n"
+    )
+    code, found, streams = call(*TABLES, *more)
+    assert code == 0
+    assert found["policies"]["k8s_default"]["windows"][0]["down_node_hours"] >= 20
+    assert "(1 pools with failures, maintenance)" in streams.out
+
+
+def test_wrong_outages_name_file_and_row(call, folder):
+    (folder / "out.csv").write_text("node,begin,end\nw-0009,2026-01-05,2026-01-06\n")
+    code, _, streams = call(*TABLES, "outages=out.csv")
+    assert code == 2
+    assert "out.csv: unknown node 'w-0009', row 0" in streams.err
+    code, _, streams = call(*TABLES, "outages=none.csv")
+    assert code == 2
+    assert "none.csv: no such file" in streams.err

@@ -189,11 +189,12 @@ def test_telemetry_loss_changes_decisions_and_never_the_tariff(run):
     assert any("recomputed from the event log on the true values" in note for note in found["notes"])
 
 
-def test_site_loss_is_refused_until_the_simulator_plays_outages(run):
-    code, found, streams = run("stress=[site_loss,heat_wave]")
-    assert (code, found) == (2, None)
-    assert "site_loss" in streams.err
-    assert "does not play outages" in streams.err
+def test_a_lost_site_takes_its_nodes_down(run):
+    plain, (code, found, _) = run()[1], run("stress=site_loss", "stress.site_loss.every_hours=24")
+    assert code == 0
+    assert rows(plain, "k8s_default", "down_node_hours").tolist() == [0.0] * len(rows(plain, "k8s_default", "down_node_hours"))
+    assert rows(found, "k8s_default", "down_node_hours").max() > 0
+    assert rows(found, "k8s_default", "mean_wait_s").tolist() != rows(plain, "k8s_default", "mean_wait_s").tolist()
 
 
 def test_stress_on_a_constant_grid_on_windows_of_jobs_and_on_an_archive(run, tmp_path):

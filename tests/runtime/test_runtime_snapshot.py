@@ -109,7 +109,7 @@ def photograph(simulator: Simulator, jobs: pd.DataFrame, grid: pd.DataFrame) -> 
     )
 
 
-@pytest.mark.parametrize("judge", ["lookahead", "k8s_default", "fifo"])
+@pytest.mark.parametrize("judge", ["lookahead", "k8s_default", "fifo", "easy"])
 def test_restored_cluster_observes_what_the_simulator_observes(judge):
     jobs, grid = job_table(), grid_table()
     policy, reward = JUDGES[judge], RewardSpec()
