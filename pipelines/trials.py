@@ -15,7 +15,7 @@ from envs.cluster import ClusterSpec, PoolSpec, SiteSpec
 from envs.cluster_io import load_cluster
 from envs.heuristics import JUDGES
 from envs.state import DISCIPLINES, Policy, PolicySettings
-from envs.windows import DAY_S, GridMaker, WindowTables, check_grid, constant_grid, cut_by_jobs, cut_windows, prepare_jobs
+from envs.windows import DAY_S, GridMaker, WindowTables, check_grid, constant_grid, cut_by_jobs, cut_windows, prepare_jobs, window_at
 from envs.world import LARGEST_GPUS_PER_NODE
 from pipelines.cli import CONF_DIR
 from telemetry.errors import InputError
@@ -111,24 +111,88 @@ def swf_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
 def table_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
     """Any jobs on any cluster and grid, in windows of time (of jobs with ``trace.length``)."""
     notes: list[str] = []
+    cluster, prepared = _cluster_and_jobs(cfg, notes)
+    count = whole_number(cfg.windows, "windows", DEFAULT_WINDOWS)
+    if by_jobs(cfg):
+        return _trial_by_jobs(cfg, cluster, prepared, notes, seeds, count)
+    grid = _grid_around(cfg, cluster, prepared, notes)
+    hours = _window_hours(cfg, prepared, grid, count, notes)
+    windows = {seed: cut_windows(prepared, grid, round(hours * 3600), count, seed) for seed in seeds}
+    return Trial(cluster, windows, _description(cfg, cluster, prepared, count, f"{hours:g} h each"), notes)
+
+
+def span_trial(cfg: DictConfig, seed: int, start: pd.Timestamp | None) -> Trial:
+    """One window: from ``start`` (its grid step) for ``window_hours``; without them from the first submission to the last.
+
+    Raises:
+        InputError: no job is submitted in it, or the grid does not cover its start.
+    """
+    notes: list[str] = []
+    cluster, prepared = _cluster_and_jobs(cfg, notes)
+    grid = check_grid(_grid_around(cfg, cluster, prepared, notes))
+    times = pd.DatetimeIndex(grid["time"].unique())
+    first, last = prepared["submit_time"].min(), prepared["submit_time"].max()
+    wanted = first if start is None else start
+    begin = times[times <= wanted].max() if (times <= wanted).any() else times[0] if start is None else wanted
+    end = last + pd.Timedelta(seconds=1)
+    if cfg.window_hours is not None:
+        end = begin + pd.Timedelta(hours=float(cfg.window_hours))
+    grid_end = times[-1] + ((times[1] - times[0]) if len(times) > 1 else pd.Timedelta(hours=1))
+    if start is None and cfg.window_hours is None and min(end, grid_end) > begin:
+        end = min(end, grid_end)
+    window = window_at(prepared, grid, begin, max(1, int((end - begin).total_seconds())))
+    if window.jobs.empty:
+        raise InputError(
+            f"no job is submitted from {begin.isoformat()} to {end.isoformat()}",
+            where="window",
+            allowed=f"submissions lie between {first.isoformat()} and {last.isoformat()}, the grid between {times[0].isoformat()} and {grid_end.isoformat()}",
+            remedy="another window= or window_hours=, or a grid of the same time",
+        )
+    left = len(prepared) - len(window.jobs)
+    if left:
+        notes.append(f"{left} jobs submitted outside the window left out")
+    return Trial(cluster, {seed: [window]}, _description(cfg, cluster, prepared, 1, f"{window.length_s / 3600:g} h"), notes)
+
+
+def by_jobs(cfg: DictConfig) -> bool:
+    """Whether windows are counted in jobs."""
+    return cfg.trace.length is not None or cfg.trace.start is not None
+
+
+def queue_runs_itself(cfg: DictConfig, named: bool) -> bool:
+    """Whether the jobs are an archive whose queue order is the policy, on its own processors.
+
+    Args:
+        named: the command line names a policy.
+
+    Raises:
+        InputError: no jobs, or queue options where they mean nothing.
+    """
+    if not cfg.jobs:
+        raise InputError("no jobs given", where="jobs", allowed="jobs=FILE.csv, FILE.parquet or FILE.swf", remedy="see --help")
+    archive = is_archive(str(cfg.jobs)) and not named and cfg.cluster.source is None
+    if not archive and (cfg.queue.order or cfg.queue.discipline):
+        raise InputError(
+            "queue.* given", where="queue", allowed="an SWF file with neither a policy nor cluster=", remedy="name a judge instead"
+        )
+    return archive
+
+
+def _cluster_and_jobs(cfg: DictConfig, notes: list[str]) -> tuple[ClusterSpec, pd.DataFrame]:
     if cfg.cluster.processors is not None:
         cluster = swf_cluster(whole_number(cfg.cluster.processors, "cluster.processors"))
     else:
         cluster = load_cluster(str(cfg.cluster.source or "sample"), CONF_DIR)
-    if is_archive(str(cfg.jobs)):
-        jobs, _ = read_archive(str(cfg.jobs), notes)
-    else:
-        jobs = read_jobs(str(cfg.jobs), notes)
-    prepared = _prepared(jobs, cluster, notes)
-    count = whole_number(cfg.windows, "windows", DEFAULT_WINDOWS)
-    if cfg.trace.length is not None or cfg.trace.start is not None:
-        return _trial_by_jobs(cfg, cluster, prepared, notes, seeds, count)
+    jobs = read_archive(str(cfg.jobs), notes)[0] if is_archive(str(cfg.jobs)) else read_jobs(str(cfg.jobs), notes)
+    return cluster, _prepared(jobs, cluster, notes)
+
+
+def _grid_around(cfg: DictConfig, cluster: ClusterSpec, jobs: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """The grid given, else a constant one around the jobs."""
     grid = _grid(cfg, notes)
     if grid is None:
-        grid = _constant(cfg, cluster, 3600)(prepared["submit_time"].min().floor("h") - DAY, prepared["submit_time"].max() + DAY)
-    hours = _window_hours(cfg, prepared, grid, count, notes)
-    windows = {seed: cut_windows(prepared, grid, round(hours * 3600), count, seed) for seed in seeds}
-    return Trial(cluster, windows, _description(cfg, cluster, prepared, count, f"{hours:g} h each"), notes)
+        grid = _constant(cfg, cluster, 3600)(jobs["submit_time"].min().floor("h") - DAY, jobs["submit_time"].max() + DAY)
+    return grid
 
 
 def _trial_by_jobs(
