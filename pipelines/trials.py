@@ -145,7 +145,7 @@ def span_trial(cfg: DictConfig, seed: int, start: pd.Timestamp | None) -> Trial:
         raise InputError(
             f"no job is submitted from {begin.isoformat()} to {end.isoformat()}",
             where="window",
-            allowed=f"submissions lie between {first.isoformat()} and {last.isoformat()}, the grid between {times[0].isoformat()} and {grid_end.isoformat()}",
+            allowed=f"jobs from {first.isoformat()} to {last.isoformat()}, grid from {times[0].isoformat()} to {grid_end.isoformat()}",
             remedy="another window= or window_hours=, or a grid of the same time",
         )
     left = len(prepared) - len(window.jobs)

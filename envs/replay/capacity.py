@@ -1,4 +1,4 @@
-"""How much room the cluster had at every instant: could this gang have been placed, and if not, was it for want of GPUs or of a fitting shape?"""
+"""How much room the cluster had at every instant: could a gang have been placed, and if not, for want of GPUs or of a fitting shape?"""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Room:
         times: instants, int64 ``[I]``; a row holds from its instant to the next.
         thinned: fewer instants than the log has, because the cluster is large.
         free_milli: by pool, thousandths free on nodes that are up, int64 ``[I, P]``.
-        gpus: by pool, free thousandths of every GPU, int16 ``[I, nodes, GPUs]`` (0 on nodes that are down); None when placement is not known.
+        gpus: by pool, free thousandths of every GPU, int16 ``[I, nodes, GPUs]`` (0 on nodes that are down); None = placement is not known.
     """
 
     facts: Facts

@@ -1,7 +1,7 @@
-"""Why a job missed its objective: its time between submission and start or end, taken apart by what the log and the state of the cluster tell.
+"""Why a job missed its objective: the time from submission to start or end, taken apart by what the log and the state of the cluster tell.
 
-The parts of a job add up to the time that they explain (start - submit, or end - submit); the cause named first is the largest part. A part that
-the log does not explain is ``unknown``.
+The parts of a job's waits add up to its wait; those of its run to what it ran longer than its estimate at its fastest place. The largest part
+is the main cause. What the log does not explain is ``unknown``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from envs.replay.waits import BLOCKED, HELD, PAUSED, STARTING, waits_of
 from envs.world import REJECT_REASONS
 
 CAUSES: dict[str, str] = {
-    "held": "the policy held the job although a run was allowed",
+    "held": "the policy held the job although a run was allowed, until its hold ended and a run was possible again",
     "blocked_after_hold": "no run was allowed when the policy's hold was over",
     "no_free_gpus": "too few GPUs were free in every pool that may run the job",
     "passed_by_later_jobs": "too few GPUs were free, and jobs submitted later had taken enough of them",

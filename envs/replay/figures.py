@@ -13,10 +13,13 @@ from envs.replay.causes import CAUSES, REJECTIONS
 from envs.replay.episode import Episode
 from envs.replay.gantt import draw_gantt
 from envs.replay.power import CATEGORIES
-from envs.replay.style import ALARM, CATEGORY_COLOURS, CLASS_COLOURS, INK, MUTED, RULE, SITE_COLOURS, lasting, words
+from envs.replay.style import ALARM, CATEGORY_COLOURS, CLASS_COLOURS, INK, LABELS, MUTED, RULE, SITE_COLOURS, lasting, words
 from envs.replay.timeline import Clock
 
 MOST_MARKS = 2000
+NOTHING = "no objective missed"
+GAP_PX, TOP_PX, BOTTOM_PX = 58, 110, 40
+TICKS = ((86_400_000, "%H:%M\u2009 %d %b"), (None, "%a %d %b %Y"))  # shorter than a day between ticks, longer
 MOST_MENU_SITES = 6
 PANELS = ("nodes", "misses", "power", "cost", "carbon", "price", "intensity")
 RATES = (("power", "it_kwh", 1.0, "kW"), ("cost", "cost_usd", 1.0, "USD/h"), ("carbon", "carbon_kg", 1.0, "kg/h"))
@@ -49,7 +52,7 @@ def figure_of(episode: Episode) -> tuple[go.Figure, list[str]]:
         rows=len(PANELS),
         cols=1,
         shared_xaxes=True,
-        vertical_spacing=34 / sum(heights.values()),
+        vertical_spacing=GAP_PX / _plot_px(heights),
         row_heights=[heights[name] for name in PANELS],
         subplot_titles=titles,
     )
@@ -57,8 +60,12 @@ def figure_of(episode: Episode) -> tuple[go.Figure, list[str]]:
     notes += _marks(figure, episode, clock, causes)
     _rates(figure, episode, clock)
     _grid(figure, episode, clock)
-    _layout(figure, episode, clock, sum(heights.values()))
+    _layout(figure, episode, clock, _plot_px(heights))
     return figure, notes
+
+
+def _plot_px(heights: dict[str, int]) -> int:
+    return sum(heights.values()) + GAP_PX * (len(heights) - 1)
 
 
 def _row(name: str) -> dict[str, int]:
@@ -85,9 +92,9 @@ def _marks(figure: go.Figure, episode: Episode, clock: Clock, causes: list[str])
             **_row("misses"),
         )
     order = [words(cause) for cause in reversed(causes)]
-    figure.update_yaxes(type="category", categoryorder="array", categoryarray=order or ["none"], **_row("misses"))
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=order or [NOTHING], **_row("misses"))
     if not len(misses):
-        figure.add_scatter(x=clock.at([0]), y=["none"], mode="text", text=[""], showlegend=False, hoverinfo="skip", **_row("misses"))
+        figure.add_scatter(x=clock.at([0]), y=[NOTHING], mode="text", text=[""], showlegend=False, hoverinfo="skip", **_row("misses"))
     left = len(episode.misses) - len(misses)
     return [f"The {MOST_MARKS:,} costliest missed objectives are marked; {left:,} more are in misses.parquet."] if left else []
 
@@ -116,7 +123,8 @@ def _rates(figure: go.Figure, episode: Episode, clock: Clock) -> None:
         shown.append((len(figure.data), view))
         _facility(figure, clock, table, view is None)
     if len(views) > 1:
-        figure.update_layout(updatemenus=[_menu(views, shown)])
+        top = figure.layout[f"yaxis{PANELS.index('power') + 1}"].domain[1]
+        figure.update_layout(updatemenus=[_menu(views, shown, top)])
 
 
 def _mean_rate(table: pd.DataFrame, unit: str) -> tuple[np.ndarray, int]:
@@ -139,11 +147,11 @@ def _stack(figure: go.Figure, clock: Clock, table: pd.DataFrame, panel: str, uni
         mode="lines",
         line={"width": 0, "shape": "hv"},
         fillcolor=CATEGORY_COLOURS[name],
-        name=words(name),
+        name=LABELS.get(name, words(name)),
         legendgroup=name,
-        showlegend=visible and panel == "power" and name not in CLASS_COLOURS,
+        showlegend=visible and panel == "power" and name not in (*CLASS_COLOURS, "waking", "sleeping"),
         visible=visible,
-        hovertemplate=f"%{{y:,.2f}} {unit_label}<extra>{words(name)}</extra>",
+        hovertemplate=f"%{{y:,.2f}} {unit_label}<extra>{LABELS.get(name, words(name))}</extra>",
         **_row(panel),
     )
 
@@ -164,13 +172,12 @@ def _facility(figure: go.Figure, clock: Clock, table: pd.DataFrame, visible: boo
     )
 
 
-def _menu(views: list[str | None], shown: list[tuple[int, str | None]]) -> dict[str, Any]:
+def _menu(views: list[str | None], shown: list[tuple[int, str | None]], top: float) -> dict[str, Any]:
+    """Which sites the stacks show; beside the title of the first stack."""
     traces = [trace for trace, _ in shown]
-    buttons = [
-        {"label": view or "all sites", "method": "restyle", "args": [{"visible": [of == view for _, of in shown]}, traces]}
-        for view in views
-    ]
-    return {"buttons": buttons, "x": 1.0, "xanchor": "right", "y": 1.0, "yanchor": "bottom", "pad": {"b": 6}, "showactive": True}
+    visible = {view: [of == view for _, of in shown] for view in views}
+    buttons = [{"label": view or "all sites", "method": "restyle", "args": [{"visible": visible[view]}, traces]} for view in views]
+    return {"buttons": buttons, "x": 1.0, "xanchor": "right", "y": top, "yanchor": "bottom", "pad": {"b": 3}, "font": {"size": 11}}
 
 
 def _grid(figure: go.Figure, episode: Episode, clock: Clock) -> None:
@@ -198,19 +205,19 @@ def _grid(figure: go.Figure, episode: Episode, clock: Clock) -> None:
 def _layout(figure: go.Figure, episode: Episode, clock: Clock, height: int) -> None:
     end = clock.at([max(1, episode.history.end_s)])[0]
     figure.update_layout(
-        height=height + 34 * len(PANELS) + 120,
-        margin={"l": 150, "r": 20, "t": 110, "b": 40},
+        height=height + TOP_PX + BOTTOM_PX,
+        margin={"l": 150, "r": 20, "t": TOP_PX, "b": BOTTOM_PX},
         template="plotly_white",
         font={"family": "system-ui, sans-serif", "size": 12, "color": INK},
-        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "yref": "paper", "tracegroupgap": 0, "font": {"size": 11}},
+        legend={"orientation": "h", "x": 0, "y": 1.0 + 30 / height, "yanchor": "bottom", "tracegroupgap": 0, "font": {"size": 11}},
         hovermode="closest",
         hoverlabel={"bgcolor": "#FFFFFF", "font": {"size": 12, "color": INK}, "align": "left"},
     )
     figure.update_xaxes(range=[clock.start, end], showgrid=True, gridcolor=RULE, showticklabels=True, ticks="outside", tickcolor=MUTED)
+    stops = [{"dtickrange": [None, TICKS[0][0] - 1], "value": TICKS[0][1]}, {"dtickrange": [TICKS[0][0], None], "value": TICKS[1][1]}]
+    figure.update_xaxes(tickformatstops=stops, hoverformat="%a %d %b %Y %H:%M")
     figure.update_yaxes(gridcolor=RULE, zeroline=False, fixedrange=True)
     figure.update_yaxes(fixedrange=False, **_row("nodes"))
     figure.update_yaxes(rangemode="tozero", **_row("power"))
-    for name in ("power", "cost", "carbon"):
-        figure.update_xaxes(hoverformat="%a %d %b %H:%M", **_row(name))
     for note in figure.layout.annotations:
         note.update(x=0, xanchor="left", font={"size": 13, "color": ALARM if note.text.startswith("Missed") else INK})

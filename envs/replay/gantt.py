@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from envs.replay.episode import Episode
 from envs.replay.history import AWAKE, DOWN, SLEEPING, WAKING
 from envs.replay.lanes import RASTER_COLUMNS, bars_of, drawn_in_detail, raster_of
 from envs.replay.power import bin_edges
-from envs.replay.style import ALARM, CLASS_COLOURS, INK, MUTED, STATE_COLOURS, lasting, level_strength, paler, words
+from envs.replay.style import ALARM, CLASS_COLOURS, INK, LABELS, MUTED, STATE_COLOURS, lasting, level_strength, paler, words
 from envs.replay.timeline import Clock
 from telemetry.classes import WORKLOAD_CLASSES
 
@@ -55,7 +56,7 @@ def _states(figure: go.Figure, episode: Episode, clock: Clock, row: int) -> None
             continue
         node = spans["node"].to_numpy(dtype=float)
         path = _shapes(clock, spans["begin_s"].to_numpy(), spans["end_s"].to_numpy(), node, node + 1)
-        _area(figure, path, row, fill=STATE_COLOURS[state], name=f"node {state}", legendgroup=f"node {state}")
+        _area(figure, path, row, fill=STATE_COLOURS[state], name=LABELS[state], legendgroup=state)
 
 
 def _runs(figure: go.Figure, episode: Episode, bars: pd.DataFrame, clock: Clock, row: int) -> None:
@@ -74,9 +75,15 @@ def _runs(figure: go.Figure, episode: Episode, bars: pd.DataFrame, clock: Clock,
             first = False
         if not first:
             figure.add_scatter(
-                x=[None], y=[None], mode="markers", marker={"symbol": "square", "size": 11, "color": colour},
-                name=words(name), legendgroup=name, row=row, col=1,
-            )  # fmt: skip
+                x=[None],
+                y=[None],
+                mode="markers",
+                marker={"symbol": "square", "size": 11, "color": colour},
+                name=words(name),
+                legendgroup=name,
+                row=row,
+                col=1,
+            )
     _hover(figure, episode, bars, clock, row)
     _late(figure, episode, bars, clock, row)
 
@@ -91,9 +98,16 @@ def _hover(figure: go.Figure, episode: Episode, bars: pd.DataFrame, clock: Clock
     at = bars["begin_s"].to_numpy()[of] + length[of] * (place + 0.5) / points[of]
     text = np.array(_bar_words(episode, bars), dtype=object)
     figure.add_scatter(
-        x=clock.at(at), y=((bars["low"] + bars["high"]) / 2).to_numpy()[of], mode="lines", line={"width": 0, "color": MUTED},
-        text=text[of], hovertemplate="%{text}<extra></extra>", showlegend=False, row=row, col=1,
-    )  # fmt: skip
+        x=clock.at(at),
+        y=((bars["low"] + bars["high"]) / 2).to_numpy()[of],
+        mode="lines",
+        line={"width": 0, "color": MUTED},
+        text=text[of],
+        hovertemplate="%{text}<extra></extra>",
+        showlegend=False,
+        row=row,
+        col=1,
+    )
 
 
 def _bar_words(episode: Episode, bars: pd.DataFrame) -> list[str]:
@@ -125,17 +139,22 @@ def _late(figure: go.Figure, episode: Episode, bars: pd.DataFrame, clock: Clock,
         if not len(late):
             continue
         figure.add_scatter(
-            x=clock.at(episode.found.jobs[at].to_numpy()[late]), y=((last["low"] + last["high"]) / 2).loc[late].to_numpy(), mode="markers",
-            marker={"symbol": symbol, "size": 7, "color": ALARM, "line": {"width": 1.6, "color": ALARM}}, name=name,
-            hoverinfo="skip", row=row, col=1,
-        )  # fmt: skip
+            x=clock.at(episode.found.jobs[at].to_numpy()[late]),
+            y=((last["low"] + last["high"]) / 2).loc[late].to_numpy(),
+            mode="markers",
+            marker={"symbol": symbol, "size": 7, "color": ALARM, "line": {"width": 1.6, "color": ALARM}},
+            name=name,
+            hoverinfo="skip",
+            row=row,
+            col=1,
+        )
 
 
 def _node_axis(figure: go.Figure, episode: Episode, row: int, height_px: int) -> None:
     names, pools = episode.facts.node_names, episode.facts.pools
     every = max(1, -(-15 * len(names) // height_px))
-    firsts = np.concatenate([[0], np.cumsum(pools["nodes"])[:-1]])
-    shown = [node for p, first in enumerate(firsts) for node in range(first, first + int(pools["nodes"].iloc[p]), every)]
+    edges = np.concatenate([[0], np.cumsum(pools["nodes"])])
+    shown = [n for first, end in pairwise(edges) for n in range(first, end, every) if n == first or end - n >= 0.8 * every]
     figure.update_yaxes(
         tickvals=[node + 0.5 for node in shown],
         ticktext=[names[node] for node in shown],
@@ -144,7 +163,7 @@ def _node_axis(figure: go.Figure, episode: Episode, row: int, height_px: int) ->
         row=row,
         col=1,
     )
-    for first in firsts[1:]:
+    for first in edges[1:-1]:
         figure.add_hline(y=float(first), line={"color": INK, "width": 1}, row=row, col=1)
 
 
@@ -160,16 +179,26 @@ def _raster(figure: go.Figure, episode: Episode, clock: Clock, row: int) -> list
     scale = [(edge / len(palette), colour) for index, colour in enumerate(palette) for edge in (index, index + 1)]
     step = int(raster.edges[1] - raster.edges[0])
     figure.add_heatmap(
-        z=value, x0=clock.at([step / 2])[0], dx=1000 * step, y0=0.5, dy=1, zmin=-0.5, zmax=len(palette) - 0.5, colorscale=scale, showscale=False,
-        customdata=np.rint(100 * raster.busy).astype(np.uint8), hovertemplate="%{x|%a %d %b %H:%M}: %{customdata} % of its GPUs busy<extra></extra>",
-        row=row, col=1,
-    )  # fmt: skip
+        z=value,
+        x0=clock.at([step / 2])[0],
+        dx=1000 * step,
+        y0=0.5,
+        dy=1,
+        zmin=-0.5,
+        zmax=len(palette) - 0.5,
+        colorscale=scale,
+        showscale=False,
+        customdata=np.rint(100 * raster.busy).astype(np.uint8),
+        hovertemplate="%{x|%a %d %b %H:%M}: %{customdata} % of its GPUs busy<extra></extra>",
+        row=row,
+        col=1,
+    )
     for name, colour in CLASS_COLOURS.items():
         if (raster.kind == WORKLOAD_CLASSES.index(name)).any():
             _swatch(figure, row, words(name), colour, name)
     for state in (SLEEPING, WAKING, DOWN):
         if (raster.state == STATES.index(state)).any():
-            _swatch(figure, row, f"node {state}", STATE_COLOURS[state], f"node {state}")
+            _swatch(figure, row, LABELS[state], STATE_COLOURS[state], state)
     rows = np.arange(len(raster.names))
     every = max(1, len(rows) // 40)
     figure.update_yaxes(
@@ -182,9 +211,15 @@ def _raster(figure: go.Figure, episode: Episode, clock: Clock, row: int) -> list
 
 def _swatch(figure: go.Figure, row: int, name: str, colour: str, group: str) -> None:
     figure.add_scatter(
-        x=[None], y=[None], mode="markers", marker={"symbol": "square", "size": 11, "color": colour, "line": {"width": 0.5, "color": MUTED}},
-        name=name, legendgroup=group, row=row, col=1,
-    )  # fmt: skip
+        x=[None],
+        y=[None],
+        mode="markers",
+        marker={"symbol": "square", "size": 11, "color": colour, "line": {"width": 0.5, "color": MUTED}},
+        name=name,
+        legendgroup=group,
+        row=row,
+        col=1,
+    )
 
 
 def _raster_words(episode: Episode, nodes_per_row: int, step: int) -> str:

@@ -25,7 +25,7 @@ def drawn_in_detail(episode: Episode) -> bool:
 
 
 def bars_of(episode: Episode) -> pd.DataFrame:
-    """Rectangles of a detailed chart: ``job, stay, node, level`` (-1 = placed and not started), ``begin_s, end_s, low, high``; node n spans n to n + 1."""
+    """Rectangles: ``job, stay, node, level`` (-1 = placed and not started), ``begin_s, end_s, low, high``; node n spans n to n + 1."""
     places = _places(episode)
     stays = episode.history.stays.reset_index(names="stay")
     waits = stays.assign(level=-1, begin_s=stays["run_s"], end_s=stays["start_s"].where(stays["start_s"] >= 0, stays["stop_s"]))

@@ -22,12 +22,18 @@ MOST_ROWS = 300
 STYLE = """
 body{font:14px/1.45 system-ui,sans-serif;color:#222;margin:0 auto;max-width:1500px;padding:18px 26px 60px}
 h1{font-size:23px;margin:0 0 2px}h2{font-size:17px;margin:34px 0 6px;border-bottom:1px solid #e3e3e3;padding-bottom:3px}
-.sub,.note{color:#6b6b6b}.note{max-width:1050px;margin:4px 0 8px}.bad{color:#c4161c}
-.cards{display:flex;flex-wrap:wrap;gap:10px;margin:16px 0 4px}.card{border:1px solid #e3e3e3;border-radius:8px;padding:8px 14px;min-width:112px}
+.sub,.note{color:#6b6b6b}
+.note{max-width:1050px;margin:4px 0 8px}.bad{color:#c4161c}
+.cards{display:flex;flex-wrap:wrap;gap:10px;margin:16px 0 4px}
+.card{border:1px solid #e3e3e3;border-radius:8px;padding:8px 14px;min-width:112px}
 .card b{display:block;font-size:20px;font-variant-numeric:tabular-nums}.card span{color:#6b6b6b;font-size:12px}
-table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}th,td{padding:3px 10px;text-align:right;border-bottom:1px solid #eee}
-th{font-weight:600;background:#fafafa;position:sticky;top:0}th:first-child,td:first-child,td.l,th.l{text-align:left}tr.sum td{font-weight:600;border-top:1px solid #999}
-.scroll{max-height:480px;overflow:auto;border:1px solid #eee}.cols{display:flex;flex-wrap:wrap;gap:8px 50px;align-items:flex-start}
+table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
+th,td{padding:3px 10px;text-align:right;border-bottom:1px solid #eee}
+th{font-weight:600;background:#fafafa;position:sticky;top:0}
+th:first-child,td:first-child,td.l,th.l{text-align:left}
+tr.sum td{font-weight:600;border-top:1px solid #999}
+.scroll{max-height:480px;overflow:auto;border:1px solid #eee}
+.cols{display:flex;flex-wrap:wrap;gap:8px 50px;align-items:flex-start}
 i.sw{display:inline-block;width:10px;height:10px;margin-right:7px;border:1px solid #bbb}code{background:#f4f4f4;padding:0 4px}
 """
 
@@ -50,9 +56,9 @@ def page_of(episode: Episode) -> str:
         _section(
             "Hour by hour",
             chart,
-            "All panels share one time axis (UTC): drag sideways to zoom, double-click to return; hover for details; click a name in the legend to "
-            "hide it. A bar lies on the GPUs that a job held; paler = at a lower power level; an outlined white bar = placed, waiting for its node. "
-            "Filled areas are means over bins of " + _bin_words(episode) + "; their area is the total.",
+            "All panels share one time axis (UTC): drag sideways to zoom, double-click to return; hover for details; click a name in the "
+            "legend to hide it. A bar lies on the GPUs that a job held; paler = at a lower power level; an outlined white bar = placed, "
+            f"waiting for its node. Filled areas are means over bins of {_bin_words(episode)}; their area is the total.",
             notes,
         ),
         _section("Why it cost that", _bill(episode), _BILL_NOTE),
@@ -66,19 +72,24 @@ def page_of(episode: Episode) -> str:
     )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style><script>{get_plotlyjs()}</script></head><body>{''.join(sections)}</body></html>"
+        f"<title>{escape(title)}</title><style>{STYLE}</style><script>{get_plotlyjs()}</script></head>"
+        f"<body>{''.join(sections)}</body></html>"
     )
 
 
 _BILL_NOTE = (
-    "A running job is charged its own watts and its share of its nodes' idle watts, with PUE. <i>idle</i> is what awake nodes drew beyond that: GPUs "
-    "that nobody held. The price paid is the mean over its kWh; compare it with the plain mean of the window to see whether work went to cheap hours "
-    "and sites."
+    "A running job is charged its own watts and its share of its nodes' idle watts, with PUE. <i>idle</i> is what awake nodes drew beyond "
+    "that: GPUs that nobody held. The price paid is the mean over the kWh; compare it with the plain mean over the time of the window to "
+    "see whether work went to cheap hours and sites."
 )
-_SERVICE_NOTE = "A job violates its objective when it starts later than its class allows (<i>late start</i>), ends after its deadline, or is rejected. Wait = first start - submission."
+_SERVICE_NOTE = (
+    "A job violates its objective when it starts later than its class allows (<i>late start</i>), ends after its deadline, or is rejected. "
+    "Wait = first start - submission; slowdown is bounded."
+)
 _MISS_NOTE = (
-    "Causes come from the event log and from the free GPUs of every instant: the time from submission to the start (or end) is taken apart, and the "
-    "largest part is named. <i>Alone</i> = without that part the objective would have been met; else several parts had to come together."
+    "Causes come from the event log and from the free GPUs of every instant: the time from submission to the start (or end) is taken "
+    "apart, and the largest part is named. <i>Alone</i> = without that part the objective would have been met; else several parts came "
+    "together."
 )
 
 
@@ -186,7 +197,21 @@ def _plain_means(episode: Episode) -> dict[str, list[str]]:
 
 
 def _service(episode: Episode) -> str:
-    head = ["class", "jobs", "violated", "late starts", "missed deadlines", "rejected", "mean wait", "95 % wait", "slowdown", "GPU hours", "kWh", "USD", "penalty USD"]  # fmt: skip
+    head = [
+        "class",
+        "jobs",
+        "violated",
+        "late starts",
+        "missed deadlines",
+        "rejected",
+        "mean wait",
+        "95 % wait",
+        "slowdown",
+        "GPU hours",
+        "kWh",
+        "USD",
+        "penalty USD",
+    ]
     rows = [_service_row(words(name), row) for name, row in episode.totals["classes"].items()]
     whole = episode.totals["window"] | {"busy_gpu_hours": sum(row["busy_gpu_hours"] for row in episode.totals["classes"].values())}
     for unit in ("energy_kwh", "cost_usd"):  # of jobs alone, without idle nodes
@@ -210,7 +235,7 @@ def _misses(episode: Episode) -> str:
 
 def _miss_summary(misses: pd.DataFrame) -> str:
     kinds = [name for name in ("late_start", "missed_deadline", "rejected") if (misses["miss"] == name).any()]
-    counts = misses.groupby(["cause", "miss"]).size().unstack(fill_value=0).reindex(columns=kinds, fill_value=0)
+    counts = misses.pivot_table(index="cause", columns="miss", values="job", aggfunc="size", fill_value=0).reindex(columns=kinds)
     alone = misses.groupby("cause")["alone"].sum()
     order = counts.sum(axis=1).sort_values(ascending=False).index
     told = CAUSES | REJECTIONS
@@ -279,7 +304,8 @@ def _levels(episode: Episode) -> str:
     head = [f"{100 * fraction:g} % of the power limit" for fraction in facts.level_fractions]
     tables = []
     for by in ("class", "pool"):
-        sums = frame.groupby([by, "level"])["hours"].sum().unstack(fill_value=0.0).reindex(columns=range(len(head)), fill_value=0.0)
+        sums = frame.pivot_table(index=by, columns="level", values="hours", aggfunc="sum", fill_value=0.0)
+        sums = sums.reindex(columns=range(len(head)), fill_value=0.0)
         rows = [
             [words(str(name)) if by == "class" else escape(str(name)), *(number(value, 0) for value in row)]
             for name, row in sums.iterrows()
@@ -319,8 +345,9 @@ def _files(episode: Episode) -> str:
     seats = ", <code>seats.parquet</code> (node and GPU of every worker)" if episode.seats is not None else ""
     return (
         "<p><code>events.parquet</code> (the event log with names; its metadata hold window, policy and weights) and the plain tables "
-        "<code>jobs</code>, <code>grid</code>, <code>pools</code>, <code>curves</code> and <code>loads.parquet</code> are all that the totals "
-        "depend on: <code>envs.replay.episode.tell_again(folder)</code> makes them anew, without the simulator. Derived, for your own queries: "
-        "<code>totals.json</code>, <code>outcomes.parquet</code> (each job's times, kWh, USD, kg), <code>misses.parquet</code>, "
-        f"<code>power.parquet</code>, <code>stays.parquet</code> and <code>segments.parquet</code>{seats}. Places are indices, times seconds from the window's start.</p>"
+        "<code>jobs</code>, <code>grid</code>, <code>pools</code>, <code>curves</code> and <code>loads.parquet</code> are all that the "
+        "totals depend on: <code>envs.replay.episode.tell_again(folder)</code> makes them anew, without the simulator. Derived, for your own "
+        "queries: <code>totals.json</code>, <code>outcomes.parquet</code> (each job's times, kWh, USD, kg), <code>misses.parquet</code>, "
+        f"<code>power.parquet</code>, <code>stays.parquet</code> and <code>segments.parquet</code>{seats}. "
+        "Places are indices, times seconds from the window's start.</p>"
     )

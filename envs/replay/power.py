@@ -17,7 +17,7 @@ MOST_BINS = 1000
 
 
 def bin_edges(end_s: int, most: int = MOST_BINS) -> np.ndarray:
-    """Edges of bins from second 0 to the end, int64 ``[B + 1]``: at most ``most`` bins of a length that people read clocks in; the last may be shorter."""
+    """Edges of bins from second 0 to the end, int64 ``[B + 1]``: at most ``most`` bins of a round length; the last may be shorter."""
     length = next((length for length in BIN_S if length * most >= end_s), 0)
     if not length:
         days = -(-end_s // (most * BIN_S[-1]))

@@ -10,8 +10,9 @@ from telemetry.classes import WORKLOAD_CLASSES
 
 # Okabe and Ito (2008): told apart by readers with any colour vision.
 CLASS_COLOURS = dict(zip(WORKLOAD_CLASSES, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"), strict=True))
-STATE_COLOURS = {AWAKE: "#FFFFFF", WAKING: "#FFF0A8", SLEEPING: "#DDE3EA", DOWN: "#3A3A3A"}
-CATEGORY_COLOURS = {"idle": "#A9A9A9", "waking": "#E8CF4A", "sleeping": "#CBD5E0", **CLASS_COLOURS, TRANSFER: "#5E3C99"}
+STATE_COLOURS = {AWAKE: "#FFFFFF", WAKING: "#E8CF4A", SLEEPING: "#D9E0E8", DOWN: "#3A3A3A"}
+LABELS = {"idle": "idle (awake, GPUs not held)", "waking": "waking node", "sleeping": "sleeping node", "down": "node down"}
+CATEGORY_COLOURS = {"idle": "#A9A9A9", "waking": "#E8CF4A", "sleeping": "#C3CEDB", **CLASS_COLOURS, TRANSFER: "#5E3C99"}
 SITE_COLOURS = ("#1B1B1B", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 INK, MUTED, RULE, ALARM = "#222222", "#6B6B6B", "#E3E3E3", "#C4161C"
 
