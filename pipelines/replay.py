@@ -61,7 +61,7 @@ def replay(
         totals = run_policy(world, policy, reward, event_log=True)
         assert totals.events is not None
         facts = facts_of(world, 0, name or policy.name, policy.settings, reward)
-        told = dict(about or {}) | {"policy_summary": getattr(policy, "summary", "")}
+        told = {"policy_summary": getattr(policy, "summary", ""), **(about or {})}
         events = events_frame(world, 0, totals.events[0])
         episode = tell(events, facts, about=told, slowdown_threshold_s=slowdown_threshold_s, step=step)
         step("compare")

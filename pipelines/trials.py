@@ -131,26 +131,23 @@ def span_trial(cfg: DictConfig, seed: int, start: pd.Timestamp | None) -> Trial:
     cluster, prepared = _cluster_and_jobs(cfg, notes)
     grid = check_grid(_grid_around(cfg, cluster, prepared, notes))
     times = pd.DatetimeIndex(grid["time"].unique())
-    first, last = prepared["submit_time"].min(), prepared["submit_time"].max()
-    wanted = first if start is None else start
-    begin = times[times <= wanted].max() if (times <= wanted).any() else times[0] if start is None else wanted
-    end = last + pd.Timedelta(seconds=1)
-    if cfg.window_hours is not None:
-        end = begin + pd.Timedelta(hours=float(cfg.window_hours))
     grid_end = times[-1] + ((times[1] - times[0]) if len(times) > 1 else pd.Timedelta(hours=1))
-    if start is None and cfg.window_hours is None and min(end, grid_end) > begin:
-        end = min(end, grid_end)
-    window = window_at(prepared, grid, begin, max(1, int((end - begin).total_seconds())))
-    if window.jobs.empty:
+    first, last = prepared["submit_time"].min(), prepared["submit_time"].max() + pd.Timedelta(seconds=1)
+    wanted = max(first, times[0]) if start is None else start
+    begin = times[times <= wanted].max() if times[0] <= wanted < grid_end else wanted
+    end = min(last, grid_end) if cfg.window_hours is None else begin + pd.Timedelta(hours=float(cfg.window_hours))
+    inside = prepared["submit_time"].between(begin, end, inclusive="left")
+    if not inside.any() or not times[0] <= begin < grid_end:
         raise InputError(
-            f"no job is submitted from {begin.isoformat()} to {end.isoformat()}",
+            f"no job and grid step from {begin.isoformat()} to {end.isoformat()}",
             where="window",
             allowed=f"jobs from {first.isoformat()} to {last.isoformat()}, grid from {times[0].isoformat()} to {grid_end.isoformat()}",
             remedy="another window= or window_hours=, or a grid of the same time",
         )
-    left = len(prepared) - len(window.jobs)
+    left = int((~inside).sum())
     if left:
         notes.append(f"{left} jobs submitted outside the window left out")
+    window = window_at(prepared, grid, begin, int((end - begin).total_seconds()))
     return Trial(cluster, {seed: [window]}, _description(cfg, cluster, prepared, 1, f"{window.length_s / 3600:g} h"), notes)
 
 

@@ -1,7 +1,7 @@
 """Why a job missed its objective: the time from submission to start or end, taken apart by what the log and the state of the cluster tell.
 
-The parts of a job's waits add up to its wait; those of its run to what it ran longer than its estimate at its fastest place. The largest part
-is the main cause. What the log does not explain is ``unknown``.
+The parts of a job's waits add up to its wait; those of its run to what it ran longer than its estimate at its fastest place. The largest
+part is the main cause. What the log does not explain is ``unknown``.
 """
 
 from __future__ import annotations

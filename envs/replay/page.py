@@ -344,10 +344,10 @@ def _settings(episode: Episode) -> str:
 def _files(episode: Episode) -> str:
     seats = ", <code>seats.parquet</code> (node and GPU of every worker)" if episode.seats is not None else ""
     return (
-        "<p><code>events.parquet</code> (the event log with names; its metadata hold window, policy and weights) and the plain tables "
-        "<code>jobs</code>, <code>grid</code>, <code>pools</code>, <code>curves</code> and <code>loads.parquet</code> are all that the "
-        "totals depend on: <code>envs.replay.episode.tell_again(folder)</code> makes them anew, without the simulator. Derived, for your own "
-        "queries: <code>totals.json</code>, <code>outcomes.parquet</code> (each job's times, kWh, USD, kg), <code>misses.parquet</code>, "
-        f"<code>power.parquet</code>, <code>stays.parquet</code> and <code>segments.parquet</code>{seats}. "
+        "<p><code>events.parquet</code> (the event log with names; its metadata hold window, policy and weights) and the tables "
+        "<code>jobs</code>, <code>grid</code>, <code>pools</code>, <code>curves</code>, <code>loads.parquet</code> are all that the "
+        "totals depend on: <code>envs.replay.episode.tell_again(folder)</code> makes them anew, without the simulator. Derived, for "
+        "your own queries: <code>totals.json</code>, <code>outcomes.parquet</code> (each job's times, kWh, USD, kg), "
+        f"<code>misses.parquet</code>, <code>power.parquet</code>, <code>stays.parquet</code> and <code>segments.parquet</code>{seats}. "
         "Places are indices, times seconds from the window's start.</p>"
     )
