@@ -38,8 +38,12 @@ i.sw{display:inline-block;width:10px;height:10px;margin-right:7px;border:1px sol
 """
 
 
-def page_of(episode: Episode) -> str:
-    """The whole page."""
+def page_of(episode: Episode, *, with_files: bool = True) -> str:
+    """The whole page.
+
+    Args:
+        with_files: the files of ``envs.replay.episode.files_of`` lie beside it.
+    """
     facts = episode.facts
     figure, notes = figure_of(episode)
     chart = figure.to_html(
@@ -68,7 +72,7 @@ def page_of(episode: Episode) -> str:
             "Power levels chosen", _levels(episode), "GPU hours of runs; utilisation is occupancy, so a lower level makes a run longer."
         ),
         _section("Policy and cluster", _settings(episode)),
-        _section("Files beside this page", _files(episode)),
+        _section("Files beside this page", _files(episode)) if with_files else "",
     )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'

@@ -105,9 +105,9 @@ def _replay_page(world: World, policies: dict[str, Policy], summary: dict, confi
     about = {
         "jobs": "held-out part of the job table",
         "grid": "as in training",
-        "policy_summary": "the least mean objective of all policies",
+        "policy_summary": "the policy of the least mean objective over all held-out windows",
     }
-    return page_of(replay(one_window(world, 0), policies[best], config.reward, name=best, about=about))
+    return page_of(replay(one_window(world, 0), policies[best], config.reward, name=best, about=about), with_files=False)
 
 
 def run_evaluate(context: StageContext, out: Path) -> None:
