@@ -153,6 +153,14 @@ def hydra_command(config_name: str) -> Callable[[Callable[[DictConfig], int | No
     return decorate
 
 
+def name_sources(groups: Sequence[str] = ("cluster", "grid")) -> None:
+    """Let ``cluster=`` and ``grid=`` take files, while ``conf/`` has groups of these names: on the command line they set ``*.source``."""
+    for index, argument in enumerate(sys.argv[1:], start=1):
+        key, equals, value = argument.partition("=")
+        if key in groups and equals:
+            sys.argv[index] = f"{key}.source={value}"
+
+
 def _fail(error: Exception) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 2

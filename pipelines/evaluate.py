@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,14 @@ from envs.evaluate import CONTRACT_METRICS, METRICS, evaluate, paired_difference
 from envs.reward import RewardSpec
 from envs.state import Policy
 from envs.world import World, build_world
-from pipelines.cli import build, hydra_command
+from pipelines.cli import build, hydra_command, name_sources
 from pipelines.equipment import ServiceRows, equipped, rejected_leases, service_means
 from pipelines.policies import resolve_policy
-from pipelines.trials import Trial, is_archive, queue_policy, swf_trial, table_trial, whole_number
+from pipelines.trials import Trial, queue_policy, queue_runs_itself, swf_trial, table_trial, whole_number
 from pipelines.workspace import write_json
 from telemetry.errors import InputError
 
 DEFAULT_POLICIES = ("k8s_default", "most_allocated", "easy", "greedy_cost", "lookahead")
-VALUE_OF_GROUP = ("cluster", "grid")
 TABLE_COLUMNS = (*CONTRACT_METRICS, "objective_usd")
 
 
@@ -85,15 +83,9 @@ def plain(value: Any) -> Any:
 
 def run(cfg: DictConfig) -> Report:
     """Everything but printing and writing."""
-    if not cfg.jobs:
-        raise InputError("no jobs given", where="jobs", allowed="jobs=FILE.csv, FILE.parquet or FILE.swf", remedy="see --help")
     seeds = tuple(range(cfg.seed, cfg.seed + whole_number(cfg.seeds, "seeds")))
     reward = build(RewardSpec, cfg.reward, "reward")
-    archive = is_archive(str(cfg.jobs)) and cfg.policies is None and cfg.cluster.source is None
-    if not archive and (cfg.queue.order or cfg.queue.discipline):
-        raise InputError(
-            "queue.* given", where="queue", allowed="an SWF file with neither policies= nor cluster=", remedy="name a judge instead"
-        )
+    archive = queue_runs_itself(cfg, named=cfg.policies is not None)
     policies: dict[str, Policy]
     if archive:
         trial = swf_trial(cfg, seeds)
@@ -159,11 +151,8 @@ def _command(cfg: DictConfig) -> int:
 
 
 def main() -> None:
-    """Entry point. ``cluster=`` and ``grid=`` take files here, while ``conf/`` has groups of these names: they set ``*.source``."""
-    for index, argument in enumerate(sys.argv[1:], start=1):
-        key, equals, value = argument.partition("=")
-        if key in VALUE_OF_GROUP and equals:
-            sys.argv[index] = f"{key}.source={value}"
+    """Entry point."""
+    name_sources()
     _command()
 
 

@@ -16,7 +16,18 @@ from envs.cluster_io import load_cluster
 from envs.heuristics import JUDGES
 from envs.job_table import utc_times
 from envs.state import DISCIPLINES, Policy, PolicySettings
-from envs.windows import DAY_S, TAIL_S, GridMaker, WindowTables, check_grid, constant_grid, cut_by_jobs, cut_windows, prepare_jobs
+from envs.windows import (
+    DAY_S,
+    TAIL_S,
+    GridMaker,
+    WindowTables,
+    check_grid,
+    constant_grid,
+    cut_by_jobs,
+    cut_windows,
+    prepare_jobs,
+    window_at,
+)
 from envs.world import LARGEST_GPUS_PER_NODE
 from pipelines.cli import CONF_DIR
 from pipelines.stress import Stressed, stress_of
@@ -55,6 +66,11 @@ class _Tables:
     grid: pd.DataFrame | GridMaker
     reported: pd.DataFrame | None = None
     outages: pd.DataFrame | None = None
+
+    def grid_around(self) -> pd.DataFrame:
+        """The grid, a constant one from a day before the first submission to a day after the last."""
+        submit = self.jobs["submit_time"]
+        return self.grid(submit.min().floor("h") - DAY, submit.max() + DAY) if callable(self.grid) else self.grid
 
     def befall(self, windows: list[WindowTables]) -> list[WindowTables]:
         """The windows with the outages of a stress."""
@@ -135,23 +151,12 @@ def swf_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
 def table_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
     """Any jobs on any cluster and grid, in windows of time (of jobs with ``trace.length``)."""
     notes: list[str] = []
-    if cfg.cluster.processors is not None:
-        cluster = swf_cluster(whole_number(cfg.cluster.processors, "cluster.processors"))
-    else:
-        cluster = load_cluster(str(cfg.cluster.source or "sample"), CONF_DIR)
-    if is_archive(str(cfg.jobs)):
-        jobs, _ = read_archive(str(cfg.jobs), notes)
-    else:
-        jobs = read_jobs(str(cfg.jobs), notes)
-    by_jobs = cfg.trace.length is not None or cfg.trace.start is not None
-    tables, stress = _tables(cfg, cluster, jobs, notes, seeds, step_s=DAY_S if by_jobs else 3600)
+    cluster, jobs = _cluster_and_jobs(cfg, notes)
+    tables, stress = _tables(cfg, cluster, jobs, notes, seeds, step_s=DAY_S if by_jobs(cfg) else 3600)
     count = whole_number(cfg.windows, "windows", DEFAULT_WINDOWS)
-    if by_jobs:
+    if by_jobs(cfg):
         return _trial_by_jobs(cfg, cluster, tables, notes, stress, count)
-    grids: dict[int, pd.DataFrame] = {}
-    for seed, one in tables.items():
-        submit = one.jobs["submit_time"]
-        grids[seed] = one.grid(submit.min().floor("h") - DAY, submit.max() + DAY) if callable(one.grid) else one.grid
+    grids = {seed: one.grid_around() for seed, one in tables.items()}
     first = next(iter(tables))
     hours = _window_hours(cfg, tables[first].jobs, grids[first], count, notes)
 
@@ -162,6 +167,73 @@ def table_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
     reported = {seed: cut(seed, one.reported) for seed, one in tables.items() if one.reported is not None}
     description = _description(cfg, cluster, tables[first].jobs, count, f"{hours:g} h each")
     return Trial(cluster, windows, description, notes, reported or None, stress)
+
+
+def span_trial(cfg: DictConfig, seed: int, start: pd.Timestamp | None) -> Trial:
+    """One window: from ``start`` (its grid step) for ``window_hours``; without them from the first submission to the last.
+
+    Raises:
+        InputError: no job is submitted in it, or the grid does not cover its start.
+    """
+    notes: list[str] = []
+    cluster, jobs = _cluster_and_jobs(cfg, notes)
+    tables, stress = _tables(cfg, cluster, jobs, notes, (seed,), step_s=3600)
+    one = tables[seed]
+    prepared, grid = one.jobs, check_grid(one.grid_around())
+    times = pd.DatetimeIndex(grid["time"].unique())
+    grid_end = times[-1] + ((times[1] - times[0]) if len(times) > 1 else pd.Timedelta(hours=1))
+    first, last = prepared["submit_time"].min(), prepared["submit_time"].max() + pd.Timedelta(seconds=1)
+    wanted = max(first, times[0]) if start is None else start
+    begin = times[times <= wanted].max() if times[0] <= wanted < grid_end else wanted
+    end = min(last, grid_end) if cfg.window_hours is None else begin + pd.Timedelta(hours=float(cfg.window_hours))
+    inside = prepared["submit_time"].between(begin, end, inclusive="left")
+    if not inside.any() or not times[0] <= begin < grid_end:
+        raise InputError(
+            f"no job and grid step from {begin.isoformat()} to {end.isoformat()}",
+            where="window",
+            allowed=f"jobs from {first.isoformat()} to {last.isoformat()}, grid from {times[0].isoformat()} to {grid_end.isoformat()}",
+            remedy="another window= or window_hours=, or a grid of the same time",
+        )
+    left = int((~inside).sum())
+    if left:
+        notes.append(f"{left} jobs submitted outside the window left out")
+    length_s = int((end - begin).total_seconds())
+    windows = one.befall([window_at(prepared, grid, begin, length_s)])
+    description = _description(cfg, cluster, prepared, 1, f"{length_s / 3600:g} h")
+    return Trial(cluster, {seed: windows}, description, notes, None, stress)
+
+
+def by_jobs(cfg: DictConfig) -> bool:
+    """Whether windows are counted in jobs."""
+    return cfg.trace.length is not None or cfg.trace.start is not None
+
+
+def queue_runs_itself(cfg: DictConfig, named: bool) -> bool:
+    """Whether the jobs are an archive whose queue order is the policy, on its own processors.
+
+    Args:
+        named: the command line names a policy.
+
+    Raises:
+        InputError: no jobs, or queue options where they mean nothing.
+    """
+    if not cfg.jobs:
+        raise InputError("no jobs given", where="jobs", allowed="jobs=FILE.csv, FILE.parquet or FILE.swf", remedy="see --help")
+    archive = is_archive(str(cfg.jobs)) and not named and cfg.cluster.source is None
+    if not archive and (cfg.queue.order or cfg.queue.discipline):
+        raise InputError(
+            "queue.* given", where="queue", allowed="an SWF file with neither a policy nor cluster=", remedy="name a judge instead"
+        )
+    return archive
+
+
+def _cluster_and_jobs(cfg: DictConfig, notes: list[str]) -> tuple[ClusterSpec, pd.DataFrame]:
+    """The cluster, and the jobs as they are read."""
+    if cfg.cluster.processors is not None:
+        cluster = swf_cluster(whole_number(cfg.cluster.processors, "cluster.processors"))
+    else:
+        cluster = load_cluster(str(cfg.cluster.source or "sample"), CONF_DIR)
+    return cluster, read_archive(str(cfg.jobs), notes)[0] if is_archive(str(cfg.jobs)) else read_jobs(str(cfg.jobs), notes)
 
 
 def _tables(

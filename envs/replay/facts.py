@@ -37,7 +37,8 @@ class Facts:
         pools: ``name, gpu_model, site, nodes, gpus_per_node, wake_latency_s``, watts and limits of one node (``envs.cluster.PoolSpec``).
         curves: ``pool, level, curve, speed, gpu_power_w``; a job's watts and speed are those of its ``curve``.
         jobs: by job index: ``job_id, workload_class, curve, submit_s, duration_s, estimate_s, gpu_milli, cpu_milli, memory_mib, workers,
-            utilization, latest_start_s, deadline_s, start_bound, data_site, transfer_kwh, until_s, service``; -1 where there is none.
+            utilization, latest_start_s, deadline_s, start_bound, data_site, transfer_kwh, until_s, service``; -1 where there is none;
+            ``max_watts`` (inf = none), ``levels``: for each pool the levels that it could run the job at when empty, as bits.
         grid: ``site, step, price_usd_per_kwh, carbon_kg_per_kwh, renewable_fraction, pue``.
         loads: ``service, step, load``, in replicas of the reference GPU at full power.
     """
@@ -130,6 +131,8 @@ def _jobs(world: World, window: int) -> pd.DataFrame:
     table["transfer_kwh"] = column("transfer_kwh", 0.0)
     for name in ("data_site", "until_s", "service"):
         table[name] = column(name, -1)
+    table["max_watts"] = column("max_watts", np.inf)
+    table["levels"] = list(jobs.allowed_levels[window, :n])
     return table
 
 

@@ -102,8 +102,9 @@ def _runs(events: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         job = min(place)
         raise InputError(f"job {job} never ends", where="event log", remedy="replay the window to its end")
     names = ("job", "pool", "run_s", "start_s", "stop_s", "ending", "row")
-    table = pd.DataFrame(stays, columns=list(names))
-    return table, pd.DataFrame(segments, columns=["job", "stay", "pool", "level", "begin_s", "end_s"])
+    whole = {name: np.int64 for name in names if name != "ending"}  # an empty table has types too
+    table = pd.DataFrame(stays, columns=list(names)).astype(whole)
+    return table, pd.DataFrame(segments, columns=["job", "stay", "pool", "level", "begin_s", "end_s"]).astype(np.int64)
 
 
 def _holds(events: pd.DataFrame) -> pd.DataFrame:

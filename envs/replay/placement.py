@@ -215,4 +215,4 @@ def place_workers(events: pd.DataFrame, facts: Facts) -> pd.DataFrame | None:
     for at, event, job, pool, level, node in zip(events.index, *columns, strict=True):
         seats = books.read(event, int(job), int(pool), int(level), int(node)) or ()
         rows += [(at, job, worker, seat.node, gpu, seat.milli) for worker, seat in enumerate(seats) for gpu in seat.gpus or (0,)]
-    return pd.DataFrame(rows, columns=["row", "job", "worker", "node", "gpu", "milli"])
+    return pd.DataFrame(rows, columns=["row", "job", "worker", "node", "gpu", "milli"]).astype(np.int64)

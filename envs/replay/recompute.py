@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from envs.replay.facts import POOL_WATTS, Facts
-from envs.replay.history import AWAKE, DOWN, SLEEPING, WAKING, History, history_of
+from envs.replay.history import AWAKE, DOWN, PLACING, SLEEPING, WAKING, History, history_of
 
 KWH_PER_WS = 1.0 / 3.6e6
 UNITS = ("energy_kwh", "cost_usd", "carbon_kg")
@@ -98,7 +99,7 @@ class Integrals:
 
     def of_load(self, site: int, unit: str, share: np.ndarray, begin_s: np.ndarray, end_s: np.ndarray) -> np.ndarray:
         """The same of one watt times ``share`` [T] of its step."""
-        factor = self._factors[site][unit]
+        factor = np.ones(1) if unit == "it_kwh" else self._factors[site][unit]
         steps = max(len(factor), len(share))
         factor, share = (np.pad(values, (0, steps - len(values)), mode="edge") for values in (factor, share))
         return StepSums(factor * share, self._facts.step_s).between(begin_s, end_s) * KWH_PER_WS
@@ -177,7 +178,7 @@ def _add_runs(sites: pd.DataFrame, jobs: pd.DataFrame, facts: Facts, history: Hi
     utilization = facts.jobs["utilization"].to_numpy()[job]
     jobs["busy_gpu_s"] += np.bincount(job, job_gpus(facts, job, pool) * (end - begin), len(jobs))
     dynamic_w = fixed + np.where(service < 0, span * utilization, 0.0)
-    shares = _replica_shares(facts, job, pool, level, service)
+    shares = replica_shares(facts, job, pool, level, service)
     for at in np.unique(site):
         rows = np.flatnonzero(site == at)
         for unit in UNITS:
@@ -193,8 +194,8 @@ def _add_runs(sites: pd.DataFrame, jobs: pd.DataFrame, facts: Facts, history: Hi
             jobs[unit] += np.bincount(job[rows], dynamic + idle_share, len(jobs))
 
 
-def _replica_shares(facts: Facts, job: np.ndarray, pool: np.ndarray, level: np.ndarray, service: np.ndarray) -> dict[int, np.ndarray]:
-    """Row -> utilisation of a replica in each step."""
+def replica_shares(facts: Facts, job: np.ndarray, pool: np.ndarray, level: np.ndarray, service: np.ndarray) -> dict[int, np.ndarray]:
+    """Row of a run of a service's replica -> its utilisation in each step."""
     rows = np.flatnonzero(service >= 0)
     if not len(rows):
         return {}
@@ -204,19 +205,23 @@ def _replica_shares(facts: Facts, job: np.ndarray, pool: np.ndarray, level: np.n
     return {int(row): np.minimum(1.0, loads[service[row]] / speed.loc[(pool[row], level[row], curve[job[row]])]) for row in rows}
 
 
-def _add_transfers(sites: pd.DataFrame, jobs: pd.DataFrame, events: pd.DataFrame, facts: Facts, grid: Integrals) -> None:
-    """A job's data follows it: sent at each placement at another site than where it lies."""
+def transfers_of(events: pd.DataFrame, facts: Facts) -> Iterator[tuple[int, int, int, float]]:
+    """Second, job, destination site and kWh of all data sent: at each placement at another site than where the job's data lies."""
     lies = facts.jobs["data_site"].to_numpy().copy()
-    placed = events[events["event"].isin(("run", "migrate"))]
+    placed = events[events["event"].isin(PLACING)]
     site_of = facts.pools["site"].to_numpy()
     for now, job, pool in zip(placed["time_s"], placed["job"], placed["pool"], strict=True):
         site = int(site_of[pool])
         if lies[job] < 0 or lies[job] == site:
             continue
         lies[job] = site
-        kwh = float(facts.jobs["transfer_kwh"].iloc[job])
+        yield int(now), int(job), site, float(facts.jobs["transfer_kwh"].iloc[job])
+
+
+def _add_transfers(sites: pd.DataFrame, jobs: pd.DataFrame, events: pd.DataFrame, facts: Facts, grid: Integrals) -> None:
+    for now, job, site, kwh in transfers_of(events, facts):
         for unit in UNITS:
-            amount = kwh * grid.of_kwh(site, unit, int(now))
+            amount = kwh * grid.of_kwh(site, unit, now)
             sites.loc[facts.sites[site], unit] += amount
             jobs.loc[job, unit] += amount
 

@@ -12,9 +12,11 @@ from envs.evaluate import evaluate, paired_difference
 from envs.events import events_frame
 from envs.heuristics import JUDGES
 from envs.kernel import run_policy
+from envs.replay.page import page_of
 from envs.state import Policy
 from envs.world import World
 from pipelines.config import TrainConfig
+from pipelines.replay import one_window, replay
 from pipelines.stages.agent import part_world
 from pipelines.stages.context import StageContext
 from pipelines.stages.policy_plots import policy_figures
@@ -97,6 +99,17 @@ def _day(world: World, policy: Policy, config: TrainConfig) -> pd.DataFrame:
     return frame.assign(workload_class=kinds[frame["job"].to_numpy()])
 
 
+def _replay_page(world: World, policies: dict[str, Policy], summary: dict, config: TrainConfig) -> str:
+    """The first window under the policy of the least mean objective, hour by hour."""
+    best = min(policies, key=lambda name: float(summary["means"][name]["objective_usd"]))
+    about = {
+        "jobs": "held-out part of the job table",
+        "grid": "as in training",
+        "policy_summary": "the policy of the least mean objective over all held-out windows",
+    }
+    return page_of(replay(one_window(world, 0), policies[best], config.reward, name=best, about=about), with_files=False)
+
+
 def run_evaluate(context: StageContext, out: Path) -> None:
     """Write ``rows.parquet`` (policy x window x seed), ``paired.parquet``, ``summary.json`` and the event log of one window."""
     config, features = context.config, context.folder("features")
@@ -118,3 +131,4 @@ def run_evaluate(context: StageContext, out: Path) -> None:
         run.log_table(paired, "paired_difference_to_k8s_default")
         for name, figure in policy_figures(out, context.folder("agent"), features).items():
             run.log_figure(figure, name)
+        run.log_text(_replay_page(next(iter(worlds.values())), policies, summary, config), "replay.html")

@@ -147,7 +147,6 @@ def test_they_agree_under_crowding(seed):
     compare(crowded_batch(seed))
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the kernel puts reviews to leases whose row says preemptible")
 def test_leases_are_not_reviewed_whatever_their_row_says():
     """A lease cannot be paused, moved or changed in level."""
     chosen = ref.Settings(review_s=300, sleep_after_s=100)

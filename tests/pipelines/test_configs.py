@@ -59,3 +59,12 @@ def test_defaults_in_config_and_code_agree():
     config = train_config(compose_config("train"))
     assert config.reward == RewardSpec()
     assert config.agent == AgentConfig()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "replay"])
+@pytest.mark.parametrize("group", ["reward", "registry"])
+def test_every_choice_of_the_evaluating_commands_composes(command, group):
+    for choice in group_choices(group):
+        config = compose_config(command, [f"{group}={choice}", "cluster.source=sample", "trace.length=10", "queue.order=f1"])
+        assert build(RewardSpec, config.reward, "reward").w_sla > 0
+        assert config.registry.tracking_uri
