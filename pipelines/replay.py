@@ -79,7 +79,8 @@ def one_window(world: World, window: int) -> World:
     pick = slice(window, window + 1)
     jobs = Jobs(*(values[pick] for values in world.jobs))
     grid = type(world.grid)(*(values[pick] for values in world.grid))
-    return replace(world, jobs=jobs, grid=grid, window_start=world.window_start[pick], job_ids=world.job_ids[pick])
+    lists = {name: getattr(world, name)[pick] for name in ("window_start", "job_ids", "outages", "services")}
+    return replace(world, jobs=jobs, grid=grid, **lists)
 
 
 def run(cfg: DictConfig) -> Episode:
