@@ -15,6 +15,7 @@ from envs.cluster import ClusterSpec, PoolSpec, SiteSpec
 from envs.cluster_io import load_cluster
 from envs.heuristics import JUDGES
 from envs.job_table import utc_times
+from envs.power.curves import read_curves
 from envs.state import DISCIPLINES, Policy, PolicySettings
 from envs.windows import DAY_S, TAIL_S, GridMaker, WindowTables, check_grid, constant_grid, cut_by_jobs, cut_windows, prepare_jobs
 from envs.world import LARGEST_GPUS_PER_NODE
@@ -137,6 +138,8 @@ def table_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
         cluster = swf_cluster(whole_number(cfg.cluster.processors, "cluster.processors"))
     else:
         cluster = load_cluster(str(cfg.cluster.source or "sample"), CONF_DIR)
+    if cfg.cluster.curves:
+        cluster = replace(cluster, curves=read_curves(str(cfg.cluster.curves)))
     if is_archive(str(cfg.jobs)):
         jobs, _ = read_archive(str(cfg.jobs), notes)
     else:

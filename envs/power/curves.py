@@ -22,6 +22,7 @@ measurements of serving. Batch size is the same on every model, as a job that mo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,6 +35,18 @@ from telemetry.errors import InputError
 CURVES_FILE = Path(__file__).with_name("curves.csv")
 COLUMNS: tuple[str, ...] = ("gpu_model", "kind", "level_fraction", "speed", "power_w", "source")
 REFERENCE_GPU = "V100"
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A row of a curve table."""
+
+    gpu_model: str
+    kind: str
+    level_fraction: float
+    speed: float
+    power_w: float
+    source: str = ""
 
 
 def load_curves(path: Path | str | None = None) -> pd.DataFrame:
@@ -56,8 +69,58 @@ def load_curves(path: Path | str | None = None) -> pd.DataFrame:
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise InputError(f"missing column {', '.join(missing)}", where=str(file), allowed=", ".join(COLUMNS))
-    table = table[list(COLUMNS)].sort_values(["gpu_model", "kind", "level_fraction"], ascending=[True, True, False]).reset_index(drop=True)
-    _check(table, str(file))
+    return _checked(table[list(COLUMNS)], str(file))
+
+
+def read_curves(path: Path | str) -> tuple[CurvePoint, ...]:
+    """A curve table of one's own, as `ClusterSpec.curves` carries it: the columns of ``curves.csv``, of which ``source`` may be absent.
+
+    Raises:
+        InputError: as `load_curves`.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError("no such file", where=str(file), allowed=f"a CSV of the columns {', '.join(COLUMNS)}")
+    try:
+        table = pd.read_csv(file)
+    except (ValueError, OSError) as error:
+        raise InputError(f"no CSV: {str(error).strip()}", where=str(file)) from error
+    missing = [name for name in COLUMNS[:-1] if name not in table.columns]
+    if missing:
+        raise InputError(f"missing column {', '.join(missing)}", where=str(file), allowed=", ".join(COLUMNS))
+    table = table.assign(source=table["source"].fillna("").astype(str) if "source" in table else str(file.name))
+    return checked_points([CurvePoint(*row) for row in table[list(COLUMNS)].itertuples(index=False, name=None)], str(file))
+
+
+def checked_points(points: Sequence[CurvePoint], where: str) -> tuple[CurvePoint, ...]:
+    """The points sorted by model, class and falling level.
+
+    Raises:
+        InputError: as `load_curves`, and without points.
+    """
+    if not points:
+        raise InputError("no rows", where=where, allowed="at least one curve")
+    table = _checked(pd.DataFrame([astuple(point) for point in points], columns=list(COLUMNS)), where)
+    return tuple(CurvePoint(*row) for row in table.itertuples(index=False, name=None))
+
+
+@lru_cache(maxsize=8)
+def curve_table(points: tuple[CurvePoint, ...]) -> pd.DataFrame:
+    """The committed table with ``points`` in place of its curves of the same model and class, and beside the others."""
+    own = pd.DataFrame([astuple(point) for point in points], columns=list(COLUMNS))
+    known = _committed()
+    replaced = pd.MultiIndex.from_frame(known[["gpu_model", "kind"]]).isin(pd.MultiIndex.from_frame(own[["gpu_model", "kind"]]))
+    return pd.concat([known[~replaced], own], ignore_index=True)
+
+
+def _checked(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    table = table.copy()
+    for name in ("level_fraction", "speed", "power_w"):
+        table[name] = pd.to_numeric(table[name], errors="coerce").astype(float)
+    for name in ("gpu_model", "kind"):
+        table[name] = table[name].astype(str)
+    table = table.sort_values(["gpu_model", "kind", "level_fraction"], ascending=[True, True, False]).reset_index(drop=True)
+    _check(table, where)
     return table
 
 
@@ -68,10 +131,19 @@ def _check(table: pd.DataFrame, where: str) -> None:
     figures = table[["level_fraction", "speed", "power_w"]].to_numpy(dtype=float)
     if not (np.isfinite(figures).all() and (figures > 0).all()):
         raise InputError("a level, speed or power is not above 0", where=where, allowed="finite figures above 0")
+    again = table[table.duplicated(["gpu_model", "kind", "level_fraction"])]
+    if len(again):
+        row = again.iloc[0]
+        raise InputError(f"level_fraction {row['level_fraction']:g} twice", where=f"{where}, {row['gpu_model']}, {row['kind']}")
     for (model, kind), rows in table.groupby(["gpu_model", "kind"], sort=False):
         for name in ("speed", "power_w"):
             if (np.diff(rows[name].to_numpy(dtype=float)) > 0).any():
-                raise InputError(f"{name} rises as the level falls", where=f"{where}, {model}, {kind}", allowed="monotone curves")
+                raise InputError(
+                    f"{name} rises as the level falls",
+                    where=f"{where}, {model}, {kind}",
+                    allowed="a speed and power that fall with the level or stay",
+                    remedy="smooth the measurements, for instance by isotonic regression (benchmarks/fit_power_curves.py)",
+                )
 
 
 @lru_cache(maxsize=1)
@@ -85,7 +157,7 @@ def levels_for(gpu_model: str, level_fractions: Sequence[float], curves: pd.Data
     Args:
         gpu_model: a model of the table.
         level_fractions: ``[L]`` power limits as fractions of the board limit.
-        curves: a table of `load_curves`; the committed one when None.
+        curves: a table of `load_curves` or `curve_table`; the committed one when None.
 
     Returns:
         ``speed`` and ``power_w``, both float64 ``[L, K]`` with K the workload classes in order.
@@ -97,7 +169,10 @@ def levels_for(gpu_model: str, level_fractions: Sequence[float], curves: pd.Data
     rows = table[table["gpu_model"] == gpu_model]
     if rows.empty:
         raise InputError(
-            f"no power curves for GPU model '{gpu_model}'", where="levels_for", allowed=", ".join(sorted(set(table["gpu_model"])))
+            f"no power curves for GPU model '{gpu_model}'",
+            where="levels_for",
+            allowed=", ".join(sorted(set(table["gpu_model"]))),
+            remedy="give curves of your own (curves: FILE.csv in the cluster file)",
         )
     wanted = np.asarray(level_fractions, dtype=np.float64)
     speed = np.empty((len(wanted), len(WORKLOAD_CLASSES)))

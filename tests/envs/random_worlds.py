@@ -272,7 +272,7 @@ def kernel_world(cases: list[Case]):
         tables.append(WindowTables(start, _job_table(case, start), _grid_table(case, start), **more))
     curves = {pool.gpu_model: (np.array(cases[0].speed[p]), np.array(cases[0].power_w[p])) for p, pool in enumerate(cluster.pools)}
     reserve = np.array([case.grid.warm_reserve for case in cases])
-    with mock.patch.object(world_module, "levels_for", lambda model, fractions: curves[model]):
+    with mock.patch.object(world_module, "levels_for", lambda model, fractions, own: curves[model]):
         world = world_module.build_world(cluster, tables, warm_reserve=reserve)
     assert world.grid.price.shape[2] == len(cases[0].grid.price[0])
     return world
