@@ -71,7 +71,7 @@ def network_named(text: str, where: str) -> str:
     names = _committed()[0]
     wanted = text.strip().casefold()
     if wanted not in names:
-        near = [name for name in names if name.startswith(wanted)] if wanted else []
+        near = [name for name in names if _plain(name).startswith(_plain(wanted))] if _plain(wanted) else []
         near = near or difflib.get_close_matches(wanted, names, n=NEAREST, cutoff=0.5) or list(names)
         raise InputError(
             f"unknown workload '{text}'",
@@ -80,6 +80,11 @@ def network_named(text: str, where: str) -> str:
             remedy="leave it empty to use the speed of the job's class",
         )
     return names[wanted]
+
+
+def _plain(name: str) -> str:
+    """Letters and digits alone, so that ``resnet50`` finds ``ResNet-50 (batch size 64)``."""
+    return "".join(filter(str.isalnum, name))
 
 
 def network_speed(network: str, gpu_model: str) -> float | None:
@@ -101,9 +106,9 @@ def with_networks(
         Both as float64 ``[L, K + len(networks)]``.
     """
     kinds = [CLASS_INDEX[kind] for kind, _ in networks]
-    scale = np.ones(len(networks))
-    for place, (k, (_, network)) in enumerate(zip(kinds, networks, strict=True)):
+    more = speed[:, kinds]
+    for place, (_, network) in enumerate(networks):
         measured = network_speed(network, gpu_model)
         if measured is not None:
-            scale[place] = measured / speed[0, k]
-    return np.concatenate([speed, speed[:, kinds] * scale], axis=1), np.concatenate([power_w, power_w[:, kinds]], axis=1)
+            more[:, place] = measured * (more[:, place] / more[0, place])
+    return np.concatenate([speed, more], axis=1), np.concatenate([power_w, power_w[:, kinds]], axis=1)

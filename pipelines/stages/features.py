@@ -46,7 +46,7 @@ def to_reference_gpu(jobs: pd.DataFrame, cluster: ClusterSpec) -> tuple[pd.DataF
     speeds = {pool.name: levels_for(pool.gpu_model, (1.0,), cluster.curve_table)[0][0] for pool in cluster.pools}
     kind = kept["workload_class"].map(CLASS_INDEX)
     unknown = pd.Series(None, index=kept.index, dtype=object)
-    pools, networks = (kept[name] if name in kept else unknown for name in ("pool", "workload"))
+    pools, networks = (kept.get(name, unknown) for name in ("pool", "workload"))
 
     def speed_of(pool: object, kind: float, network: object) -> float:
         if pool not in models:
