@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 
+from envs.power.curves import CurvePoint, curve_table
 from telemetry.classes import WORKLOAD_CLASSES
 from telemetry.errors import InputError
 
@@ -159,6 +161,8 @@ class ClusterSpec:
         level_fractions: power limits as fractions of the board limit, index 0 = full power, strictly falling.
         transfer_gbps, transfer_kwh_per_gib: what sends a job's data from one site to another (default: 10 Gbit/s, and the 0.06 kWh/GB of
             Aslan et al. 2018 for 2015, halved every two years, in 2023).
+        curves: measured speed and power of one's own (`envs.power.curves.read_curves`), in place of the committed ones of the same GPU
+            model and class, and beside the others.
     """
 
     name: str
@@ -169,6 +173,7 @@ class ClusterSpec:
     transfer_gbps: float = 10.0
     transfer_kwh_per_gib: float = 0.004
     maintenance: tuple[Maintenance, ...] = ()
+    curves: tuple[CurvePoint, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"cluster '{self.name}'"
@@ -222,6 +227,11 @@ class ClusterSpec:
     def node_names(self) -> tuple[str, ...]:
         """Names of all nodes, grouped by pool in order; a node's index is its position here."""
         return tuple(f"{pool.name}-{index:04d}" for pool in self.pools for index in range(pool.nodes))
+
+    @property
+    def curve_table(self) -> pd.DataFrame | None:
+        """All curves of the cluster's GPUs for `envs.power.curves.levels_for`; None = the committed ones."""
+        return curve_table(self.curves) if self.curves else None
 
     @property
     def total_gpus(self) -> int:

@@ -10,9 +10,10 @@ from typing import Any, TypeVar, get_type_hints
 import yaml
 
 from envs.cluster import DEFAULT_OBJECTIVES, ClassObjective, ClusterSpec, Maintenance, PoolSpec, SiteSpec
+from envs.power.curves import CurvePoint, checked_points, read_curves
 from telemetry.errors import InputError
 
-T = TypeVar("T", SiteSpec, PoolSpec, ClassObjective, Maintenance)
+T = TypeVar("T", SiteSpec, PoolSpec, ClassObjective, Maintenance, CurvePoint)
 
 
 def load_cluster(name_or_path: str | Path, conf_dir: Path | str = "conf") -> ClusterSpec:
@@ -32,13 +33,14 @@ def load_cluster(name_or_path: str | Path, conf_dir: Path | str = "conf") -> Clu
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise InputError(f"not YAML: {' '.join(str(error).split())}", where=str(path)) from error
-    return cluster_from_mapping(values, where=str(path), default_name=path.stem)
+    return cluster_from_mapping(values, where=str(path), default_name=path.stem, folder=path.parent)
 
 
-def cluster_from_mapping(values: Any, where: str, default_name: str = "cluster") -> ClusterSpec:
+def cluster_from_mapping(values: Any, where: str, default_name: str = "cluster", folder: Path | None = None) -> ClusterSpec:
     """A cluster from plain mappings and lists (YAML, or a composed config as a container).
 
-    ``objectives`` may give only the classes and figures that differ from the defaults.
+    ``objectives`` may give only the classes and figures that differ from the defaults. ``curves`` is the path of a CSV of one's own curves,
+    looked for in ``folder``, then in the current one, or its rows.
     """
     allowed = [f.name for f in fields(ClusterSpec)]
     _check_keys(values, allowed, ["sites", "pools"], where)
@@ -52,6 +54,8 @@ def cluster_from_mapping(values: Any, where: str, default_name: str = "cluster")
     if values.get("maintenance"):
         items = _list(values["maintenance"], f"{where}, maintenance")
         extra["maintenance"] = tuple(_entry(Maintenance, item, f"{where}, maintenance[{i}]") for i, item in enumerate(items))
+    if values.get("curves"):
+        extra["curves"] = _curves(values["curves"], f"{where}, curves", folder)
     return ClusterSpec(
         name=str(values.get("name") or default_name),
         sites=tuple(_entry(SiteSpec, item, f"{where}, sites[{i}]") for i, item in enumerate(_list(values["sites"], f"{where}, sites"))),
@@ -69,6 +73,15 @@ def _objectives(values: Any, where: str) -> dict[str, ClassObjective]:
         typed = {key: _typed(ClassObjective, key, value, f"{where}.{name}.{key}") for key, value in changes.items()}
         objectives[name] = replace(objectives[name], **typed)
     return objectives
+
+
+def _curves(given: Any, where: str, folder: Path | None) -> tuple[CurvePoint, ...]:
+    if isinstance(given, str):
+        beside = None if folder is None else folder / given
+        return read_curves(beside if beside is not None and beside.is_file() else given)
+    if not isinstance(given, list | tuple):
+        raise InputError(f"{given!r}", where=where, allowed="the path of a CSV, or a list of its rows")
+    return checked_points([_entry(CurvePoint, row, f"{where}[{index}]") for index, row in enumerate(given)], where)
 
 
 def _entry(kind: type[T], values: Any, where: str) -> T:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from envs.cluster import ClusterSpec
+from envs.power.networks import network_named
 from telemetry.classes import CLASS_INDEX, WORKLOAD_CLASSES
 from telemetry.errors import InputError
 from telemetry.times import utc_times as texts_as_utc
@@ -45,13 +46,14 @@ def prepare_jobs(jobs: pd.DataFrame, cluster: ClusterSpec) -> pd.DataFrame:
     Filled: ``workload_class`` (see :func:`tag_class`), ``estimate_s`` (``requested_duration_s``, else ``DEFAULT_ESTIMATE_S`` of the
     class), ``deadline`` and ``latest_start`` (objectives of ``cluster``), ``priority`` 0, ``max_watts`` infinity, ``gpu_utilization`` 1,
     ``gpu_model`` None = any; ``cpu_milli`` and ``memory_mib`` of a worker (``cpus``, ``memory_gib``) 0; ``preemptible``, ``checkpoint_s``
-    and ``restart_s`` of the class; ``data_gib`` 0 and ``data_site`` None; ``until``, ``service`` and ``peak_load`` of replicas empty.
+    and ``restart_s`` of the class; ``data_gib`` 0 and ``data_site`` None; ``workload`` None, else the network's name as
+    `envs.power.networks` writes it; ``until``, ``service`` and ``peak_load`` of replicas empty.
     ``submit_time`` is cut to whole seconds, ``duration_s`` rounded up to at least 1 s, ``gpus`` to thousandths.
 
     Returns:
         A new frame sorted by ``submit_time, job_id`` with columns ``job_id, submit_time, duration_s, estimate_s, gpus, gpu_milli, workers,
-        workload_class, kind, priority, latest_start, deadline, max_watts, gpu_utilization, gpu_model, cpu_milli, memory_mib, preemptible,
-        checkpoint_s, restart_s, data_gib, data_site, until, service, peak_load`` and the original remaining columns.
+        workload_class, kind, priority, latest_start, deadline, max_watts, gpu_utilization, gpu_model, workload, cpu_milli, memory_mib,
+        preemptible, checkpoint_s, restart_s, data_gib, data_site, until, service, peak_load`` and the original remaining columns.
 
     Raises:
         InputError: a missing column, an unknown class, or values outside their range, with the job named.
@@ -90,6 +92,7 @@ def prepare_jobs(jobs: pd.DataFrame, cluster: ClusterSpec) -> pd.DataFrame:
     _check_numbers(table, "gpu_utilization", lambda v: (v >= 0) & (v <= 1), "a fraction of 0 to 1")
     models = table["gpu_model"] if "gpu_model" in table else pd.Series(None, index=table.index, dtype=object)
     table["gpu_model"] = models.astype(object).where(models.notna() & (models.astype(str) != ""), None)
+    _workloads(table)
     _objectives(table, cluster)
     _interruptions(table, cluster)
     _data(table, cluster)
@@ -163,6 +166,15 @@ def _objectives(table: pd.DataFrame, cluster: ClusterSpec) -> None:
     own_start = by_deadline.where(~bound | (by_deadline < wait_end), wait_end)
     latest = own_start.where(own, wait_end)
     table["latest_start"] = latest.where(latest > table["submit_time"], table["submit_time"])
+
+
+def _workloads(table: pd.DataFrame) -> None:
+    """Add ``workload``, the network whose speed the job has (None = its class's), in the spelling of `envs.power.networks`."""
+    given = table["workload"].astype(object) if "workload" in table else pd.Series(None, index=table.index, dtype=object)
+    given = given.where(given.notna() & (given.astype(str).str.strip() != ""), None)
+    first = table.loc[given.notna()].groupby(given)["job_id"].first()
+    names = {text: network_named(str(text), f"jobs table, job '{job_id}'") for text, job_id in first.items()}
+    table["workload"] = given.map(names).astype(object).where(given.notna(), None)
 
 
 def _resources(table: pd.DataFrame) -> None:

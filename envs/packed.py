@@ -152,7 +152,7 @@ def _shapes(world: World) -> tuple[np.ndarray, list[np.ndarray], int]:
     jobs = world.jobs
     parts = [jobs.gpu_milli, jobs.cpu_milli, jobs.memory_mib, jobs.workers, jobs.until_s >= 0, *np.moveaxis(jobs.allowed_levels, 2, 0)]
     if has_budget(world):
-        parts += [jobs.kind, jobs.utilization.view(np.int64)]
+        parts += [jobs.curve, jobs.utilization.view(np.int64)]
     keys = np.ascontiguousarray(np.stack(parts, axis=2).astype(np.int64))
     shape = np.zeros(jobs.submit_s.shape, dtype=np.int64)
     firsts = []
@@ -176,7 +176,7 @@ def _pack_jobs(world: World, o: np.ndarray, shape: np.ndarray, firsts: list[np.n
         jobs.gpu_milli * jobs.workers,
         jobs.workers,
         jobs.kind,
-        jobs.kind,
+        jobs.curve,
         jobs.latest_start_s,
         jobs.deadline_s,
         jobs.reject,

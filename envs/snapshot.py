@@ -169,7 +169,7 @@ def _set_jobs(snapshot: Snapshot, simulator: Simulator, settings: PolicySettings
         state.status[0, job] = RUNNING if place.started <= snapshot.time else PLACED
         state.pool[0, job], state.level[0, job] = pool, place.level
         state.start_s[0, job] = state.begin_s[0, job] = _seconds(world, place.started)
-        speed = world.static.speed[pool, place.level, jobs.kind[0, job]]
+        speed = world.static.speed[pool, place.level, jobs.curve[0, job]]
         state.due_s[0, job] = state.start_s[0, job] + int(np.ceil(jobs.estimate_s[0, job] / speed))
         ends[job] = (pool, int(state.due_s[0, job]))
         at = int(state.n_running[0])
@@ -312,13 +312,13 @@ def charged_kw(simulator: Simulator, job: int, pool: int, level: int) -> float:
 def _dynamic_w(simulator: Simulator, job: int, pool: int, level: int) -> float:
     """Watts that the job adds to its awake nodes; of a replica at the load of its service now."""
     jobs, static = simulator.world.jobs, simulator.world.static
-    workers, kind = int(jobs.workers[0, job]), int(jobs.kind[0, job])
+    workers, curve = int(jobs.workers[0, job]), int(jobs.curve[0, job])
     gpus = float(workers * held_milli(jobs.gpu_milli[0, job], int(static.mig_slices[pool]))) / 1000.0
     use = float(jobs.utilization[0, job])
     if jobs.until_s[0, job] >= 0:
         load = simulator.world.grid.load[0, jobs.service[0, job], grid_column(simulator)]
-        use = min(1.0, load / static.speed[pool, level, kind])
-    active, idle, context = static.gpu_power_w[pool, level, kind], static.gpu_idle_w[pool], static.gpu_context_w[pool]
+        use = min(1.0, load / static.speed[pool, level, curve])
+    active, idle, context = static.gpu_power_w[pool, level, curve], static.gpu_idle_w[pool], static.gpu_context_w[pool]
     cpus = workers * float(jobs.cpu_milli[0, job]) / 1000.0
     return float(dynamic_w(gpus, active, idle, use, static.cpu_w_per_gpu[pool], context) + cpus * static.cpu_w_per_cpu[pool])
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from envs.cluster import ClusterSpec
 from envs.power.curves import levels_for
+from envs.power.networks import with_networks
 from envs.windows import DAY_S, WindowTables, check_grid, prepare_jobs
 from telemetry.classes import WORKLOAD_CLASSES
 from telemetry.errors import InputError
@@ -33,7 +34,10 @@ LARGEST_JOBS = 1 << 24
 
 
 class Static(NamedTuple):
-    """The cluster. P pools, N nodes, L power levels, K workload classes, S sites; GPUs of a node are consecutive."""
+    """The cluster. P pools, N nodes, L power levels, K workload classes, S sites; GPUs of a node are consecutive.
+
+    The first K of the C curves are those of the classes, in order; the others are those of the networks that jobs name.
+    """
 
     pool_site: np.ndarray  # int64 [P]
     pool_first_node: np.ndarray  # int64 [P]
@@ -41,8 +45,8 @@ class Static(NamedTuple):
     pool_gpus: np.ndarray  # int64 [P], GPUs of one node
     node_pool: np.ndarray  # int64 [N]
     node_first_gpu: np.ndarray  # int64 [N]
-    speed: np.ndarray  # float64 [P, L, K], relative to the reference GPU
-    gpu_power_w: np.ndarray  # float64 [P, L, K]
+    speed: np.ndarray  # float64 [P, L, C], relative to the reference GPU
+    gpu_power_w: np.ndarray  # float64 [P, L, C]
     gpu_idle_w: np.ndarray  # float64 [P]
     node_idle_w: np.ndarray  # float64 [P], without GPUs
     cpu_w_per_gpu: np.ndarray  # float64 [P]
@@ -73,6 +77,7 @@ class Jobs(NamedTuple):
     gpu_milli: np.ndarray  # int64 [M, J], thousandths of a GPU of one worker
     workers: np.ndarray  # int64 [M, J]
     kind: np.ndarray  # int64 [M, J], index in WORKLOAD_CLASSES
+    curve: np.ndarray  # int64 [M, J], whose speed and power it has: its kind, or K + its place in World.networks
     priority: np.ndarray  # int64 [M, J]
     latest_start_s: np.ndarray  # int64 [M, J]
     deadline_s: np.ndarray  # int64 [M, J]
@@ -123,6 +128,7 @@ class World:
         job_ids: per window, job ids in index order.
         outages: per window, int64 ``[X, 4]`` rows (second, 1 = begins or 0 = ends, node, second at which it ends) in the order of events.
         services: per window, names of its services.
+        networks: (class, network) of each curve after those of the classes.
     """
 
     cluster: ClusterSpec
@@ -133,6 +139,7 @@ class World:
     job_ids: tuple[tuple[str, ...], ...]
     outages: tuple[np.ndarray, ...] = ()
     services: tuple[tuple[str, ...], ...] = ()
+    networks: tuple[tuple[str, str], ...] = ()
 
     @property
     def n_windows(self) -> int:
@@ -156,21 +163,28 @@ def build_world(cluster: ClusterSpec, windows: Sequence[WindowTables], *, warm_r
     """
     if not windows:
         raise InputError("no windows", where="world", allowed="at least one")
-    static = build_static(cluster)
     services = tuple(
         tuple(sorted(table.services["service"].astype(str).unique())) if table.services is not None else () for table in windows
     )
     grid = _build_grid(cluster, windows, warm_reserve, services)
     tables = [table.jobs if "estimate_s" in table.jobs else prepare_jobs(table.jobs, cluster) for table in windows]
     tables = [table.sort_values(["submit_time", "job_id"], kind="stable", ignore_index=True) for table in tables]
-    jobs = _build_jobs(cluster, static, windows, tables, services)
+    networks = _networks(tables)
+    static = build_static(cluster, networks)
+    jobs = _build_jobs(cluster, static, windows, tables, services, networks)
     ids = tuple(tuple(table["job_id"].astype(str)) for table in tables)
     outages = tuple(outage_events(cluster, table.start, table.outages) for table in windows)
-    return World(cluster, static, jobs, grid, tuple(table.start for table in windows), ids, outages, services)
+    return World(cluster, static, jobs, grid, tuple(table.start for table in windows), ids, outages, services, networks)
 
 
-def build_static(cluster: ClusterSpec) -> Static:
-    """Arrays of the cluster alone."""
+def _networks(tables: Sequence[pd.DataFrame]) -> tuple[tuple[str, str], ...]:
+    """(class, network) pairs that prepared jobs name, in order."""
+    pairs = [table.loc[table["workload"].notna(), ["workload_class", "workload"]] for table in tables if "workload" in table]
+    return tuple(sorted({pair for rows in pairs for pair in rows.drop_duplicates().itertuples(index=False, name=None)}))
+
+
+def build_static(cluster: ClusterSpec, networks: Sequence[tuple[str, str]] = ()) -> Static:
+    """Arrays of the cluster, with curves for ``networks`` ((class, network) pairs) after those of the classes."""
     pools = cluster.pools
     for pool in pools:
         where = f"cluster '{cluster.name}', pool '{pool.name}'"
@@ -178,8 +192,9 @@ def build_static(cluster: ClusterSpec) -> Static:
             raise InputError(f"{pool.gpus_per_node} GPUs per node", where=where, allowed=f"at most {LARGEST_GPUS_PER_NODE}")
         if pool.wake_latency_s < 1:
             raise InputError(f"wake_latency_s {pool.wake_latency_s}", where=where, allowed="at least 1 second")
-    curves = [levels_for(pool.gpu_model, cluster.level_fractions) for pool in pools]
-    for pool, (_, power_w) in zip(pools, curves, strict=True):
+    measured = [levels_for(pool.gpu_model, cluster.level_fractions, cluster.curve_table) for pool in pools]
+    curves = [with_networks(pool.gpu_model, *levels, networks) for pool, levels in zip(pools, measured, strict=True)]
+    for pool, (_, power_w) in zip(pools, measured, strict=True):
         if pool.gpu_idle_w > power_w.min():
             raise InputError(
                 f"gpu_idle_w {pool.gpu_idle_w:g}",
@@ -233,7 +248,12 @@ def _seconds(times: pd.Series, start: pd.Timestamp) -> np.ndarray:
 
 
 def _build_jobs(
-    cluster: ClusterSpec, static: Static, windows: Sequence[WindowTables], tables: list[pd.DataFrame], services: tuple[tuple[str, ...], ...]
+    cluster: ClusterSpec,
+    static: Static,
+    windows: Sequence[WindowTables],
+    tables: list[pd.DataFrame],
+    services: tuple[tuple[str, ...], ...],
+    networks: tuple[tuple[str, str], ...],
 ) -> Jobs:
     count = np.array([len(table) for table in tables], dtype=np.int64)
     width = max(1, int(count.max()))
@@ -281,6 +301,7 @@ def _build_jobs(
     values |= {"max_watts": table_of("max_watts"), "peak_load": table_of("peak_load")}
     live = np.arange(width)[None, :] < count[:, None]
     _check_jobs(values, live, tables)
+    values["curve"] = _curves(values["kind"], tables, networks)
     allowed, reject = _feasible(static, values, pool_mask, live)
     data_gib = table_of("data_gib")
     data_site = places_of("data_site", [[site.name for site in cluster.sites]] * len(tables))
@@ -294,6 +315,7 @@ def _build_jobs(
         gpu_milli=values["gpu_milli"],
         workers=values["workers"],
         kind=values["kind"],
+        curve=values["curve"],
         priority=values["priority"],
         latest_start_s=values["latest_start"],
         deadline_s=values["deadline"],
@@ -314,6 +336,18 @@ def _build_jobs(
         rank=rank,
         by_rank=by_rank,
     )
+
+
+def _curves(kind: np.ndarray, tables: list[pd.DataFrame], networks: tuple[tuple[str, str], ...]) -> np.ndarray:
+    """Curve of each job, int64 [M, J]."""
+    curve = kind.copy()
+    places = {pair: len(WORKLOAD_CLASSES) + index for index, pair in enumerate(networks)}
+    for row, table in enumerate(tables):
+        if "workload" in table and networks:
+            given = table["workload"].notna().to_numpy()
+            pairs = zip(table.loc[given, "workload_class"], table.loc[given, "workload"], strict=True)
+            curve[row, : len(table)][given] = [places[pair] for pair in pairs]
+    return curve
 
 
 def _check_jobs(values: dict[str, np.ndarray], live: np.ndarray, tables: list[pd.DataFrame]) -> None:
@@ -362,7 +396,7 @@ def _per_node(static: Static, p: int, held: np.ndarray, cpu_milli: np.ndarray, m
 
 def _feasible(static: Static, values: dict[str, np.ndarray], pool_mask: np.ndarray, live: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Levels that an empty pool could run each job at, as bits, and the reason of rejection."""
-    workers, kind, lease = values["workers"], values["kind"], values["until"] >= 0
+    workers, curve, lease = values["workers"], values["curve"], values["until"] >= 0
     pools, levels, _ = static.speed.shape
     fits = np.zeros(pool_mask.shape, dtype=np.bool_)
     cool = np.zeros(pool_mask.shape, dtype=np.int64)
@@ -371,9 +405,9 @@ def _feasible(static: Static, values: dict[str, np.ndarray], pool_mask: np.ndarr
         held = held_milli(values["gpu_milli"], int(static.mig_slices[p]))
         fits[..., p] = _per_node(static, p, held, values["cpu_milli"], values["memory_mib"]) * static.pool_nodes[p] >= workers
         for level in range(levels):
-            watts = workers * held / 1000.0 * static.gpu_power_w[p, level][kind]
+            watts = workers * held / 1000.0 * static.gpu_power_w[p, level][curve]
             cool[..., p] |= np.where(watts <= values["max_watts"], 1 << level, 0)
-            quick[..., p] |= np.where(~lease | (static.speed[p, level][kind] >= values["peak_load"]), 1 << level, 0)
+            quick[..., p] |= np.where(~lease | (static.speed[p, level][curve] >= values["peak_load"]), 1 << level, 0)
     cool = np.where(pool_mask & fits & live[..., None], cool, 0)
     allowed = cool & quick
     reject = np.where(allowed.any(axis=-1), 0, TOO_SLOW)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +162,9 @@ def train_config(cfg: DictConfig) -> TrainConfig:
     for key, kind in (("seed", int), ("resume", bool), ("output_dir", str)):
         if not isinstance(raw[key], kind) or (kind is int and isinstance(raw[key], bool)):
             raise InputError(f"{raw[key]!r}", where=key, allowed=f"a value of type {kind.__name__}")
+    cluster = cluster_from_mapping(raw["cluster"], "cluster")
+    if cluster.curves:  # their content, not their path, says whether a stage is done
+        raw["cluster"] = {**raw["cluster"], "curves": [asdict(point) for point in cluster.curves]}
     members = _members(raw["forecaster"])
     target = build(TargetConfig, raw["target"], "target")
     backtest = build(
@@ -175,7 +178,7 @@ def train_config(cfg: DictConfig) -> TrainConfig:
         target=target,
         forecasters=members,
         backtest=backtest,
-        cluster=cluster_from_mapping(raw["cluster"], "cluster"),
+        cluster=cluster,
         trace=build(TraceConfig, raw["trace"], "trace"),
         grid=build(GridConfig, raw["grid"], "grid"),
         reward=build(RewardSpec, raw["reward"], "reward"),

@@ -15,6 +15,7 @@ from envs.cluster import ClusterSpec, PoolSpec, SiteSpec
 from envs.cluster_io import load_cluster
 from envs.heuristics import JUDGES
 from envs.job_table import utc_times
+from envs.power.curves import read_curves
 from envs.state import DISCIPLINES, Policy, PolicySettings
 from envs.windows import (
     DAY_S,
@@ -233,6 +234,8 @@ def _cluster_and_jobs(cfg: DictConfig, notes: list[str]) -> tuple[ClusterSpec, p
         cluster = swf_cluster(whole_number(cfg.cluster.processors, "cluster.processors"))
     else:
         cluster = load_cluster(str(cfg.cluster.source or "sample"), CONF_DIR)
+    if cfg.cluster.curves:
+        cluster = replace(cluster, curves=read_curves(str(cfg.cluster.curves)))
     return cluster, read_archive(str(cfg.jobs), notes)[0] if is_archive(str(cfg.jobs)) else read_jobs(str(cfg.jobs), notes)
 
 

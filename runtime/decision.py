@@ -109,7 +109,7 @@ def _refuse_impossible(simulator: Simulator, job_id: str) -> None:
         shape = f"{int(jobs.workers[0, job])} workers of {jobs.gpu_milli[0, job] / 1000:g} GPUs"
         raise JobRefusedError(f"{shape} fit no pool even when empty (nodes x GPUs: {sizes})")
     allowed = jobs.pool_mask[0, job]
-    least = gpus * world.static.gpu_power_w[allowed][:, :, jobs.kind[0, job]].min()
+    least = gpus * world.static.gpu_power_w[allowed][:, :, jobs.curve[0, job]].min()
     raise JobRefusedError(
         f"max_watts {jobs.max_watts[0, job]:g} is impossible: at the lowest power level its {gpus:g} GPUs draw {least:.0f} W or more"
     )
@@ -189,13 +189,13 @@ def _planned(simulator: Simulator, job: int, begin: int, end: int) -> tuple[int,
     world, state = simulator.world, simulator.state
     jobs, speed = world.jobs, world.static.speed
     pools, levels, _ = speed.shape
-    kind = jobs.kind[0, job]
+    curve = jobs.curve[0, job]
     choices = [
         (pool, level)
         for pool in range(pools)
         for level in range(levels)
         if jobs.allowed_levels[0, job, pool] >> level & 1
-        and int(np.ceil(jobs.estimate_s[0, job] / speed[pool, level, kind])) == end - begin
+        and int(np.ceil(jobs.estimate_s[0, job] / speed[pool, level, curve])) == end - begin
     ]
     target = float(state.expected_kwh[0, 0])
     return min(choices, key=lambda choice: abs(_energy(simulator, job, *choice, begin, end) - target))
@@ -227,7 +227,7 @@ def _why_masked(simulator: Simulator, job: int, pool: int, level: int) -> str:
 def _gpu_watts(simulator: Simulator, job: int, pool: int, level: int) -> float:
     jobs = simulator.world.jobs
     gpus = jobs.workers[0, job] * jobs.gpu_milli[0, job] / 1000
-    return float(gpus * simulator.world.static.gpu_power_w[pool, level, jobs.kind[0, job]])
+    return float(gpus * simulator.world.static.gpu_power_w[pool, level, jobs.curve[0, job]])
 
 
 def _blocked(simulator: Simulator, job: int, policy: Policy, ahead: tuple[str, ...]) -> Decision:

@@ -248,12 +248,15 @@ class Lake:
             return empty(name)[wanted]
         key = TIME_COLUMN[name]
         try:
-            frames = [pq.read_table(self.root / p["path"], columns=[*{key, *wanted}], partitioning=None) for p in parts]
+            frames = [_read_part(self.root / p["path"], [*{key, *wanted}]) for p in parts]
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(f"a file of the lake cannot be read ({error})", where=str(self.root), remedy="ingest again") from error
         frame = pa.concat_tables(frames, promote_options="permissive").unify_dictionaries().to_pandas()
         stamps = [column for column in frame if isinstance(frame[column].dtype, pd.DatetimeTZDtype)]
         frame = frame.astype(dict.fromkeys(stamps, UTC))
+        for column in set(wanted) - set(frame):
+            blank = empty(name)[column].reindex(frame.index)
+            frame[column] = blank.where(blank.notna(), None) if blank.dtype == object else blank
         times = frame[key]
         keep = pd.Series(True, index=frame.index)
         if first is not None:
@@ -284,6 +287,12 @@ class Lake:
                 return connection.execute(sql).fetch_df()
             except duckdb.Error as error:
                 raise InputError(str(error).splitlines()[0], where="query", allowed=f"DuckDB SQL over {', '.join(SCHEMAS)}") from error
+
+
+def _read_part(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Those columns that the file has: one of an older schema has not all."""
+    there = pq.read_schema(path).names
+    return pq.read_table(path, columns=[name for name in columns if name in there], partitioning=None)
 
 
 def _typed_empty(table: str) -> pd.DataFrame:

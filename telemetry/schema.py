@@ -2,7 +2,9 @@
 
 Time is UTC and tz-aware (``datetime64[ns, UTC]``); the unit is part of a column's name. Text columns hold '' (samples) or None (jobs) where
 nothing is known. ``samples.service`` and the ``pool`` columns go beyond what an exporter knows of a device: the service that a request
-counter belongs to, and the pool of the inventory.
+counter belongs to, and the pool of the inventory. ``jobs.workload`` names what a job computes (a network whose speed was measured on
+several GPU models), ``checkpoint_s`` is the time between its checkpoints and ``restart_s`` that of loading one, ``data_gib`` what has to be
+sent when it runs elsewhere than at ``data_site``.
 """
 
 from __future__ import annotations
@@ -26,12 +28,13 @@ JOB_REQUIRED: tuple[str, ...] = ("job_id", "submit_time", "duration_s", "gpus", 
 JOB_TIMES: tuple[str, ...] = ("submit_time", "start_time", "end_time", "deadline")
 JOB_NUMBERS: tuple[str, ...] = (
     "duration_s", "gpus", "workers", "cpus", "memory_gib", "requested_duration_s", "max_watts", "priority", "gpu_utilization",
+    "checkpoint_s", "restart_s", "data_gib",
 )  # fmt: skip
-JOB_TEXT: tuple[str, ...] = ("job_id", "workload_class", "team", "project", "gpu_model", "pool", "state", "source")
+JOB_TEXT: tuple[str, ...] = ("job_id", "workload_class", "team", "project", "gpu_model", "pool", "state", "source", "workload", "data_site")
 JOB_STATES: tuple[str, ...] = ("pending", "running", "completed", "failed", "cancelled", "timeout")
 JOB_COLUMNS: tuple[str, ...] = (
     *JOB_REQUIRED, "start_time", "end_time", "cpus", "memory_gib", "requested_duration_s", "deadline", "preemptible", "max_watts",
-    "gpu_model", "priority", "gpu_utilization", "pool", "state", "source",
+    "gpu_model", "priority", "gpu_utilization", "workload", "checkpoint_s", "restart_s", "data_gib", "data_site", "pool", "state", "source",
 )  # fmt: skip
 GRID_NUMBERS: tuple[str, ...] = ("price_usd_per_kwh", "carbon_g_per_kwh", "renewable_fraction", "temperature_c")
 GRID_COLUMNS: tuple[str, ...] = ("time", "site", *GRID_NUMBERS, "source")
@@ -86,10 +89,11 @@ JOBS = pa.DataFrameSchema(
         "max_watts": _number(low=0, inf=True),
         "priority": _number(),
         "gpu_utilization": _number(low=0, high=1),
+        **{name: _number(low=0) for name in ("checkpoint_s", "restart_s", "data_gib")},
         "preemptible": pa.Column("boolean", nullable=True),
         "workload_class": _text("workload_class", nullable=True, allowed=WORKLOAD_CLASSES),
         "state": _text("state", nullable=True, allowed=JOB_STATES),
-        **{name: _text(name, nullable=True) for name in ("team", "project", "gpu_model", "pool", "source")},
+        **{name: _text(name, nullable=True) for name in ("team", "project", "gpu_model", "pool", "source", "workload", "data_site")},
     },
     checks=pa.Check(_no_future_end, name="end_time is not before start_time"),
     strict=True,

@@ -15,18 +15,14 @@ realtime_inference   ShuffleNetV2 (CIFAR-100, 128)  small kernels, launch bound
 interactive          NCF (MovieLens-1M, 1024)       a mostly waiting GPU with a context open
 ==================== ============================== ==========================================================
 
-Curves of your own are a table of the same columns: ``add_curves(load_curves("mine.csv"))`` sets them beside the committed ones, and
-``with use_curves(table): build_world(...)`` builds a world on them.
-
 Caveat: the sweep holds no inference runs, so the two inference classes and ``interactive`` are stand-ins of like intensity, not
 measurements of serving. Batch size is the same on every model, as a job that moves keeps its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -42,6 +38,18 @@ FIGURES: tuple[str, ...] = ("level_fraction", "speed", "power_w")
 REFERENCE_GPU = "V100"
 
 
+@dataclass(frozen=True)
+class CurvePoint:
+    """A row of a curve table."""
+
+    gpu_model: str
+    kind: str
+    level_fraction: float
+    speed: float
+    power_w: float
+    source: str = ""
+
+
 def load_curves(path: Path | str | None = None) -> pd.DataFrame:
     """The curve table, sorted by model, class and falling level.
 
@@ -53,44 +61,63 @@ def load_curves(path: Path | str | None = None) -> pd.DataFrame:
         ``power_w`` (board watts while running), ``source``.
 
     Raises:
-        InputError: missing file or column, unknown class, a figure that is not above 0, a level given twice, or a speed or power that rises
-            as the level falls.
+        InputError: missing file or column, unknown class, non-positive figure, or a speed or power that rises as the level falls.
     """
     file = CURVES_FILE if path is None else Path(path)
     if not file.is_file():
         raise InputError("no such file", where=str(file), remedy="python -m benchmarks.fit_power_curves writes it")
     table = pd.read_csv(file)
-    return check_curves(table, str(file))
-
-
-def check_curves(table: pd.DataFrame, where: str = "curve table") -> pd.DataFrame:
-    """A curve table in order, with the columns of `load_curves` only. Raises `InputError` as that does."""
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
-        raise InputError(f"missing column {', '.join(missing)}", where=where, allowed=", ".join(COLUMNS))
-    table = table[list(COLUMNS)]
-    _check(table, where)
-    table = table.astype(dict.fromkeys(FIGURES, float))
-    return table.sort_values(["gpu_model", "kind", "level_fraction"], ascending=[True, True, False], ignore_index=True)
+        raise InputError(f"missing column {', '.join(missing)}", where=str(file), allowed=", ".join(COLUMNS))
+    return _checked(table[list(COLUMNS)], str(file))
 
 
-def add_curves(table: pd.DataFrame) -> pd.DataFrame:
-    """The committed curves with those of ``table`` beside them; a model that is in both is taken from ``table`` alone."""
-    own, committed = check_curves(table), _committed()
-    return check_curves(pd.concat([committed[~committed["gpu_model"].isin(own["gpu_model"])], own], ignore_index=True))
+def read_curves(path: Path | str) -> tuple[CurvePoint, ...]:
+    """A curve table of one's own, as `ClusterSpec.curves` carries it: the columns of ``curves.csv``, of which ``source`` may be absent.
 
-
-_in_use: ContextVar[pd.DataFrame | None] = ContextVar("curves_in_use", default=None)
-
-
-@contextmanager
-def use_curves(table: pd.DataFrame) -> Iterator[None]:
-    """Worlds that are built inside the block take their speeds and watts from ``table`` instead of the committed curves."""
-    token = _in_use.set(check_curves(table))
+    Raises:
+        InputError: as `load_curves`.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError("no such file", where=str(file), allowed=f"a CSV of the columns {', '.join(COLUMNS)}")
     try:
-        yield
-    finally:
-        _in_use.reset(token)
+        table = pd.read_csv(file)
+    except (ValueError, OSError) as error:
+        raise InputError(f"no CSV: {str(error).strip()}", where=str(file)) from error
+    missing = [name for name in COLUMNS[:-1] if name not in table.columns]
+    if missing:
+        raise InputError(f"missing column {', '.join(missing)}", where=str(file), allowed=", ".join(COLUMNS))
+    table = table.assign(source=table["source"].fillna("").astype(str) if "source" in table else str(file.name))
+    return checked_points([CurvePoint(*row) for row in table[list(COLUMNS)].itertuples(index=False, name=None)], str(file))
+
+
+def checked_points(points: Sequence[CurvePoint], where: str) -> tuple[CurvePoint, ...]:
+    """The points sorted by model, class and falling level.
+
+    Raises:
+        InputError: as `load_curves`, and without points.
+    """
+    if not points:
+        raise InputError("no rows", where=where, allowed="at least one curve")
+    table = _checked(pd.DataFrame([astuple(point) for point in points], columns=list(COLUMNS)), where)
+    return tuple(CurvePoint(*row) for row in table.itertuples(index=False, name=None))
+
+
+@lru_cache(maxsize=8)
+def curve_table(points: tuple[CurvePoint, ...]) -> pd.DataFrame:
+    """The committed table with ``points`` in place of its curves of the same model and class, and beside the others."""
+    own = pd.DataFrame([astuple(point) for point in points], columns=list(COLUMNS))
+    known = _committed()
+    replaced = pd.MultiIndex.from_frame(known[["gpu_model", "kind"]]).isin(pd.MultiIndex.from_frame(own[["gpu_model", "kind"]]))
+    return pd.concat([known[~replaced], own], ignore_index=True)
+
+
+def _checked(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    _check(table, where)
+    table = table.astype(dict.fromkeys(FIGURES, float) | {"gpu_model": str, "kind": str})
+    return table.sort_values(["gpu_model", "kind", "level_fraction"], ascending=[True, True, False], ignore_index=True)
 
 
 def _check(table: pd.DataFrame, where: str) -> None:
@@ -131,22 +158,22 @@ def levels_for(gpu_model: str, level_fractions: Sequence[float], curves: pd.Data
     Args:
         gpu_model: a model of the table.
         level_fractions: ``[L]`` power limits as fractions of the board limit.
-        curves: a table of `load_curves` or one like it, checked here; when None that of `use_curves`, else the committed one.
+        curves: a table of `load_curves` or `curve_table`; the committed one when None.
 
     Returns:
         ``speed`` and ``power_w``, both float64 ``[L, K]`` with K the workload classes in order.
 
     Raises:
-        InputError: unknown model, a level outside the measured range of the model, or a table that `load_curves` would refuse.
+        InputError: unknown model, or a level outside the measured range of the model.
     """
-    in_use = _in_use.get() if curves is None else curves
-    table = _committed() if in_use is None else in_use
-    if curves is not None:
-        _check(table, "curves")
+    table = _committed() if curves is None else curves
     rows = table[table["gpu_model"] == gpu_model]
     if rows.empty:
         raise InputError(
-            f"no power curves for GPU model '{gpu_model}'", where="levels_for", allowed=", ".join(sorted(set(table["gpu_model"])))
+            f"no power curves for GPU model '{gpu_model}'",
+            where="levels_for",
+            allowed=", ".join(sorted(set(table["gpu_model"]))),
+            remedy="give curves of your own (curves: FILE.csv in the cluster file)",
         )
     wanted = np.asarray(level_fractions, dtype=np.float64)
     speed = np.empty((len(wanted), len(WORKLOAD_CLASSES)))
@@ -154,7 +181,7 @@ def levels_for(gpu_model: str, level_fractions: Sequence[float], curves: pd.Data
     for k, kind in enumerate(WORKLOAD_CLASSES):
         curve = rows[rows["kind"] == kind].sort_values("level_fraction")
         x = curve["level_fraction"].to_numpy(dtype=float)
-        if not len(x) or not ((wanted >= x[0] - 1e-9) & (wanted <= x[-1] + 1e-9)).all():
+        if not len(x) or wanted.min() < x[0] - 1e-9 or wanted.max() > x[-1] + 1e-9:
             span = f"{x[0]:.3g} .. {x[-1]:.3g}" if len(x) else "none measured"
             raise InputError(f"level fractions {tuple(level_fractions)}", where=f"{gpu_model}, class {kind}", allowed=span)
         speed[:, k] = np.interp(wanted, x, curve["speed"].to_numpy(dtype=float))

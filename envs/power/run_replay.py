@@ -15,7 +15,7 @@ import pandas as pd
 from envs.cluster import ClusterSpec, PoolSpec, SiteSpec
 from envs.heuristics import JUDGES
 from envs.kernel import run_policy
-from envs.power.curves import levels_for, use_curves
+from envs.power.curves import COLUMNS, CurvePoint, checked_points, curve_table, levels_for
 from envs.power.runs import JOULES_PER_KWH, NodePower, RunLog, startup_s
 from envs.reward import RewardSpec
 from envs.state import EpisodeTotals
@@ -56,12 +56,19 @@ def replay(run: RunLog, power: NodePower, *, gpu_idle_w: float, with_startup: bo
         with_startup: the start-up is a job of its own, at ``power.startup_w``; else nodes idle until the timed part.
     """
     pool = power.pool("pool", SITE, MODEL, len(run.nodes), gpu_idle_w)
-    with use_curves(power.curves(MODEL, gpu_idle_w)):
-        return replay_on(run, pool, power.startup_utilization if with_startup else None)
+    table = power.curves(MODEL, gpu_idle_w)
+    curves = checked_points([CurvePoint(*row) for row in table[list(COLUMNS)].itertuples(index=False, name=None)], "fitted curves")
+    return replay_on(run, pool, power.startup_utilization if with_startup else None, curves=curves)
 
 
-def replay_on(run: RunLog, pool: PoolSpec, startup_utilization: float | None = None, workload_class: str = "training") -> Replay:
-    """Run the measured run as a job on a pool of its size, by the curves in use."""
+def replay_on(
+    run: RunLog,
+    pool: PoolSpec,
+    startup_utilization: float | None = None,
+    workload_class: str = "training",
+    curves: tuple[CurvePoint, ...] = (),
+) -> Replay:
+    """Run the measured run as a job on a pool of its size, by ``curves`` of one's own or the committed ones."""
     if pool.nodes != len(run.nodes):
         raise InputError(f"a pool of {pool.nodes} nodes", where=f"replay of {run.run}", allowed=f"the run's {len(run.nodes)} nodes")
     seconds, job, startup = _schedule(run, startup_utilization is not None)
@@ -70,7 +77,9 @@ def replay_on(run: RunLog, pool: PoolSpec, startup_utilization: float | None = N
         jobs.append((0, "startup", (startup, job[0]), startup_utilization))
     if job[1] < seconds:
         jobs.append((1, "end", (seconds - 1, seconds), 0.0))
-    speed = float(levels_for(pool.gpu_model, (1.0,))[0][0, CLASS_INDEX[workload_class]])  # durations are on the reference GPU
+    speed = float(
+        levels_for(pool.gpu_model, (1.0,), curve_table(curves) if curves else None)[0][0, CLASS_INDEX[workload_class]]
+    )  # durations are on the reference GPU
     table = pd.DataFrame(
         {
             "job_id": [name for _, name, _, _ in jobs],
@@ -82,7 +91,7 @@ def replay_on(run: RunLog, pool: PoolSpec, startup_utilization: float | None = N
             "gpu_utilization": [use for _, _, _, use in jobs],
         }
     )
-    totals, ids = _run(table, pool, seconds)
+    totals, ids = _run(table, pool, seconds, curves)
     row = ids.index("run")
     began, ended = int(totals.job_start_s[0, row]), int(totals.job_end_s[0, row])
     if (began, ended) != job or int(totals.end_s[0]) != seconds:
@@ -105,9 +114,9 @@ def _schedule(run: RunLog, with_startup: bool) -> tuple[int, tuple[int, int], in
     return seconds, (first, last), opened if with_startup and opened < first else None
 
 
-def _run(jobs: pd.DataFrame, pool: PoolSpec, seconds: int) -> tuple[EpisodeTotals, list[str]]:
+def _run(jobs: pd.DataFrame, pool: PoolSpec, seconds: int, curves: tuple[CurvePoint, ...]) -> tuple[EpisodeTotals, list[str]]:
     site = SiteSpec(SITE, pue_base=1.0, pue_per_c=0.0)
-    cluster = ClusterSpec("replay", (site,), (pool,), level_fractions=(1.0,))
+    cluster = ClusterSpec("replay", (site,), (pool,), level_fractions=(1.0,), curves=curves)
     grid = constant_grid([SITE], START, START + pd.Timedelta(seconds=seconds + 7200))
     world = build_world(cluster, [WindowTables(START, prepare_jobs(jobs, cluster), grid, seconds)])
     totals = run_policy(world, JUDGES["k8s_default"], RewardSpec())  # runs a job at once and lets no node sleep

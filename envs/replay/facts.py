@@ -122,7 +122,7 @@ def _jobs(world: World, window: int) -> pd.DataFrame:
 
     kind = column("kind")
     table = pd.DataFrame({"job_id": list(world.job_ids[window]), "workload_class": [WORKLOAD_CLASSES[k] for k in kind]})
-    table["curve"] = column("curve") if hasattr(jobs, "curve") else kind
+    table["curve"] = column("curve")
     for name in ("submit_s", "duration_s", "estimate_s", "gpu_milli", "cpu_milli", "memory_mib", "workers", "utilization"):
         table[name] = column(name)
     for name in ("latest_start_s", "deadline_s"):

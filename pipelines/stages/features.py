@@ -9,6 +9,7 @@ import pandas as pd
 
 from envs.cluster import ClusterSpec
 from envs.power.curves import levels_for
+from envs.power.networks import network_named, network_speed
 from pipelines.config import PUBLIC_JOBS, TrainConfig
 from pipelines.stages.context import StageContext
 from pipelines.stages.forecasters import BOUNDS_FILE, series_path
@@ -38,13 +39,23 @@ def to_reference_gpu(jobs: pd.DataFrame, cluster: ClusterSpec) -> tuple[pd.DataF
     """Ended jobs with durations on the reference GPU, as the simulator wants them, and the counts of :func:`ended_jobs`.
 
     An export tells how long a job ran on the GPU it got: ``duration_s`` and ``requested_duration_s`` are multiplied by that GPU's speed for
-    the job's class (V100 at full power = 1). A pool that the cluster does not have leaves them as they are.
+    the job's network, else its class (V100 at full power = 1). A pool that the cluster does not have leaves them as they are.
     """
     kept, counts = ended_jobs(jobs)
-    speeds = {pool.name: levels_for(pool.gpu_model, (1.0,))[0][0] for pool in cluster.pools}
+    models = {pool.name: pool.gpu_model for pool in cluster.pools}
+    speeds = {pool.name: levels_for(pool.gpu_model, (1.0,), cluster.curve_table)[0][0] for pool in cluster.pools}
     kind = kept["workload_class"].map(CLASS_INDEX)
-    pools = kept["pool"] if "pool" in kept else pd.Series(None, index=kept.index, dtype=object)
-    speed = np.array([speeds[p][int(k)] if p in speeds and pd.notna(k) else 1.0 for p, k in zip(pools, kind, strict=True)], dtype=float)
+    unknown = pd.Series(None, index=kept.index, dtype=object)
+    pools, networks = (kept.get(name, unknown) for name in ("pool", "workload"))
+
+    def speed_of(pool: object, kind: float, network: object) -> float:
+        if pool not in models:
+            return 1.0
+        named = network_named(network, "jobs table") if isinstance(network, str) and network.strip() else None
+        measured = network_speed(named, models[pool]) if named else None
+        return measured if measured is not None else float(speeds[pool][int(kind)]) if pd.notna(kind) else 1.0
+
+    speed = np.array([speed_of(*row) for row in zip(pools, kind, networks, strict=True)], dtype=float)
     for name in ("duration_s", "requested_duration_s"):
         if name in kept:
             kept[name] = kept[name].astype(float) * speed
@@ -87,7 +98,7 @@ def power_bounds(series: pd.DataFrame, cluster: ClusterSpec) -> dict[str, list[f
     bounds: dict[str, list[float]] = {}
     by_site: dict[str, list[float]] = {}
     for pool in cluster.pools:
-        most = float(levels_for(pool.gpu_model, (1.0,))[1].max())
+        most = float(levels_for(pool.gpu_model, (1.0,), cluster.curve_table)[1].max())
         low = pool.node_sleep_w
         high = pool.node_idle_w + pool.gpus_per_node * (most + pool.cpu_w_per_gpu)
         for index in range(pool.nodes):

@@ -27,6 +27,9 @@ LIMITS: dict[str, tuple[float, bool, float, str]] = {
     "requested_duration_s": (0, True, np.inf, "0 or more seconds"),
     "max_watts": (0, False, np.inf, "above 0 W"),
     "gpu_utilization": (0, True, 1, "a share of 0 to 1"),
+    "checkpoint_s": (0, True, np.inf, "0 (none) or more seconds"),
+    "restart_s": (0, True, np.inf, "0 or more seconds"),
+    "data_gib": (0, True, np.inf, "0 or more GiB"),
 }
 NEEDED = tuple(name for name in JOB_REQUIRED if name not in ("team", "project", "workload_class"))
 

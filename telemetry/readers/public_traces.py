@@ -32,7 +32,8 @@ def read_philly_gavel(
     """Philly jobs in Gavel's conversion (stanford-futuredata/gavel, MIT; upstream msr-fiddle/philly-traces, CC-BY-4.0).
 
     ``duration_s`` = ``total_steps`` / isolated V100 throughput of the same job type and GPU count. Where Gavel has no throughput for a GPU
-    count, that of the largest measured count below it is used: no speed-up is assumed beyond what was measured.
+    count, that of the largest measured count below it is used: no speed-up is assumed beyond what was measured. ``workload`` is the job
+    type, a network and its batch size.
 
     Known flaws: job types and steps are Gavel's random assignment, so run times are not Philly's; arrivals restart at 0 in every virtual
     cluster (all are laid over each other here) and stop after 2,000 jobs; nobody's requested time is known.
@@ -84,6 +85,7 @@ def read_philly_gavel(
             "workers": workers,
             "workload_class": "training",
             "team": kept["vc"],
+            "workload": kept["job_type"],
             "project": kept["job_type"].str.replace(r" \(batch size \d+\)", "", regex=True),
         }
     )

@@ -16,6 +16,7 @@ import pandas as pd
 
 from envs import world as world_module
 from envs.cluster import ClassObjective, ClusterSpec, PoolSpec, SiteSpec
+from envs.power import networks as networks_module
 from envs.reward import RewardSpec
 from envs.windows import WindowTables
 from telemetry.classes import CLASS_INDEX, WORKLOAD_CLASSES
@@ -38,8 +39,9 @@ REWARD = RewardSpec(late_cap_hours=1.0)
 KINDS = len(WORKLOAD_CLASSES)
 FEATURES = (
     "cpus", "gpuless", "slices", "context", "outages", "checkpoints", "reviews", "data", "rack_budget", "pool_budget", "site_budget",
-    "leases", "one_model",
+    "leases", "one_model", "networks",
 )  # fmt: skip
+NETWORKS = ("n0", "n1")
 STAY_SHARE = 0.7
 MOST_QUESTIONS = 6000
 
@@ -58,6 +60,7 @@ class Case:
     answers: int
     outages: list
     features: frozenset
+    network_speed: dict = dataclasses.field(default_factory=dict)  # (network, GPU model) -> speed at full power, where it is known
 
 
 # ---------------------------------------------------------------- drawing
@@ -101,6 +104,8 @@ def draw_cases(
                 [[top[k][0] * fraction**0.4 for k in range(KINDS)] for fraction in levels],
                 [[top[k][1] * fraction for k in range(KINDS)] for fraction in levels],
             )
+    known = {(network, model): rng.choice([None, rng.uniform(0.2, 3.0)]) for network in NETWORKS for model in curves}
+    curves = {model: _with_networks(*sides, [known[network, model] for network in NETWORKS]) for model, sides in curves.items()}
     speed, power = ([curves[pool.gpu_model][side] for pool in cluster.pools] for side in (0, 1))
     step_s, columns, crowded = rng.choice([600, 900, 3600]), rng.randint(1, 12), rng.random() < 0.35
     cases = []
@@ -110,9 +115,25 @@ def draw_cases(
         span, unit = rng.choice([0, 200, 3000] if crowded else [0, 200, 3000, 12000]), rng.choice([1, 1, 100, 300])
         submits = sorted(_whole(rng.randint(0, span), unit) for _ in range(count))
         jobs = [_draw_job(rng, submit, cluster, unit, len(grid.load), features, crowded) for submit in submits]
+        if "networks" in features:
+            jobs = [_draw_network(rng, job) for job in jobs]
         outages = _draw_outages(rng, cluster, submits, unit) if "outages" in features else []
-        cases.append(Case(cluster, speed, power, jobs, grid, temperature, settings, rng.randrange(2**32), outages, features))
+        cases.append(Case(cluster, speed, power, jobs, grid, temperature, settings, rng.randrange(2**32), outages, features, known))
     return cases
+
+
+def _with_networks(speed: list, power: list, known: list) -> tuple[list, list]:
+    """Curves of every (kind, network) after those of the kinds: as measured at full power, as much slower at a level as the kind is."""
+    slower = [[value / top for value, top in zip(row, speed[0], strict=True)] for row in speed]
+    return (
+        [row + [row[k] if v is None else v * slower[level][k] for k in range(KINDS) for v in known] for level, row in enumerate(speed)],
+        [row + [row[k] for k in range(KINDS) for _ in known] for row in power],
+    )
+
+
+def _draw_network(rng: random.Random, job):
+    place = rng.randrange(-1, len(NETWORKS))
+    return job if place < 0 else dataclasses.replace(job, curve=KINDS + job.kind * len(NETWORKS) + place)
 
 
 def _whole(seconds: int, unit: int) -> int:
@@ -275,9 +296,13 @@ def kernel_world(cases: list[Case]):
         start = START + pd.Timedelta(days=index)
         more = {"outages": _outage_table(case, start), "services": _service_table(case, start)}
         tables.append(WindowTables(start, _job_table(case, start), _grid_table(case, start), **more))
-    curves = {pool.gpu_model: (np.array(cases[0].speed[p]), np.array(cases[0].power_w[p])) for p, pool in enumerate(cluster.pools)}
+    tops = (cases[0].speed, cases[0].power_w)
+    curves = {pool.gpu_model: tuple(np.array(side[p])[:, :KINDS] for side in tops) for p, pool in enumerate(cluster.pools)}
     reserve = np.array([case.grid.warm_reserve for case in cases])
-    with mock.patch.object(world_module, "levels_for", lambda model, fractions: curves[model]):
+    with (
+        mock.patch.object(world_module, "levels_for", lambda model, fractions, own: curves[model]),
+        mock.patch.object(networks_module, "network_speed", lambda *pair: cases[0].network_speed[pair]),
+    ):
         world = world_module.build_world(cluster, tables, warm_reserve=reserve)
     assert world.grid.price.shape[2] == len(cases[0].grid.price[0])
     return world
@@ -314,6 +339,7 @@ def _job_table(case: Case, start: pd.Timestamp) -> pd.DataFrame:
             "until": pd.Series(until, dtype=pd.DatetimeTZDtype("ns", "UTC")),
             "service": texts([f"r{job.service}" if job.lease else None for job in jobs]),
             "peak_load": [job.peak_load for job in jobs],
+            "workload": texts([NETWORKS[(job.curve - KINDS) % len(NETWORKS)] if job.curve >= 0 else None for job in jobs]),
         }
         | {name: whole(name) for name in ("duration_s", "estimate_s", "gpu_milli", "workers", "kind", "priority")}
         | {name: whole(name) for name in ("cpu_milli", "memory_mib", "checkpoint_s", "restart_s")}

@@ -94,6 +94,27 @@ def test_contract(call):
     assert "paired difference to k8s_default" in streams.out
 
 
+def test_networks_and_own_curves_reach_the_simulator(call, folder):
+    """A V100 pool that is said to be twice as fast and to draw the same; a job that names an unknown network is refused."""
+    rows = [
+        f"V100,{kind},{level},{2 * level},{300 * level}\n" for kind in ("training", "interactive", "batch_inference") for level in (1, 0.5)
+    ]
+    (folder / "mine.csv").write_text("gpu_model,kind,level_fraction,speed,power_w\n" + "".join(rows))
+    asked = (*TABLES, "policies=[k8s_default]", "windows=1", "trace.start=0", "trace.length=60")
+    _, plain, _ = call(*asked)
+    jobs_table().assign(workload="a3c").to_csv("jobs.csv", index=False)
+    _, named, _ = call(*asked)
+    assert named["summary"] == plain["summary"], "a V100 is the reference of both"
+    jobs_table().to_csv("jobs.csv", index=False)
+    code, fast, _ = call(*asked, "cluster.curves=mine.csv")
+    assert code == 0
+    assert fast["summary"]["k8s_default"]["gpu_utilization"] < 0.7 * plain["summary"]["k8s_default"]["gpu_utilization"]
+    jobs_table().assign(workload="Resnet50").to_csv("jobs.csv", index=False)
+    code, _, streams = call(*asked)
+    assert code == 2
+    assert "unknown workload 'Resnet50'; allowed: ResNet-50 (batch size 16)" in streams.err
+
+
 def test_parquet_tables_give_the_same_answer(call, folder):
     _, from_csv, _ = call(*TABLES, "policies=[easy]", "windows=2")
     jobs = jobs_table()

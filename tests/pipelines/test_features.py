@@ -44,6 +44,15 @@ def test_elapsed_time_becomes_time_on_the_reference_gpu_and_open_jobs_are_counte
     assert counts == {"jobs": 4, "not_ended": 1, "without_duration_or_gpus": 1}
 
 
+def test_a_named_network_has_its_own_speed_where_it_was_measured():
+    cluster = load_cluster("two_site", CONF_DIR)
+    table = jobs()[:3].assign(duration_s=1000.0, pool="east-p100", workload=["resnet-50 (batch size 64)", None, "A3C"])
+    table.loc[2, "pool"] = "west-a40"
+    kept, _ = to_reference_gpu(table, cluster)
+    of_class = {model: levels_for(model, (1.0,))[0][0, CLASS_INDEX["fine_tuning"]] for model in ("P100", "A40")}
+    assert kept["duration_s"].tolist() == pytest.approx([596.0, 1000 * of_class["P100"], 1000 * of_class["A40"]])
+
+
 def test_a_canonical_table_keeps_its_durations(tmp_path):
     jobs().dropna(subset="duration_s").to_csv(tmp_path / "jobs.csv", index=False)
     config = train_config(compose_config("train", ["trace=table", f"trace.path={tmp_path}/jobs.csv"]))

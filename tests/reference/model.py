@@ -44,6 +44,7 @@ class Job:
     until_s: int = -1
     service: int = -1
     peak_load: float = 0.0
+    curve: int = -1  # in the tables of speed and watts; -1 = its kind's
 
     @property
     def lease(self) -> bool:
@@ -193,11 +194,15 @@ class Rules:
 
     # ---------------------------------------------------------------- feasibility
 
+    def curve(self, j: int) -> int:
+        job = self.jobs[j]
+        return job.kind if job.curve < 0 else job.curve
+
     def speed(self, j: int, p: int, level: int) -> float:
-        return self.speed_table[p][level][self.jobs[j].kind]
+        return self.speed_table[p][level][self.curve(j)]
 
     def active_w(self, j: int, p: int, level: int) -> float:
-        return self.power_w[p][level][self.jobs[j].kind]
+        return self.power_w[p][level][self.curve(j)]
 
     def within_max_watts(self, j: int, p: int, level: int) -> bool:
         return self.gang_gpus(j, p) * self.active_w(j, p, level) <= self.jobs[j].max_watts

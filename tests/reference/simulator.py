@@ -50,7 +50,7 @@ class Simulator:
     """One window. ``choose(job, allowed)`` answers every question, reviews too, with one of the allowed actions.
 
     Args:
-        speed, power_w: tables ``[pool][level][kind]``.
+        speed, power_w: tables ``[pool][level][curve]``; the first curves are those of the kinds.
         outages: (node index, begin, end) in seconds of the window.
     """
 

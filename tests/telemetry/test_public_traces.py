@@ -55,6 +55,7 @@ def test_philly_durations_gangs_and_counts(tmp_path):
     assert list(jobs["job_id"]) == ["b-00000", "a-00000", "a-00001"]
     assert list(jobs["duration_s"]) == [225.0, 100.0, 25.0]
     assert list(zip(jobs["gpus"], jobs["workers"], strict=True)) == [(8.0, 3), (1.0, 1), (8.0, 2)]
+    assert set(jobs["workload"]) == {"LM (batch size 5)"}
     assert jobs["submit_time"].iloc[1] == pd.Timestamp("2021-03-01T00:00:05Z")
     with pytest.raises(InputError, match="unknown virtual cluster 'c'"):
         read_philly_gavel(*paths, start="2021-03-01", vcs=("c",))

@@ -135,6 +135,27 @@ def test_jobs_table_values_and_parquet(read, tmp_path, context):
     pd.testing.assert_frame_equal(frame, again)
 
 
+WORK_HEAD = b"job_id,submit_time,duration_s,gpus,workers,workload,checkpoint_s,restart_s,data_gib,data_site\n"
+
+
+def test_jobs_table_keeps_workload_checkpoints_and_data(read, tmp_path, context):
+    rows = b"a,2026-01-05,60,1,1,ResNet-50 (batch size 64),600,30,12.5,west\nb,2026-01-05,60,1,1,,0,,,\n"
+    frame, quality = read("jobs_table", WORK_HEAD + rows)
+    assert frame.loc[0, ["workload", "checkpoint_s", "restart_s", "data_gib", "data_site"]].tolist() == [
+        "ResNet-50 (batch size 64)", 600, 30, 12.5, "west",
+    ]  # fmt: skip
+    assert frame["workload"][1] is None
+    assert frame["data_site"][1] is None
+    assert frame["checkpoint_s"][1] == 0
+    assert frame.loc[1, ["restart_s", "data_gib"]].isna().all()
+    assert not quality.notes
+    frame.to_parquet(tmp_path / "jobs.parquet")
+    pd.testing.assert_frame_equal(READERS["jobs_table"].read(tmp_path / "jobs.parquet", context).tables["jobs"], frame)
+    for column, value in (("checkpoint_s", b"-1,0,0"), ("restart_s", b"0,soon,0"), ("data_gib", b"0,0,inf")):
+        with pytest.raises(InputError, match=f"column '{column}', row 1"):
+            read("jobs_table", WORK_HEAD + b"a,2026-01-05,60,1,1,A3C," + value + b",west\n")
+
+
 @pytest.mark.parametrize(
     ("row", "told"),
     [

@@ -68,6 +68,25 @@ def test_partitions_by_table_source_and_date(lake, specs):
     assert dates == {"2026-01-05", "2026-01-06"}
 
 
+def test_a_lake_of_before_a_column_was_known_has_it_blank(lake, specs):
+    """Its files are as they were written then; new columns are blank and of their kind, also beside files that have them."""
+    ingest_sources(lake, specs)
+    added = ["workload", "checkpoint_s", "restart_s", "data_gib", "data_site"]
+    jobs = lake.table("jobs")
+    for path in lake.root.glob("tables/jobs/**/part.parquet"):
+        pq.write_table(pq.read_table(path, partitioning=None).drop_columns(added), path)
+    old = lake.table("jobs")
+    validate("jobs", old, where="lake")
+    pd.testing.assert_frame_equal(old, jobs)
+    assert lake.table("jobs", columns=["job_id", "workload"])["workload"].tolist() == [None, None]
+    fresh = jobs.assign(job_id=jobs["job_id"] + "-new", workload="A3C", data_gib=1.5)
+    lake.ingest(SourceTables("new", "1" * 64, {"jobs": fresh}, QualityReport()))
+    both = lake.table("jobs")
+    validate("jobs", both, where="lake")
+    assert both["workload"].notna().sum() == both["data_gib"].notna().sum() == 2
+    assert lake.query("SELECT count(workload) AS n FROM jobs")["n"][0] == 2
+
+
 def test_table_takes_a_half_open_span_in_utc(lake, specs):
     ingest_sources(lake, specs)
     part = lake.table("grid", "2026-01-05T22:00", pd.Timestamp("2026-01-06T03:00+02:00"))
