@@ -234,7 +234,7 @@ def plot(runs: tuple[RunLog, ...], file: Path) -> None:
         error = _errors(run, result.timed_kwh, result.window_kwh)["window"]
         axis.stairs(watts / 1000.0, edges, color="tab:orange", lw=1.8, label="replayed, fitted on other runs")
         nodes = f"{len(run.nodes)} node{'s' if len(run.nodes) > 1 else ''}"
-        axis.set_title(f"{run.benchmark}, {nodes}, run {run.run[-3:]}: {error:+.1f} % kWh", fontsize=10)
+        axis.set_title(f"{run.benchmark}, {nodes}, run {run.allocation}/{run.run.rsplit('_', 1)[-1]}: {error:+.1f} % kWh", fontsize=10)
         axis.set_ylim(0, 8)
         axis.set_ylabel("kW per node")
         axis.set_xlabel("s of the measured window")
@@ -246,6 +246,10 @@ def plot(runs: tuple[RunLog, ...], file: Path) -> None:
     figure.savefig(temporary, dpi=80, format=file.suffix.lstrip(".") or "png")
     plt.close(figure)
     os.replace(temporary, file)
+
+
+def _notable(record: dict) -> bool:
+    return max(map(abs, record["errors"].values())) > GOAL_PERCENT or record["longest_gap_s"] > DROPOUT_S
 
 
 def _print(records: list[dict], logs: LogSet, table: pd.DataFrame, *, every_run: bool) -> None:
@@ -261,10 +265,10 @@ def _print(records: list[dict], logs: LogSet, table: pd.DataFrame, *, every_run:
         )
     print("\nmedian node watts by state")
     print(states(logs.runs).to_string(index=False, float_format=lambda value: f"{value:.0f}", na_rep="-"))
-    chosen = [
-        r for r in records if r["protocol"] in ("run", "allocation") and (every_run or max(map(abs, r["errors"].values())) > GOAL_PERCENT)
-    ]
-    print("\nevery run" if every_run else "\nruns with an error above 5 % (fitted on runs of the same benchmark)")
+    chosen = [r for r in records if r["protocol"] in ("run", "allocation") and (every_run or _notable(r))]
+    print(
+        "\nevery run" if every_run else "\nruns with an error above 5 % or a meter that dropped out (fitted on runs of the same benchmark)"
+    )
     for r in chosen:
         errors = ", ".join(f"{name} {value:+.2f} %" for name, value in r["errors"].items())
         print(
