@@ -90,7 +90,12 @@ def read_curves(path: Path | str) -> tuple[CurvePoint, ...]:
     if missing:
         raise InputError(f"missing column {', '.join(missing)}", where=str(file), allowed=", ".join(COLUMNS))
     table = table.assign(source=table["source"].fillna("").astype(str) if "source" in table else str(file.name))
-    return checked_points([CurvePoint(*row) for row in table[list(COLUMNS)].itertuples(index=False, name=None)], str(file))
+    return points_of(table, str(file))
+
+
+def points_of(table: pd.DataFrame, where: str) -> tuple[CurvePoint, ...]:
+    """A table with the columns of ``curves.csv``, as `ClusterSpec.curves` carries it. Raises `InputError` as `load_curves`."""
+    return checked_points([CurvePoint(*row) for row in table[list(COLUMNS)].itertuples(index=False, name=None)], where)
 
 
 def checked_points(points: Sequence[CurvePoint], where: str) -> tuple[CurvePoint, ...]:

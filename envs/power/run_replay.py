@@ -15,7 +15,7 @@ import pandas as pd
 from envs.cluster import ClusterSpec, PoolSpec, SiteSpec
 from envs.heuristics import JUDGES
 from envs.kernel import run_policy
-from envs.power.curves import COLUMNS, CurvePoint, checked_points, curve_table, levels_for
+from envs.power.curves import CurvePoint, curve_table, levels_for, points_of
 from envs.power.runs import JOULES_PER_KWH, NodePower, RunLog, startup_s
 from envs.reward import RewardSpec
 from envs.state import EpisodeTotals
@@ -56,8 +56,7 @@ def replay(run: RunLog, power: NodePower, *, gpu_idle_w: float, with_startup: bo
         with_startup: the start-up is a job of its own, at ``power.startup_w``; else nodes idle until the timed part.
     """
     pool = power.pool("pool", SITE, MODEL, len(run.nodes), gpu_idle_w)
-    table = power.curves(MODEL, gpu_idle_w)
-    curves = checked_points([CurvePoint(*row) for row in table[list(COLUMNS)].itertuples(index=False, name=None)], "fitted curves")
+    curves = points_of(power.curves(MODEL, gpu_idle_w), "fitted curves")
     return replay_on(run, pool, power.startup_utilization if with_startup else None, curves=curves)
 
 

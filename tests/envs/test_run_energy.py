@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from benchmarks.mlperf_energy import PROTOCOLS, compare, fit_for, fit_with_startup, main, summary
@@ -225,31 +224,16 @@ def test_the_command_says_where_it_looked(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- curves of one's own
 
 
-def test_own_curves_hold_inside_the_block_only():
-    own = NodePower(2000.0, 7000.0, source="mine").curves("H100", 70.0)
-    before = curves.levels_for("H100", (1.0,))[1]
-    with curves.use_curves(own):
-        speed, power_w = curves.levels_for("H100", (1.0,))
-        assert speed.tolist() == [[1.0] * len(WORKLOAD_CLASSES)]
-        assert power_w == pytest.approx(np.full((1, len(WORKLOAD_CLASSES)), 695.0))
-        with pytest.raises(InputError, match="no power curves for GPU model 'V100'"):
-            curves.levels_for("V100", (1.0,))
-    with pytest.raises(RuntimeError), curves.use_curves(own):
-        raise RuntimeError
-    assert np.array_equal(curves.levels_for("H100", (1.0,))[1], before)
-
-
-def test_added_curves_replace_a_model_and_leave_the_others():
-    table = curves.add_curves(NodePower(2000.0, 7000.0, source="mine").curves("H100", 70.0))
-    assert set(table.loc[table["gpu_model"] == "H100", "source"]) == {"mine"}
-    rest = table[table["gpu_model"] != "H100"].reset_index(drop=True)
-    committed = curves.load_curves()
-    pd.testing.assert_frame_equal(rest, committed[committed["gpu_model"] != "H100"].reset_index(drop=True))
-    with pytest.raises(InputError, match="missing column source"):
-        curves.add_curves(committed.drop(columns="source"))
-    rising = committed.assign(power_w=1.0 / committed["level_fraction"])
-    with pytest.raises(InputError, match="power_w rises"), curves.use_curves(rising):
-        pass
+def test_own_curves_replace_a_model_and_leave_the_others():
+    own = curves.points_of(NodePower(2000.0, 7000.0, source="mine").curves("H100", 70.0), "mine")
+    table = curves.curve_table(own)
+    speed, power_w = curves.levels_for("H100", (1.0,), table)
+    assert speed.tolist() == [[1.0] * len(WORKLOAD_CLASSES)]
+    assert power_w == pytest.approx(np.full((1, len(WORKLOAD_CLASSES)), 695.0))
+    assert np.array_equal(curves.levels_for("V100", (1.0,), table)[1], curves.levels_for("V100", (1.0,))[1])
+    rising = curves.load_curves().assign(power_w=lambda rows: 1.0 / rows["level_fraction"])
+    with pytest.raises(InputError, match="power_w rises"):
+        curves.points_of(rising, "mine")
 
 
 # ---------------------------------------------------------------- the real logs
