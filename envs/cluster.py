@@ -200,7 +200,7 @@ class ClusterSpec:
             raise InputError(f"transfer_gbps {self.transfer_gbps}", where=where, allowed="a finite number above 0")
         self._check_maintenance(where)
         fractions = self.level_fractions
-        if not fractions or fractions[0] != 1.0 or any(b >= a or b <= 0 for a, b in pairwise(fractions)):
+        if not fractions or fractions[0] != 1.0 or not all(0 < b < a for a, b in pairwise(fractions)):
             raise InputError(f"level_fractions {fractions}", where=where, allowed="1.0 first, then strictly falling, above 0")
         missing = sorted(set(WORKLOAD_CLASSES) - set(self.objectives))
         if missing:

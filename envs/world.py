@@ -195,11 +195,11 @@ def build_static(cluster: ClusterSpec, networks: Sequence[tuple[str, str]] = ())
     measured = [levels_for(pool.gpu_model, cluster.level_fractions, cluster.curve_table) for pool in pools]
     curves = [with_networks(pool.gpu_model, *levels, networks) for pool, levels in zip(pools, measured, strict=True)]
     for pool, (_, power_w) in zip(pools, measured, strict=True):
-        if pool.gpu_idle_w > power_w.min():
+        if pool.gpu_idle_w > power_w[-1].max():
             raise InputError(
                 f"gpu_idle_w {pool.gpu_idle_w:g}",
                 where=f"cluster '{cluster.name}', pool '{pool.name}'",
-                allowed=f"at most {power_w.min():g} W, what a {pool.gpu_model} draws at the lowest level",
+                allowed=f"at most {power_w[-1].max():g} W, the most that a busy {pool.gpu_model} draws at the lowest level",
             )
     nodes = np.array([pool.nodes for pool in pools], dtype=np.int64)
     gpus = np.array([pool.gpus_per_node for pool in pools], dtype=np.int64)

@@ -79,8 +79,8 @@ def _rates(given: Any, path: Path, traces: str) -> pd.DataFrame:
     except ValueError as error:
         raise InputError(f"start {given['start']!r}", where=where, allowed="a time, ISO 8601") from error
     root = Path(str(given.get("path") or traces))
-    files = _yaml(CONF_DIR / "trace" / "requests" / f"{name}.yaml", "a trace")["files"]
-    return read_request_rates(name, [root / file for file in files], start, step_s)
+    parts = _yaml(CONF_DIR / "trace" / "requests" / f"{name}.yaml", "a trace")["fetch"]
+    return read_request_rates(name, [root / part["file"] for part in parts], start, step_s)
 
 
 def _yaml(path: Path, words: str) -> Any:

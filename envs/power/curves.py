@@ -148,7 +148,10 @@ def _check(table: pd.DataFrame, where: str) -> None:
             if len(rises):
                 level, high, low = ordered["level_fraction"].iloc[rises[0] + 1], values[rises[0]], values[rises[0] + 1]
                 raise InputError(
-                    f"{name} rises from {high:g} to {low:g} as the level falls to {level:g}", where=at, allowed="monotone curves"
+                    f"{name} rises from {high:g} to {low:g} as the level falls to {level:g}",
+                    where=at,
+                    allowed="monotone curves",
+                    remedy="smooth the measurements, for instance by isotonic regression",
                 )
 
 
@@ -163,7 +166,7 @@ def levels_for(gpu_model: str, level_fractions: Sequence[float], curves: pd.Data
     Args:
         gpu_model: a model of the table.
         level_fractions: ``[L]`` power limits as fractions of the board limit.
-        curves: a table of `load_curves` or `curve_table`; the committed one when None.
+        curves: a table of `load_curves` or `curve_table`, or one like it, checked here; the committed one when None.
 
     Returns:
         ``speed`` and ``power_w``, both float64 ``[L, K]`` with K the workload classes in order.
@@ -172,6 +175,8 @@ def levels_for(gpu_model: str, level_fractions: Sequence[float], curves: pd.Data
         InputError: unknown model, or a level outside the measured range of the model.
     """
     table = _committed() if curves is None else curves
+    if curves is not None:
+        _check(table, "curves")
     rows = table[table["gpu_model"] == gpu_model]
     if rows.empty:
         raise InputError(

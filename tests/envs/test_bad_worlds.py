@@ -1,7 +1,6 @@
 """Worlds that cannot be, or hardly: each is refused with value, place and what is allowed, or comes out right."""
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from envs.heuristics import JUDGES, Judge
 from envs.job_table import LARGEST_GPUS, LARGEST_SECONDS, LARGEST_WORKERS
 from envs.kernel import run_policy
 from envs.kernel_choosers import TIGHTEST
-from envs.power.curves import levels_for, load_curves
+from envs.power.curves import levels_for, load_curves, points_of
 from envs.reward import RewardSpec
 from envs.state import PolicySettings
 from envs.world import REJECT_REASONS, TOO_LARGE
@@ -45,10 +44,10 @@ def _refused(error, *words):
         ("duration_s", np.nan, "0 to 3,155,760,000 seconds"),
         ("requested_duration_s", 1e12, "up to 3,155,760,000 seconds"),
         ("requested_duration_s", "long", "a number, or nothing"),
-        ("gpus", 0.0, "above 0"),
-        ("gpus", np.nan, "above 0"),
-        ("gpus", 1e9, "at most 1,000,000"),
-        ("gpus", 1e30, "at most 1,000,000"),
+        ("gpus", 0.0, "or 0 with CPUs"),
+        ("gpus", np.nan, "0 (a job of CPUs alone) to"),
+        ("gpus", 1e9, "to 1,000,000"),
+        ("gpus", 1e30, "to 1,000,000"),
         ("gpus", 0.0001, "a share of one GPU"),
         ("workers", 1e18, "from 1 to 1,000,000,000"),
         ("workers", 1.5, "from 1 to 1,000,000,000"),
@@ -242,13 +241,13 @@ def test_a_level_that_is_slower_and_draws_more_is_refused():
     _refused(error, "level 0.9 twice")
 
 
-def test_a_gpu_faster_than_the_reference_ends_earlier(worlds, monkeypatch):
+def test_a_gpu_faster_than_the_reference_ends_earlier(worlds):
     """Speed 1.6 and 400 W: 3600 s of reference work take 2250 s, and the energy follows."""
     table = load_curves()
     table.loc[table["gpu_model"] == "V100", ["speed", "power_w"]] *= [1.6, 1.0]
     table.loc[(table["gpu_model"] == "V100") & (table["level_fraction"] == 1.0), "power_w"] = 400.0
-    monkeypatch.setattr("envs.world.levels_for", partial(levels_for, curves=table))
-    world = worlds.world_of(worlds.cluster(nodes=1, gpus=1), [worlds.job("x", duration_s=3600, gpu_model="V100")])
+    cluster = replace(worlds.cluster(nodes=1, gpus=1), curves=points_of(table, "mine"))
+    world = worlds.world_of(cluster, [worlds.job("x", duration_s=3600, gpu_model="V100")])
     totals = _run(world)
     assert world.static.speed[0, 0].tolist() == [1.6] * 5
     assert totals.job_end_s[0, 0] == 2250

@@ -193,10 +193,10 @@ def test_own_curves_replace_those_of_the_class_and_travel_with_the_cluster(tmp_p
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (OWN.replace("0.5,1.1,120", "0.5,1.9,120"), r"P100, training: speed rises as the level falls.*smooth"),
-        (OWN.replace("0.5,1.1,120", "0.5,0,120"), "not above 0"),
-        (OWN.replace("0.5,1.1,120", "0.5,fast,120"), "not above 0"),
-        (OWN.replace("0.5,1.1,120", "1.0,1.1,120"), r"P100, training: level_fraction 1 twice"),
+        (OWN.replace("0.5,1.1,120", "0.5,1.9,120"), r"P100, training: speed rises from 1.7 to 1.9 as the level falls.*smooth"),
+        (OWN.replace("0.5,1.1,120", "0.5,0,120"), "speed 0.*above 0"),
+        (OWN.replace("0.5,1.1,120", "0.5,fast,120"), "speed fast.*above 0"),
+        (OWN.replace("0.5,1.1,120", "1.0,1.1,120"), r"P100, training: level 1.0 twice"),
         (OWN.replace("training", "dreaming"), r"unknown class dreaming.*interactive"),
         (OWN.replace("power_w", "watts"), r"missing column power_w"),
         (OWN.splitlines()[0] + "\n", "no rows"),

@@ -19,7 +19,7 @@ START = pd.Timestamp("2026-01-05", tz="UTC")
 
 
 def files(name, root=TRACES):
-    return [root / file for file in yaml.safe_load((CONF / f"{name}.yaml").read_text())["files"]]
+    return [root / part["file"] for part in yaml.safe_load((CONF / f"{name}.yaml").read_text())["fetch"]]
 
 
 def test_single_requests_are_counted_in_whole_steps():
