@@ -98,7 +98,8 @@ def has_budget(world: World) -> bool:
     return bool((static.rack_budget_w > 0).any() or (static.pool_budget_w > 0).any() or (static.site_budget_w > 0).any())
 
 
-def _nanowatts(watts: np.ndarray) -> np.ndarray:
+def nanowatts(watts: np.ndarray) -> np.ndarray:
+    """Whole nanowatts, rounded half up, in which the kernel adds watts."""
     return np.floor(watts * NANO + 0.5).astype(np.int64)
 
 
@@ -111,8 +112,8 @@ def _racks(world: World) -> np.ndarray:
 def _pack_cluster(world: World, o: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     static = world.static
     racks = _racks(world)
-    awake = _nanowatts(static.node_idle_w + static.pool_gpus * static.gpu_idle_w)
-    waking, sleeping = _nanowatts(static.wake_power_w), _nanowatts(static.node_sleep_w)
+    awake = nanowatts(static.node_idle_w + static.pool_gpus * static.gpu_idle_w)
+    waking, sleeping = nanowatts(static.wake_power_w), nanowatts(static.node_sleep_w)
     pool = np.zeros((len(static.pool_site), fx.POOL_CONSTANTS_WIDTH), dtype=np.int64)
     columns = {
         fx.POOL_SITE: static.pool_site,
@@ -128,8 +129,8 @@ def _pack_cluster(world: World, o: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         fx.POOL_MEMORY_MIB: static.memory_mib,
         fx.NODES_PER_RACK: static.nodes_per_rack,
         fx.FIRST_RACK: np.cumsum(racks) - racks,
-        fx.RACK_BUDGET_NW: np.where(static.nodes_per_rack > 0, _nanowatts(static.rack_budget_w), 0),
-        fx.POOL_BUDGET_NW: _nanowatts(static.pool_budget_w),
+        fx.RACK_BUDGET_NW: np.where(static.nodes_per_rack > 0, nanowatts(static.rack_budget_w), 0),
+        fx.POOL_BUDGET_NW: nanowatts(static.pool_budget_w),
     }
     for column, values in columns.items():
         pool[:, column] = values
@@ -139,7 +140,7 @@ def _pack_cluster(world: World, o: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     whole.part(fx.K_POOL, pool)
     whole.part(fx.K_NODE, np.stack([static.node_pool, static.node_first_gpu], axis=1))
     whole.part(fx.K_KIND, np.stack([static.deferrable, static.start_bound], axis=1).astype(np.int64))
-    whole.part(fx.K_SITE, _nanowatts(static.site_budget_w)[:, None])
+    whole.part(fx.K_SITE, nanowatts(static.site_budget_w)[:, None])
     real.part(fx.KF_POOL, watts)
     real.part(fx.KF_SPEED, static.speed)
     real.part(fx.KF_POWER, static.gpu_power_w)

@@ -14,12 +14,13 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from envs import fields as fx
 from envs.accounting import dynamic_w, idle_share_w
 from envs.cluster import ClusterSpec
 from envs.job_table import prepare_jobs
 from envs.kernel import Simulator
 from envs.kernel_decisions import SCAN
-from envs.packed import Views, mark_leaves, mark_ready
+from envs.packed import Views, has_budget, mark_leaves, mark_ready, nanowatts
 from envs.reward import RewardSpec
 from envs.state import AWAKE, DOWN, PLACED, RUNNING, SLEEPING, WAITING, WAKING, PolicySettings
 from envs.windows import WindowTables, check_grid
@@ -96,6 +97,8 @@ def restore(snapshot: Snapshot, settings: PolicySettings, reward: RewardSpec) ->
     state.last_decision_s[0] = min(_seconds(world, last), now_s)
     _set_jobs(snapshot, simulator, settings)
     _set_nodes(snapshot, simulator)
+    if has_budget(world):
+        _commit_watts(snapshot, simulator)
     return simulator
 
 
@@ -261,6 +264,39 @@ def _occupy(snapshot: Snapshot, simulator: Simulator, nodes: Mapping[str, NodeNo
             state.memory_free[0, index] -= world.jobs.memory_mib[0, job]
 
 
+def _commit_watts(snapshot: Snapshot, simulator: Simulator) -> None:
+    """What nodes and jobs have committed of the budgets of racks, pools and sites (docs/simulator.md)."""
+    world, state, o = simulator.world, simulator.state, simulator.packed_world.o
+    static = world.static
+    awake = static.node_idle_w + static.pool_gpus * static.gpu_idle_w
+    by_state = {
+        AWAKE: nanowatts(awake),
+        WAKING: nanowatts(np.maximum(awake, static.wake_power_w)),
+        SLEEPING: nanowatts(static.node_sleep_w),
+        DOWN: np.zeros_like(static.pool_nodes),
+    }
+    pool = static.node_pool
+    node_nw = np.array([by_state[int(mode)][p] for mode, p in zip(state.node_state[0, : len(pool)], pool, strict=True)], dtype=np.int64)
+    index_of = {name: index for index, name in enumerate(snapshot.cluster.node_names)}
+    for job, job_id in enumerate(world.job_ids[0]):
+        place = snapshot.placements.get(job_id)
+        for name in place.nodes if place is not None else ():
+            watts = _dynamic_w(simulator, job, int(pool[index_of[name]]), place.level, at_peak=True)
+            node_nw[index_of[name]] += nanowatts(np.array(watts / int(world.jobs.workers[0, job])))
+    state.committed_nw[0] = 0
+    state.site_committed_nw[0] = 0
+    np.add.at(state.committed_nw[0], pool, node_nw)
+    np.add.at(state.site_committed_nw[0], static.pool_site[pool], node_nw)
+    racks = simulator.packed_state.i[0, int(o[fx.I_RACK]) : int(o[fx.I_RACK]) + int(o[fx.N_RACKS])]
+    racks[:] = 0
+    in_rack = static.nodes_per_rack[pool] > 0
+    count = np.where(static.nodes_per_rack > 0, -(-static.pool_nodes // np.maximum(static.nodes_per_rack, 1)), 0)
+    rack = (np.cumsum(count) - count)[pool] + (np.arange(len(pool)) - static.pool_first_node[pool]) // np.maximum(
+        static.nodes_per_rack[pool], 1
+    )
+    np.add.at(racks, rack[in_rack], node_nw[in_rack])
+
+
 def _take(free: np.ndarray, milli: int) -> bool:
     """Take the lowest wholly free GPUs, or a share of the fullest GPU that has room; whether there were enough."""
     if milli >= WHOLE:
@@ -309,15 +345,15 @@ def charged_kw(simulator: Simulator, job: int, pool: int, level: int) -> float:
     return float(watts + idle_share_w(gpus, static.node_idle_w[pool], static.gpu_idle_w[pool], static.pool_gpus[pool])) / 1000.0
 
 
-def _dynamic_w(simulator: Simulator, job: int, pool: int, level: int) -> float:
-    """Watts that the job adds to its awake nodes; of a replica at the load of its service now."""
+def _dynamic_w(simulator: Simulator, job: int, pool: int, level: int, *, at_peak: bool = False) -> float:
+    """Watts that the job adds to its awake nodes; of a replica at the load of its service now, or at its peak."""
     jobs, static = simulator.world.jobs, simulator.world.static
     workers, curve = int(jobs.workers[0, job]), int(jobs.curve[0, job])
     gpus = float(workers * held_milli(jobs.gpu_milli[0, job], int(static.mig_slices[pool]))) / 1000.0
     use = float(jobs.utilization[0, job])
     if jobs.until_s[0, job] >= 0:
         load = simulator.world.grid.load[0, jobs.service[0, job], grid_column(simulator)]
-        use = min(1.0, load / static.speed[pool, level, curve])
+        use = 1.0 if at_peak else min(1.0, load / static.speed[pool, level, curve])
     active, idle, context = static.gpu_power_w[pool, level, curve], static.gpu_idle_w[pool], static.gpu_context_w[pool]
     cpus = workers * float(jobs.cpu_milli[0, job]) / 1000.0
     return float(dynamic_w(gpus, active, idle, use, static.cpu_w_per_gpu[pool], context) + cpus * static.cpu_w_per_cpu[pool])

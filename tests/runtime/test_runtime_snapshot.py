@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -107,6 +109,26 @@ def photograph(simulator: Simulator, jobs: pd.DataFrame, grid: pd.DataFrame) -> 
         grid=grid,
         last_decision=at(state.last_decision_s[0]),
     )
+
+
+def test_restored_cluster_has_committed_what_it_runs(monkeypatch):
+    pools = tuple(replace(pool, budget_w=1e6, nodes_per_rack=2, rack_budget_w=1e6) for pool in CLUSTER.pools)
+    monkeypatch.setitem(globals(), "CLUSTER", replace(CLUSTER, pools=pools))
+    jobs, grid = job_table(), grid_table()
+    policy, reward = JUDGES["lookahead"], RewardSpec()
+    simulator = Simulator(build_world(CLUSTER, [WindowTables(START, jobs, grid)]), 1, policy.settings, reward)
+    simulator.reset([0])
+    racks = slice(*(int(simulator.packed_world.o[at]) for at in (fx.I_RACK, fx.I_TREE)))
+    seen = set()
+    while not simulator.done[0]:
+        restored = restore(photograph(simulator, jobs, grid), policy.settings, reward)
+        assert restored.state.committed_nw[0].tolist() == simulator.state.committed_nw[0].tolist()
+        assert restored.state.site_committed_nw[0].tolist() == simulator.state.site_committed_nw[0].tolist()
+        again = slice(*(int(restored.packed_world.o[at]) for at in (fx.I_RACK, fx.I_TREE)))
+        assert restored.packed_state.i[0, again].tolist() == simulator.packed_state.i[0, racks].tolist()
+        seen.add(tuple(simulator.state.committed_nw[0].tolist()))
+        simulator.step(policy.act(simulator.observe(), simulator.layout))
+    assert len(seen) > 5
 
 
 @pytest.mark.parametrize("judge", ["lookahead", "k8s_default", "fifo", "easy"])
