@@ -38,7 +38,7 @@ def test_prepare_fills_every_column_and_never_reads_the_true_duration():
     longer = prepare_jobs(jobs_table().assign(duration_s=lambda f: f["duration_s"] * 7), CLUSTER)
     visible = [c for c in first.columns if c != "duration_s"]
     pd.testing.assert_frame_equal(first[visible], longer[visible])
-    assert not first.drop(columns=["gpu_model", "data_site", "until", "service"]).isna().any().any()
+    assert not first.drop(columns=["gpu_model", "data_site", "workload", "until", "service"]).isna().any().any()
     share = first["gpus"] < 1
     assert set(first.loc[share, "workload_class"]) == {"interactive"}
     assert set(first.loc[~share, "workload_class"]) == {"training"}
