@@ -39,7 +39,7 @@ def make_jobs(
 
 
 def _without_gpus(jobs: pd.DataFrame, counts: dict[str, int], choice: str, name: str) -> pd.DataFrame:
-    """Jobs without GPUs are work of CPUs alone, which the simulator does not model: leave them out and count them, or keep them."""
+    """Jobs without GPUs are work of CPUs alone: leave them out and count them, or keep them."""
     if choice not in ("drop", "keep"):
         raise InputError(f"{choice!r}", where="without_gpus", allowed="drop, keep")
     if choice == "keep":
@@ -50,7 +50,7 @@ def _without_gpus(jobs: pd.DataFrame, counts: dict[str, int], choice: str, name:
         raise InputError(
             "no job asks for GPUs",
             where=f"trace '{name}'",
-            remedy="without_gpus=keep writes the table; the simulator models GPU jobs only and will refuse it",
+            remedy="without_gpus=keep writes them; the simulator plays those that say their CPUs",
         )
     return jobs[on_gpus].reset_index(drop=True)
 
