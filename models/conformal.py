@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from models.base import QUANTILES, monotone
 from telemetry.errors import InputError
@@ -50,7 +50,7 @@ class AdaptiveOptions:
         gain: shift of a quantile's level per time step and unit of missed share.
         largest_shift: of a level; bounds what has to be paid back.
         narrow_share: half widths below this share of the series' scale count as narrow.
-        prior_rows: rows of a calibration slice that weigh as much as trust in the quantiles as they are.
+        prior_rows: rows that weigh as much as trust in the quantiles as they are.
     """
 
     memory_steps: float = 150.0
@@ -146,7 +146,9 @@ class AdaptiveIntervals:
         missed[:, MIDDLE] = 0.0
         limit, slowest = self.options.largest_shift, 1.0 / self.options.memory_steps
         for cell, count, mass in rows.histograms():
-            usual = self._rows[cell] or count
+            usual = self._rows[cell]
+            if not usual:  # the first step of this cell: few rows are no reason to leave what is there
+                usual, self._steps[cell] = count, max(self._steps[cell], self.options.prior_rows / count)
             weight = min(1.0, count / usual)  # a step of few rows says less
             rate = weight * max(slowest, 1.0 / (self._steps[cell] + 1.0))
             self._mass[cell] += rate * (mass - self._mass[cell])
@@ -332,8 +334,8 @@ def _units(quantiles: np.ndarray, scale: np.ndarray, narrow_share: float) -> tup
 
 def _nominal_mass() -> np.ndarray:
     """Scores of a Gaussian whose quantiles are right, ``[Q, K]``: reading it at the nominal levels corrects nothing."""
-    scores = norm.ppf(LEVELS)
+    scores = ndtri(LEVELS)
     edges = EDGES.copy()
     edges[0], edges[-1] = -np.inf, np.inf
-    mass = np.diff(norm.cdf(scores[:, None] + scores[-1] * edges), axis=1)
+    mass = np.diff(ndtr(scores[:, None] + scores[-1] * edges), axis=1)
     return np.round(mass, MASS_DECIMALS)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -54,6 +57,7 @@ class Loaded:
 
     manifest: Manifest
     model: Any
+    version: str = ""  # in the registry; empty when loaded from a folder
 
     def predict(self, model_input: Any, params: Mapping[str, Any]) -> Any:
         """The served form: see ``served_model.PackagedModel``."""
@@ -75,13 +79,22 @@ def load_forecaster(name: str, alias: str = "champion", tracking_uri: str = DEFA
     return loaded.model, loaded.manifest
 
 
+def load_version(name: str, kind: str, alias: str = "champion", tracking_uri: str = DEFAULT_URI, keep: Path | None = None) -> Loaded:
+    """As :func:`load_forecaster` and :func:`load_policy`, with the version's number.
+
+    Args:
+        keep: folder that holds a copy of the verified package afterwards, which :func:`open_package` can serve when the registry cannot.
+    """
+    return _load(name, alias, tracking_uri, kind, keep)
+
+
 def load_policy(alias: str = "champion", tracking_uri: str = DEFAULT_URI, name: str = "scheduling-policy") -> tuple[Policy, Manifest]:
     """The scheduling policy that ``alias`` points to: the agent, or the judge that keeps its place. Raises as :func:`load_forecaster`."""
     loaded = _load(name, alias, tracking_uri, "policy")
     return loaded.model, loaded.manifest
 
 
-def _load(name: str, alias: str, tracking_uri: str, kind: str) -> Loaded:
+def _load(name: str, alias: str, tracking_uri: str, kind: str, keep: Path | None = None) -> Loaded:
     client = open_client(tracking_uri)
     where = f"{name}@{alias}"
     try:
@@ -97,7 +110,23 @@ def _load(name: str, alias: str, tracking_uri: str, kind: str) -> Loaded:
         manifest = verify_version(version, folder)
         if manifest.kind != kind:
             raise VerificationError(f"{where}: is a {manifest.kind}, a {kind} is needed")
-        return Loaded(manifest, _weights(package_of(folder), manifest, where))
+        loaded = Loaded(manifest, _weights(package_of(folder), manifest, where), str(version.version))
+        if keep is not None:
+            _keep(package_of(folder), keep)
+        return loaded
+
+
+def _keep(package: Path, keep: Path) -> None:
+    """Make ``keep`` a copy of ``package``, whole or not at all; one that is there and unchanged stays."""
+    with contextlib.suppress(VerificationError):
+        verify_package(keep, str(keep), expected_manifest_sha256=sha256_file(package / MANIFEST_FILE))
+        return
+    keep.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{keep.name}.", dir=keep.parent) as scratch:
+        shutil.copytree(package, Path(scratch) / "fresh")
+        if keep.exists():
+            os.replace(keep, Path(scratch) / "old")
+        os.replace(Path(scratch) / "fresh", keep)
 
 
 def fetch(client: MlflowClient, version: ModelVersion, scratch: Path, tracking_uri: str) -> Path:

@@ -4,6 +4,7 @@
 
     ROOT/manifest.json                                          what is in the lake; replaced atomically, the only commit point
     ROOT/tables/<table>/source=<s>/version=<digest>/date=<d>/part.parquet
+    ROOT/tables/forecasts/source=<s>/date=<d>/issued=*.parquet  what was forecast: one file an issue, see telemetry/forecasts.py
     ROOT/quality/report.{html,json}                             of everything in the lake
     ROOT/.staging-*                                             files of an ingest that is not committed
 
@@ -34,6 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from telemetry.errors import InputError
+from telemetry.forecasts import ForecastTable
 from telemetry.quality import QualityReport
 from telemetry.schema import SCHEMAS, TIME_COLUMN, UTC, empty, validate
 
@@ -266,17 +268,17 @@ class Lake:
         return frame[keep].sort_values(key, kind="stable", ignore_index=True)[wanted]
 
     def query(self, sql: str) -> pd.DataFrame:
-        """Answer of a DuckDB query over the views ``samples``, ``jobs`` and ``grid``; times are UTC.
+        """Answer of a DuckDB query over the views ``samples``, ``jobs``, ``grid`` and ``forecasts``; times are UTC.
 
         Raises:
             InputError: DuckDB refuses the query.
         """
         with duckdb.connect() as connection:
             connection.execute("SET TimeZone = 'UTC'")
-            for table in SCHEMAS:
-                files = [str(self.root / part["path"]) for part in self._parts(table)]
+            stored = {table: [self.root / part["path"] for part in self._parts(table)] for table in SCHEMAS}
+            for table, files in (stored | {"forecasts": ForecastTable(self.root).files()}).items():
                 if files:
-                    listed = ", ".join("'" + f.replace("'", "''") + "'" for f in files)
+                    listed = ", ".join("'" + str(f).replace("'", "''") + "'" for f in files)
                     connection.execute(
                         f"CREATE VIEW {table} AS SELECT * FROM read_parquet([{listed}], union_by_name = true, hive_partitioning = false)"
                     )
@@ -286,7 +288,9 @@ class Lake:
             try:
                 return connection.execute(sql).fetch_df()
             except duckdb.Error as error:
-                raise InputError(str(error).splitlines()[0], where="query", allowed=f"DuckDB SQL over {', '.join(SCHEMAS)}") from error
+                raise InputError(
+                    str(error).splitlines()[0], where="query", allowed=f"DuckDB SQL over {', '.join((*SCHEMAS, 'forecasts'))}"
+                ) from error
 
 
 def _read_part(path: Path, columns: Sequence[str]) -> pa.Table:

@@ -4,7 +4,7 @@ Time is UTC and tz-aware (``datetime64[ns, UTC]``); the unit is part of a column
 nothing is known. ``samples.service`` and the ``pool`` columns go beyond what an exporter knows of a device: the service that a request
 counter belongs to, and the pool of the inventory. ``jobs.workload`` names what a job computes (a network whose speed was measured on
 several GPU models), ``checkpoint_s`` is the time between its checkpoints and ``restart_s`` that of loading one, ``data_gib`` what has to be
-sent when it runs elsewhere than at ``data_site``.
+sent when it runs elsewhere than at ``data_site``. The table ``forecasts`` is written by commands (``telemetry/forecasts.py``).
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ JOB_COLUMNS: tuple[str, ...] = (
 )  # fmt: skip
 GRID_NUMBERS: tuple[str, ...] = ("price_usd_per_kwh", "carbon_g_per_kwh", "renewable_fraction", "temperature_c")
 GRID_COLUMNS: tuple[str, ...] = ("time", "site", *GRID_NUMBERS, "source")
+FORECAST_QUANTILES: tuple[str, ...] = ("q10", "q20", "q30", "q40", "q50", "q60", "q70", "q80", "q90")
+FORECAST_COLUMNS: tuple[str, ...] = ("unique_id", "issued_at", "ds", *FORECAST_QUANTILES, "model", "version")
 TIME_COLUMN: dict[str, str] = {"samples": "time", "jobs": "submit_time", "grid": "time"}
 UTC = "datetime64[ns, UTC]"
 
@@ -66,6 +68,11 @@ def _number(*, low: float | None = None, high: float | None = None, nullable: bo
 
 def _no_future_end(jobs: pd.DataFrame) -> pd.Series:
     return jobs["end_time"].isna() | jobs["start_time"].isna() | (jobs["end_time"] >= jobs["start_time"])
+
+
+def _ordered(forecasts: pd.DataFrame) -> pd.Series:
+    quantiles = forecasts[list(FORECAST_QUANTILES)].to_numpy()
+    return pd.Series((np.diff(quantiles, axis=1) >= 0).all(axis=1), index=forecasts.index)
 
 
 SAMPLES = pa.DataFrameSchema(
@@ -112,8 +119,26 @@ GRID = pa.DataFrameSchema(
     unique=["time", "site"],
 )
 SERIES = pa.DataFrameSchema({"unique_id": _text("unique_id"), "ds": pa.Column("datetime64[ns]"), "y": _number(nullable=False)}, strict=True)
+FORECASTS = pa.DataFrameSchema(
+    {
+        "unique_id": _text("unique_id"),
+        "issued_at": pa.Column(UTC),
+        "ds": pa.Column(UTC),
+        **{name: _number(nullable=False) for name in FORECAST_QUANTILES},
+        "model": _text("model"),
+        "version": _text("version"),
+    },
+    checks=[
+        pa.Check(lambda table: table["ds"] > table["issued_at"], name="ds is after issued_at"),
+        pa.Check(_ordered, name="quantiles do not cross"),
+    ],
+    strict=True,
+    unique=["unique_id", "issued_at", "ds", "version"],
+)
 SCHEMAS: dict[str, pa.DataFrameSchema] = {"samples": SAMPLES, "jobs": JOBS, "grid": GRID}
 COLUMNS: dict[str, tuple[str, ...]] = {"samples": SAMPLE_COLUMNS, "jobs": JOB_COLUMNS, "grid": GRID_COLUMNS}
+OUTPUTS: dict[str, pa.DataFrameSchema] = {"forecasts": FORECASTS}  # tables that are written by commands, not read from exports
+COLUMNS["forecasts"] = FORECAST_COLUMNS
 
 
 def validate(table: str, frame: pd.DataFrame, *, where: str) -> pd.DataFrame:
@@ -122,7 +147,7 @@ def validate(table: str, frame: pd.DataFrame, *, where: str) -> pd.DataFrame:
     Raises:
         InputError: names the column, the row and the value.
     """
-    schema = SCHEMAS[table]
+    schema = (SCHEMAS | OUTPUTS)[table]
     try:
         schema.validate(frame)
     except pa.errors.SchemaError as error:
@@ -145,9 +170,9 @@ def empty(table: str) -> pd.DataFrame:
     """A canonical table without rows, with its dtypes."""
     kinds: dict[str, Callable[[], Any]] = {}
     for name in COLUMNS[table]:
-        if name in ("time", *JOB_TIMES):
+        if name in ("time", "issued_at", "ds", *JOB_TIMES):
             kinds[name] = lambda: pd.Series(dtype=UTC)
-        elif name == "value" or name in JOB_NUMBERS or name in GRID_NUMBERS:
+        elif name == "value" or name in (*JOB_NUMBERS, *GRID_NUMBERS, *FORECAST_QUANTILES):
             kinds[name] = lambda: pd.Series(dtype=float)
         elif name == "preemptible":
             kinds[name] = lambda: pd.Series(dtype="boolean")

@@ -1,0 +1,374 @@
+"""``pipelines.forecast``: what it writes, what it remembers, and what it does with gaps, late rows, new and vanished series."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.live_registry import demand_series, promote_forecaster
+from models.base import QUANTILE_COLUMNS
+from models.catalog import make_forecaster
+from pipelines.cli import compose_config
+from pipelines.forecast import ForecastConfig, forecast_config, run_once, summary_lines
+from pipelines.live import target as target_module
+from registry.locks import exclusive
+from registry.mlflow_client import open_client
+from registry.tracking import open_tracking
+from telemetry.errors import InputError
+from telemetry.forecasts import ForecastTable
+from telemetry.lake import Lake, SourceTables
+from telemetry.quality import QualityReport
+from telemetry.schema import empty
+
+ROOT = Path(__file__).resolve().parents[2]
+STEP = pd.Timedelta("10min")
+HORIZON, TRAINED, SERIES = 6, 200, 5
+BEGIN = pd.Timestamp("2026-01-05")
+LAST_TRAINED = BEGIN + (TRAINED - 1) * STEP
+SERIES_FRAME = demand_series(SERIES, TRAINED + 150)
+
+
+def at(steps: int) -> pd.Timestamp:
+    """Time so many steps after the last training row."""
+    return LAST_TRAINED + steps * STEP
+
+
+def rows_until(steps: int, frame: pd.DataFrame = SERIES_FRAME) -> pd.DataFrame:
+    return frame[frame["ds"] <= at(steps)]
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory) -> Path:
+    """Folder with a registry whose workload champion is version 1, a persistence."""
+    root = tmp_path_factory.mktemp("registry")
+    open_client(f"sqlite:///{root}/mlflow.db", must_exist=False)
+    promote(root, "persistence")
+    return root
+
+
+def promote(root: Path, name: str, registered: str = "workload-forecaster") -> str:
+    forecaster = make_forecaster(name, freq="10min", horizon=HORIZON, season_length=24).fit(rows_until(0))
+    scratch = root / f"package-{len(list(root.glob('package-*')))}"
+    return promote_forecaster(open_tracking(f"sqlite:///{root}/mlflow.db"), forecaster, registered, scratch)
+
+
+@pytest.fixture
+def config(registry, tmp_path) -> ForecastConfig:
+    """Configuration over a series file that the tests write."""
+    overrides = [f"registry.tracking_uri=sqlite:///{registry}/mlflow.db", f"series={tmp_path}/series.parquet", "targets=workload"]
+    return forecast_config(compose_config("forecast", [*overrides, f"state={tmp_path}/state", f"out={tmp_path}/lake"]))
+
+
+@pytest.fixture
+def run(config):
+    """``run(steps, frame)``: one run at a time, with the observations that are there then; the report of the only target."""
+
+    def go(steps: int, frame: pd.DataFrame | None = None, now: int | None = None):
+        (rows_until(steps) if frame is None else frame).to_parquet(config.series["workload"])
+        return run_once(replace(config, now=at(steps if now is None else now)))[0]
+
+    return go
+
+
+def table_of(config: ForecastConfig) -> pd.DataFrame:
+    return ForecastTable(config.settings.out).read()
+
+
+def test_forecasts_are_those_of_the_champion_on_all_it_could_know(run, config):
+    report = run(3)
+    assert (report.status, report.version, report.series, report.alerts) == ("written", "1", SERIES, [])
+    assert report.issued_at == at(3).isoformat()
+    expected = make_forecaster("persistence", freq="10min", horizon=HORIZON, season_length=24).fit(rows_until(0))
+    expected = expected.update(rows_until(3)[rows_until(3)["ds"] > at(0)]).predict()
+    table = table_of(config)
+    assert list(table.columns) == ["unique_id", "issued_at", "ds", *QUANTILE_COLUMNS, "model", "version"]
+    pd.testing.assert_frame_equal(table[list(QUANTILE_COLUMNS)], expected[list(QUANTILE_COLUMNS)])
+    assert (table["issued_at"] == at(3).tz_localize("UTC")).all()
+    assert set(table["version"]) == {"1"}
+    views = Lake(config.settings.out).query("SELECT count(*) AS n, max(ds) AS last FROM forecasts")
+    assert views["n"].iloc[0] == SERIES * HORIZON
+    assert views["last"].iloc[0].tz_convert("UTC") == at(3 + HORIZON).tz_localize("UTC")
+
+
+def test_rows_after_now_do_not_enter(run, config):
+    report = run(2, rows_until(9), now=2)
+    assert report.issued_at == at(2).isoformat()
+    assert report.observations["after_now"] == 7 * SERIES
+    assert table_of(config)["issued_at"].max() == at(2).tz_localize("UTC")
+
+
+def test_the_same_run_twice_writes_once(run, config):
+    run(1)
+    first = {file: file.read_bytes() for file in ForecastTable(config.settings.out).files()}
+    state = (config.settings.state / "workload" / "state.json").read_text()
+    again = run(1)
+    assert again.status == "unchanged"
+    assert {file: file.read_bytes() for file in ForecastTable(config.settings.out).files()} == first
+    assert json.loads(state)["adaptive"] == json.loads((config.settings.state / "workload" / "state.json").read_text())["adaptive"]
+
+
+def test_a_run_that_was_killed_before_its_commit_is_done_again(run, config, monkeypatch):
+    run(1)
+    run(2)
+    reference = config.settings.state.parent / "reference"
+    shutil.copytree(config.settings.state, reference)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(target_module._State, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(3)
+    run(3)
+    interrupted = json.loads((config.settings.state / "workload" / "state.json").read_text())["adaptive"]
+    shutil.rmtree(config.settings.state)
+    shutil.copytree(reference, config.settings.state)
+    run(3)
+    assert json.loads((config.settings.state / "workload" / "state.json").read_text())["adaptive"] == interrupted
+    assert not table_of(config).duplicated(["unique_id", "issued_at", "ds"]).any()
+
+
+def test_intervals_learn_from_what_came_true(run, config):
+    """Ten times the spread from the end of training on: raw intervals miss, the issued ones follow."""
+    rng = np.random.default_rng(0)
+    wild = SERIES_FRAME.copy()
+    later = wild["ds"] > at(0)
+    scale = wild.groupby("unique_id")["y"].transform("std")
+    wild["y"] = np.where(later, wild["y"] + 3.0 * scale * rng.normal(size=len(wild)) + 100.0, wild["y"] + 100.0)
+    matured = [run(steps, rows_until(steps, wild)).matured for steps in range(1, 25)]
+    assert matured[:3] == [0, SERIES, 2 * SERIES]
+    assert matured[-1] == HORIZON * SERIES
+    report = run(25, rows_until(25, wild))
+    assert [row["steps"] for row in report.coverage] == [24, 22, 20]
+    assert report.coverage[0]["width80_ratio"] > 1.2
+    assert "80 % intervals cover: near" in "\n".join(summary_lines(report))
+    table = table_of(config)
+    assert (np.diff(table[list(QUANTILE_COLUMNS)].to_numpy(), axis=1) >= 0).all()
+    assert table["q10"].min() >= 0.0
+
+
+def test_reported_coverage_is_that_of_the_issued_forecasts_that_came_true(run, config):
+    for steps in range(1, 9):
+        report = run(steps)
+    table = table_of(config)
+    told = table.merge(SERIES_FRAME.assign(ds=SERIES_FRAME["ds"].dt.tz_localize("UTC")), on=["unique_id", "ds"])
+    told = told[told["ds"] <= at(8).tz_localize("UTC")]
+    told["band"] = (((told["ds"] - told["issued_at"]) / STEP).astype(int) - 1) * 3 // HORIZON
+    told["inside"] = (told["y"] >= told["q10"]) & (told["y"] <= told["q90"])
+    by_time = told.groupby(["band", "ds"])["inside"].mean()
+    for row in report.coverage:
+        assert row["steps"] == len(by_time[row["band"]])
+        assert row["coverage80"] == pytest.approx(by_time[row["band"]].mean())
+
+
+def test_gaps_late_rows_and_series_that_lag(run, config):
+    one, two = "gpu_demand/pool-0001", "gpu_demand/pool-0002"
+    frame = rows_until(4)
+    gap = frame[~((frame["unique_id"] == one) & frame["ds"].isin([at(2), at(3)])) & ~((frame["unique_id"] == two) & (frame["ds"] > at(2)))]
+    report = run(4, gap)
+    assert report.behind == [two]
+    table = table_of(config)
+    assert set(table.loc[table["unique_id"] == two, "issued_at"]) == {at(2).tz_localize("UTC")}
+    report = run(5)
+    assert report.observations["late"] == 2
+    assert report.observations["new"] == SERIES + 2 + 2
+    assert report.series == SERIES
+    full = make_forecaster("persistence", freq="10min", horizon=HORIZON, season_length=24).fit(rows_until(0))
+    expected = full.update(rows_until(5)[rows_until(5)["ds"] > at(0)]).predict()
+    said = np.load(config.settings.state / "workload" / "pending" / f"{at(5).value}-v1" / "quantiles.npy")[:, :, 0]  # [H, N, Q]
+    np.testing.assert_allclose(said.swapaxes(0, 1).reshape(-1, 9), expected[list(QUANTILE_COLUMNS)])
+
+
+def test_a_series_that_did_not_move_on_is_not_issued_again(run, config):
+    two = "gpu_demand/pool-0002"
+    for steps in (1, 2, 3):
+        frame = rows_until(steps)
+        report = run(steps, frame[(frame["unique_id"] != two) | (frame["ds"] <= at(1))])
+    assert report.series == SERIES - 1
+    table = table_of(config)
+    assert len(table[table["unique_id"] == two]) == HORIZON
+    assert not table.duplicated(["unique_id", "issued_at", "ds"]).any()
+
+
+def test_new_and_vanished_series_are_told(run, config):
+    new = rows_until(HORIZON + 1)[rows_until(HORIZON + 1)["unique_id"] == "gpu_demand/pool-0003"].assign(unique_id="gpu_demand/new")
+    frame = rows_until(HORIZON + 1)
+    gone = "gpu_demand/pool-0000"
+    frame = pd.concat([frame[(frame["unique_id"] != gone) | (frame["ds"] <= at(1))], new[new["ds"] > at(0)]])
+    report = run(HORIZON + 1, frame)
+    assert report.new_series == ["gpu_demand/new"]
+    assert report.vanished == [gone]
+    assert any("not forecast" in alert for alert in report.alerts)
+    assert set(table_of(config)["unique_id"]) == ({*SERIES_FRAME["unique_id"], "gpu_demand/new"} - {gone})
+    text = "\n".join(summary_lines(report))
+    assert "new since training: 1 series (gpu_demand/new)" in text
+    assert f"vanished: 1 series ({gone})" in text
+
+
+def test_values_off_the_grid_are_left_out_and_counted(run):
+    frame = rows_until(2)
+    off = frame[(frame["ds"] == at(2))].assign(ds=at(2) + pd.Timedelta("3min"))
+    report = run(2, pd.concat([frame, off]), now=3)
+    assert report.observations["off_grid"] == SERIES
+    assert report.issued_at == at(2).isoformat()
+
+
+def test_old_observations_raise_an_alert(run):
+    report = run(2, now=40)
+    assert report.staleness_s == 38 * 600
+    assert any(alert.startswith("stale: the newest observation is 380 min old") for alert in report.alerts)
+    assert report.good
+
+
+def test_a_refused_champion_leaves_the_last_good_one_in_service(run, config, registry, tmp_path):
+    run(1)
+    broken = replace(config, settings=replace(config.settings, tracking_uri=f"sqlite:///{tmp_path}/gone.db"), now=at(2))
+    rows_until(2).to_parquet(config.series["workload"])
+    report = run_once(broken)[0]
+    assert (report.status, report.version, report.series) == ("written", "1", SERIES)
+    assert "no model registry" in report.alerts[0]
+    assert not report.good
+    (config.settings.state / "workload" / "package" / "weights" / "forecaster.json").write_text("{}")
+    report = run_once(broken)[0]
+    assert report.status == "failed"
+
+
+def test_another_version_starts_its_own_intervals_and_finds_the_old_ones_again(registry, run, config):
+    for steps in (1, 2, 3):
+        run(steps)
+    other = shutil.copytree(registry, registry.parent / f"{registry.name}-two")
+    version = promote(other, "empirical_persistence")
+    switched = replace(config, settings=replace(config.settings, tracking_uri=f"sqlite:///{other}/mlflow.db"), now=at(3))
+    report = run_once(switched)[0]
+    assert (report.status, report.version, report.model) == ("written", version, "empirical_persistence")
+    assert [row["steps"] for row in report.coverage] == [0, 0, 0]
+    stored = json.loads((config.settings.state / "workload" / "state.json").read_text())["adaptive"]
+    assert list(stored) == ["1", version]
+    assert run(4).coverage[0]["steps"] == 3
+    assert set(table_of(config)["version"]) == {"1", version}
+
+
+@pytest.mark.parametrize("spoiled", ["state.json", "observations-*.npz"])
+def test_a_damaged_state_is_told_and_made_anew(run, config, spoiled):
+    run(1)
+    for file in (config.settings.state / "workload").glob(spoiled):
+        file.write_bytes(b"{")
+    report = run(2)
+    assert (report.status, report.series) == ("written", SERIES)
+    assert any("anew" in alert or "afresh" in alert for alert in report.alerts)
+
+
+def test_a_model_that_raises_fails_its_target_only(run, config, monkeypatch):
+    from models.naive import Persistence
+
+    def broken(self, panel, horizon):
+        raise ZeroDivisionError("sigma")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Persistence, "_quantiles", broken)
+        report = run(1)
+    assert report.status == "failed"
+    assert "ZeroDivisionError: sigma" in report.alerts[0]
+    assert "broken" in report.traceback
+    assert run(1).status == "written"
+
+
+def test_only_one_run_at_a_time(run, config):
+    with exclusive(config.settings.state / ".lock"), pytest.raises(InputError, match="held by another process"):
+        run_once(replace(config, lock_timeout_s=0.0))
+
+
+def test_old_days_are_dropped(config, run):
+    short = replace(config, settings=replace(config.settings, retain_days=1))
+    for steps in (1, 149):
+        rows_until(steps).to_parquet(config.series["workload"])
+        run_once(replace(short, now=at(steps)))
+    assert len(ForecastTable(config.settings.out).files()) == 2
+    ForecastTable(config.settings.out).prune("workload-forecaster", at(149) + pd.Timedelta(days=1))
+    assert ForecastTable(config.settings.out).files() == []
+    assert table_of(config).equals(empty("forecasts"))
+
+
+def test_series_are_cut_from_the_lake(config, tmp_path):
+    """The pools' demand as jobs: one job per pool and step, ended a step later."""
+    jobs = empty("jobs")
+    frame = rows_until(3)
+    frame = frame[frame["ds"] > at(-30)]
+    size = np.maximum(np.round(frame["y"]), 1.0).to_numpy()
+    made = pd.DataFrame(
+        {
+            "job_id": [f"j{i}" for i in range(len(frame))],
+            "submit_time": frame["ds"].to_numpy() - np.timedelta64(1, "s"),
+            "end_time": (frame["ds"] + STEP).to_numpy() - np.timedelta64(1, "s"),
+            "gpus": size,
+            "workers": 1.0,
+            "pool": frame["unique_id"].str.removeprefix("gpu_demand/").to_numpy(),
+        }
+    )
+    for name in ("submit_time", "end_time"):
+        made[name] = pd.to_datetime(made[name], utc=True).astype("datetime64[ns, UTC]")
+    table = made.reindex(columns=jobs.columns)
+    for name in jobs.columns.difference(made.columns):
+        table[name] = pd.Series([None] * len(table), dtype=jobs[name].dtype)
+    lake = tmp_path / "telemetry"
+    Lake(lake).ingest(SourceTables("jobs", "0" * 64, {"jobs": table}, QualityReport()))
+    report = run_once(replace(config, series={"workload": None}, lake_root=str(lake), now=at(3)))[0]
+    assert report.status == "written", report.alerts
+    assert (report.series, report.issued_at) == (SERIES, at(2).isoformat())  # demand is known until the last submission
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("targets=[weather]", "allowed: workload, power"),
+        ("now=soon", "2026-01-05T12:00"),
+        ("every_s=0", "from 1"),
+        ("lookback_steps=1.5", "whole number"),
+        ("series={demand: a.parquet}", "one by target"),
+    ],
+)
+def test_wrong_values_are_named(override, named):
+    with pytest.raises(InputError, match=named):
+        forecast_config(compose_config("forecast", [override]))
+
+
+def test_a_series_file_that_is_missing_or_wrong_is_told(run, config):
+    report = run_once(replace(config, now=at(1)))[0]
+    assert report.status == "failed"
+    assert "no such file" in report.alerts[0]
+    report = run(1, rows_until(1).drop(columns="y"))
+    assert "missing column(s) y" in report.alerts[0]
+
+
+def test_nothing_promoted_is_bad_input(config):
+    with pytest.raises(InputError, match=r"nothing was promoted yet for power; remedy: run `python -m pipelines.train`"):
+        run_once(replace(config, targets=("power",)))
+
+
+def test_the_command_itself_in_a_loop(registry, tmp_path):
+    rows_until(2).to_csv(tmp_path / "series.csv", index=False)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pipelines.forecast", "series=series.csv", "every_s=1", "runs=2", f"now={at(2).isoformat()}"]
+    done = subprocess.run(
+        [*command, f"registry.tracking_uri=sqlite:///{registry}/mlflow.db"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"workload: persistence version 1: {SERIES} series, {SERIES * HORIZON} rows" in done.stdout
+    assert "workload: persistence version 1: unchanged" in done.stdout
+    assert "power: nothing was promoted yet" in done.stdout
+    assert len(list((tmp_path / "outputs" / "lake").rglob("issued=*.parquet"))) == 1
