@@ -190,6 +190,13 @@ class AdaptiveIntervals:
             moved = np.clip(moved, low, high)
         return moved
 
+    def continued(self, options: AdaptiveOptions | None = None) -> Self:
+        """A state that knows the same and goes on at its own pace; its report begins anew."""
+        other = type(self)(self.n_bands, options)
+        other._mass, other._shift, other._steps = self._mass.copy(), self._shift.copy(), self._steps.copy()
+        other._corrections = other._read()
+        return other
+
     def report(self) -> list[dict[str, float | int | None]]:
         """Per band: coverage of the issued 80 % intervals and their width relative to the uncorrected ones, over the remembered steps."""
         return [

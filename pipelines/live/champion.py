@@ -8,8 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from models.base import QUANTILE_COLUMNS
+from models.base import QUANTILE_COLUMNS, monotone
+from models.calibrated import CalibratedForecaster
+from models.conformal import AdaptiveIntervals
+from models.intervals import BANDS
 from models.member import PanelForecaster
+from models.series import Panel
 from pipelines.workspace import read_json, write_json
 from registry.loading import NoVersionError, VerificationError, load_version, open_package
 from telemetry.errors import InputError
@@ -67,11 +71,45 @@ class Known:
     scale: np.ndarray
 
 
-def known(forecaster: PanelForecaster) -> Known:
-    """What ``predict`` would continue."""
-    panel = forecaster._known_history()
-    scale = np.array([_typical_change(values[-2 * forecaster.season_length :], forecaster.horizon) for values in panel.values])
-    return Known(np.array(panel.ids, dtype=np.str_), panel.ends_ns, scale)
+class Served:
+    """A forecaster whose intervals are corrected here and not by itself: members that correct themselves would have to replay weeks of
+    forecasts in every new process, and cannot know what was really issued."""
+
+    def __init__(self, forecaster: PanelForecaster) -> None:
+        self.forecaster = forecaster
+        self.horizon = forecaster.horizon
+
+    @property
+    def _panel(self) -> Panel:
+        return self.forecaster._known_history()
+
+    def known(self) -> Known:
+        """What the next forecast would continue."""
+        panel, recent = self._panel, 2 * self.forecaster.season_length
+        scale = np.array([_typical_change(values[-recent:], self.horizon) for values in panel.values])
+        return Known(np.array(panel.ids, dtype=np.str_), panel.ends_ns, scale)
+
+    def said(self) -> np.ndarray:
+        """Uncorrected quantiles ``[N, H, Q]`` of the next steps of all series."""
+        panel = self._panel
+        if not isinstance(self.forecaster, CalibratedForecaster):
+            return self.forecaster.predict()[list(QUANTILE_COLUMNS)].to_numpy(dtype=np.float64).reshape(len(panel), self.horizon, -1)
+        last = np.array([len(values) - 1 for values in panel.values])
+        return monotone(self.within_bounds(self.forecaster.quantiles_at(panel, np.arange(len(panel)), last, self.horizon)))
+
+    def first_correction(self) -> AdaptiveIntervals:
+        """The correction to start with: the member's own replay of the newest rows, where it can."""
+        if not isinstance(self.forecaster, CalibratedForecaster):
+            return AdaptiveIntervals(BANDS)
+        return self.forecaster.intervals(self._panel, self.forecaster._scales(self._panel)).continued()
+
+    def within_bounds(self, quantiles: np.ndarray) -> np.ndarray:
+        """Quantiles ``[N, H, Q]`` of all series within their physical bounds."""
+        return self.forecaster._clip(self._panel, quantiles)
+
+    def frame(self, quantiles: np.ndarray) -> pd.DataFrame:
+        """Forecast frame of quantiles ``[N, H, Q]`` of all series."""
+        return self.forecaster._forecast_frame(self._panel, quantiles)
 
 
 def _typical_change(values: np.ndarray, horizon: int) -> float:
@@ -80,13 +118,3 @@ def _typical_change(values: np.ndarray, horizon: int) -> float:
     change = np.abs(values[step:] - values[:-step])
     change = change[~np.isnan(change)]
     return float(change.mean()) if len(change) else 0.0
-
-
-def within_bounds(forecaster: PanelForecaster, quantiles: np.ndarray) -> np.ndarray:
-    """Quantiles ``[N, H, Q]`` of all its series within their physical bounds."""
-    return forecaster._clip(forecaster._known_history(), quantiles)
-
-
-def predicted(forecaster: PanelForecaster, frame: pd.DataFrame, count: int) -> np.ndarray:
-    """Quantiles ``[N, H, Q]`` of a forecast frame, in the order of ``known``."""
-    return frame[list(QUANTILE_COLUMNS)].to_numpy(dtype=np.float64).reshape(count, forecaster.horizon, len(QUANTILE_COLUMNS))

@@ -9,7 +9,8 @@ The state of a target is one folder::
 
 A run that is killed leaves the last state; the next one does the same work again and writes the same files. The forecaster itself is not
 saved: it is loaded from its package and given all observations since training again, which costs about as much as saving and loading it
-(docs/forecasts_live.md), puts late rows where they belong, and needs nothing to be migrated when another version is promoted.
+(docs/forecasts_live.md), puts late rows where they belong, and needs nothing to be migrated when another version is promoted. Its own
+correction of intervals is only where the adaptive state starts from: from then on that learns from what was issued.
 """
 
 from __future__ import annotations
@@ -23,11 +24,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.base import QUANTILE_COLUMNS
 from models.conformal import AdaptiveIntervals
-from models.intervals import BANDS, horizon_bands
+from models.intervals import horizon_bands
 from models.series import freq_step_ns
-from pipelines.live.champion import Champion, Known, known, load_champion, predicted, within_bounds
+from pipelines.live.champion import Champion, Known, Served, load_champion
 from pipelines.live.observations import Merged, ObservationLog
 from pipelines.live.pending import PendingForecasts
 from pipelines.workspace import read_json, write_json
@@ -127,12 +127,13 @@ def run_target(target: str, settings: LiveSettings, read: Source, now: pd.Timest
         now: time of the run, UTC without zone; rows after it are left out.
         clock: seconds, for the report.
     """
-    report = TargetReport(target)
+    report, begun = TargetReport(target), clock()
     try:
         champion = load_champion(f"{target}-forecaster", settings.tracking_uri, settings.state / target)
         if champion is None:
             report.status = "not promoted"
             return report
+        report.seconds["load"] = clock() - begun
         _Run(target, settings, champion, report, clock).go(read, now)
     except (InputError, VerificationError, OSError) as error:
         report.status = "failed"
@@ -156,13 +157,12 @@ class _Run:
 
     def __init__(self, target: str, settings: LiveSettings, champion: Champion, report: TargetReport, clock: Callable[[], float]) -> None:
         self.target, self.settings, self.champion, self.report, self.clock = target, settings, champion, report, clock
-        self.forecaster = champion.forecaster
+        self.forecaster, self.served = champion.forecaster, Served(champion.forecaster)
         self.step_ns = freq_step_ns(self.forecaster.freq)
         self.bands = horizon_bands(self.forecaster.horizon)
         self.folder = settings.state / target
         self.state = _State.load(self.folder / STATE, report.alerts)
         self.pending = PendingForecasts(self.folder / "pending", champion.version, self.step_ns, self.forecaster.horizon)
-        self.adaptive = self._adaptive()
         self._lap = clock()
         report.model, report.version = champion.model, champion.version
         if champion.refusal:
@@ -171,7 +171,7 @@ class _Run:
     def go(self, read: Source, now: pd.Timestamp) -> None:
         """Numbered phases; nothing before the last is seen by the next run."""
         # 1. What the package knows, and what came since.
-        trained = known(self.forecaster)
+        trained = self.served.known()
         log = self._log()
         merged = self._observe(log, trained, read, now)
         self._took("observe")
@@ -179,10 +179,11 @@ class _Run:
         later = log.later_than(dict(zip(trained.ids.tolist(), trained.ends_ns.tolist(), strict=True)))
         if len(later):
             self.forecaster.update(later)
-        current = known(self.forecaster)
+        current = self.served.known()
         fresh = self._sort_series(trained, current, now)
         self._took("update")
         # 3. Intervals learn from the forecasts whose values came.
+        self.adaptive = self._adaptive(current)
         self._learn(merged, current)
         self._took("learn")
         # 4. Forecast what has a new row, corrected.
@@ -249,14 +250,11 @@ class _Run:
                 self.report.alerts.append(f"80 % intervals of band {row['band']} cover {row['coverage80']:.0%}")
 
     def _issue(self, current: Known, fresh: np.ndarray) -> None:
-        forecaster, report = self.forecaster, self.report
-        frame = forecaster.predict()
-        raw = predicted(forecaster, frame, len(current.ids))
+        report = self.report
+        raw = self.served.said()
         self._took("predict")
-        issued = within_bounds(forecaster, self.adaptive.apply(raw, self.bands, scale=current.scale[:, None]))
-        rows = np.repeat(fresh, forecaster.horizon)
-        table = frame[rows].reset_index(drop=True)
-        table[list(QUANTILE_COLUMNS)] = issued[fresh].reshape(-1, len(QUANTILE_COLUMNS))
+        issued = self.served.within_bounds(self.adaptive.apply(raw, self.bands, scale=current.scale[:, None]))
+        table = self.served.frame(issued)[np.repeat(fresh, self.served.horizon)].reset_index(drop=True)
         table["issued_at"], table["ds"] = table["issued_at"].dt.tz_localize("UTC"), table["ds"].dt.tz_localize("UTC")
         table["version"] = self.champion.version
         store, source = ForecastTable(self.settings.out), f"{self.target}-forecaster"
@@ -266,12 +264,12 @@ class _Run:
         if self.settings.retain_days:
             store.prune(source, at - pd.Timedelta(days=self.settings.retain_days))
         report.series, report.rows = int(fresh.sum()), len(table)
-        report.fallbacks = {uid: why for uid, why in forecaster.fallbacks.items() if uid in set(current.ids[fresh].tolist())}
+        report.fallbacks = {uid: why for uid, why in self.forecaster.fallbacks.items() if uid in set(current.ids[fresh].tolist())}
 
     def _commit(self, log: ObservationLog, current: Known) -> None:
         state, newest_ns = self.state, int(current.ends_ns.max())
         state.adaptive.pop(self.champion.version, None)
-        state.adaptive[self.champion.version] = self.adaptive.to_json()
+        state.adaptive[self.champion.version] = {"until_ns": newest_ns, **self.adaptive.to_json()}
         state.adaptive = dict(list(state.adaptive.items())[-KEPT_VERSIONS:])
         state.run += 1
         state.observations = f"observations-{state.run}.npz"  # not the file that the last state names
@@ -284,14 +282,17 @@ class _Run:
 
     # --- state --------------------------------------------------------------------------------------------------------------------------
 
-    def _adaptive(self) -> AdaptiveIntervals:
+    def _adaptive(self, current: Known) -> AdaptiveIntervals:
+        """That of this version; a new one where there is none, or where nothing was learned for longer than rows may be late."""
         stored = self.state.adaptive.get(self.champion.version)
         if stored is not None:
             try:
-                return AdaptiveIntervals.from_json(stored)
-            except InputError as error:
+                behind_ns = int(current.ends_ns.max()) - int(stored["until_ns"])
+                if behind_ns <= self.settings.lookback_steps * self.step_ns:
+                    return AdaptiveIntervals.from_json(stored)
+            except (InputError, KeyError, TypeError) as error:
                 self.report.alerts.append(f"intervals start afresh: {error}")
-        return AdaptiveIntervals(BANDS)
+        return self.served.first_correction()
 
     def _log(self) -> ObservationLog:
         if self.state.observations:
