@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -26,6 +25,9 @@ from registry.mlflow_client import DEFAULT_URI, open_client, quiet, resolve_uri,
 from registry.plain import clip, flatten, plain
 from registry.provenance import environment, git_state
 from telemetry.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # serving a model draws nothing, and need not wait for it
 
 PARAM_VALUE_LIMIT = 6000
 PARAM_BATCH = 100

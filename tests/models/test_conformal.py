@@ -155,6 +155,24 @@ def test_the_report_tells_coverage_and_width():
     assert AdaptiveIntervals(1).report() == [{"band": 0, "steps": 0, "coverage80": None, "width80_ratio": None}]
 
 
+def test_a_continued_state_knows_the_same_and_counts_anew():
+    state = taught(3)
+    other = state.continued(AdaptiveOptions(memory_steps=20))
+    forecast = np.tile(SCORES, (N_STEPS, 1))
+    np.testing.assert_array_equal(other.apply(forecast, BANDS, scale=1.0), state.apply(forecast, BANDS, scale=1.0))
+    assert [row["steps"] for row in other.report()] == [0, 0, 0]
+    before = state.to_json()
+    other.observe(np.full(60, 9.0), np.tile(SCORES, (60, 1)), np.tile(BANDS, 10), scale=1.0)
+    assert state.to_json() == before
+
+
+def test_a_first_step_of_few_rows_hardly_moves_a_fresh_state():
+    few = AdaptiveIntervals(N_BANDS).observe(np.full(3, 9.0), np.tile(SCORES, (3, 1)), np.arange(3), scale=1.0)
+    many = AdaptiveIntervals(N_BANDS).observe(np.full(300, 9.0), np.tile(SCORES, (300, 1)), np.arange(300) % 3, scale=1.0)
+    moved = [np.abs(state.apply(SCORES[None], BANDS[:1], scale=1.0) - SCORES).max() for state in (few, many)]
+    assert moved[0] < 0.3 * moved[1]
+
+
 def test_a_calibration_slice_counts_by_its_rows():
     rng = np.random.default_rng(2)
     widths = []

@@ -20,6 +20,7 @@ from models.catalog import make_forecaster
 from pipelines.cli import compose_config
 from pipelines.forecast import ForecastConfig, forecast_config, run_once, summary_lines
 from pipelines.live import target as target_module
+from pipelines.live.champion import Served
 from registry.locks import exclusive
 from registry.mlflow_client import open_client
 from registry.tracking import open_tracking
@@ -97,6 +98,17 @@ def test_forecasts_are_those_of_the_champion_on_all_it_could_know(run, config):
     views = Lake(config.settings.out).query("SELECT count(*) AS n, max(ds) AS last FROM forecasts")
     assert views["n"].iloc[0] == SERIES * HORIZON
     assert views["last"].iloc[0].tz_convert("UTC") == at(3 + HORIZON).tz_localize("UTC")
+
+
+def test_a_member_that_corrects_itself_is_taken_over_where_it_stands():
+    quick = {"n_estimators": 10, "max_train_rows": 2000, "min_data_in_leaf": 10, "threads": 1}
+    forecaster = make_forecaster("lightgbm", freq="10min", horizon=HORIZON, season_length=24, **quick).fit(rows_until(60))
+    served = Served(forecaster)
+    correction, said = served.first_correction(), served.said()
+    issued = served.within_bounds(correction.apply(said, np.arange(HORIZON) * 3 // HORIZON, scale=served.known().scale[:, None]))
+    pd.testing.assert_frame_equal(served.frame(issued), forecaster.predict())
+    assert np.abs(issued - said).max() > 0
+    assert all(row["steps"] == 0 for row in correction.report())
 
 
 def test_rows_after_now_do_not_enter(run, config):

@@ -14,7 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from registry.gates import NoPickle
-from registry.loading import VerificationError, load_forecaster, load_policy, open_package, package_of
+from registry.loading import VerificationError, load_forecaster, load_policy, load_version, open_package, package_of
 from registry.manifest import read_manifest
 from registry.mlflow_client import quiet
 from registry.packaging import Draft
@@ -45,6 +45,23 @@ def test_loaded_champion_predicts_what_was_packaged(tracking, champion, forecast
     pd.testing.assert_frame_equal(loaded.predict(), forecaster.predict())
     assert manifest.metrics == {"wql": 0.1}
     assert [gate["gate"] for gate in manifest.gates] == ["skill_over_naive", "no_pickle", "digest"]
+
+
+def test_a_kept_copy_serves_alone_and_is_mended(tracking, champion, forecaster, tmp_path):
+    keep = tmp_path / "state" / "package"
+    loaded = load_version(NAME, "forecaster", tracking_uri=tracking.tracking_uri, keep=keep)
+    assert loaded.version == champion
+    pd.testing.assert_frame_equal(open_package(keep).model.predict(), forecaster.predict())
+    weights = keep / "weights" / "forecaster.json"
+    untouched = weights.stat().st_ino
+    load_version(NAME, "forecaster", tracking_uri=tracking.tracking_uri, keep=keep)
+    assert weights.stat().st_ino == untouched
+    weights.write_text("{}")
+    with pytest.raises(VerificationError, match="changed"):
+        open_package(keep)
+    load_version(NAME, "forecaster", tracking_uri=tracking.tracking_uri, keep=keep)
+    assert open_package(keep).manifest.name == "persistence"
+    assert [path.name for path in keep.parent.iterdir()] == ["package"]
 
 
 def test_version_is_readable_in_the_ui(tracking, champion):
