@@ -10,6 +10,7 @@ from envs.kernel_power import (
     commit,
     committed_state_nw,
     held_milli,
+    pool_and_site_allow,
     rack_of,
     set_node_state,
     whole_row,
@@ -395,7 +396,7 @@ def node_up(c, node):
 
 @compiled
 def fall_asleep(c):
-    """Step 6 of an instant: idle nodes that have waited long enough sleep, as far as the warm reserve allows."""
+    """Step 6 of an instant: idle nodes that have waited long enough sleep, as far as the reserves allow."""
     o, i = c.o, c.i
     after = c.q[fx.SLEEP_AFTER_S]
     if after < 0:
@@ -412,17 +413,55 @@ def fall_asleep(c):
     for p in range(o[fx.N_POOLS]):
         pool = o[fx.I_POOL] + p * fx.POOL_WIDTH
         reserve = c.g[o[fx.G_RESERVE] + p * o[fx.N_COLUMNS] + i[fx.COLUMN]]
+        spare = nodes_up(c, p) - kept_awake(c, p)
         if i[pool + fx.TIRED_COUNT] == 0 or i[pool + fx.IDLE_AWAKE] <= reserve:
             continue
         k = o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH
         node = c.k[k + fx.POOL_FIRST_NODE] + c.k[k + fx.POOL_NODES] - 1
-        while i[pool + fx.TIRED_COUNT] > 0 and i[pool + fx.IDLE_AWAKE] > reserve:
+        while spare > 0 and i[pool + fx.TIRED_COUNT] > 0 and i[pool + fx.IDLE_AWAKE] > reserve:
             if i[nodes + node * fx.NODE_WIDTH + fx.TIRED]:
                 i[nodes + node * fx.NODE_WIDTH + fx.TIRED] = 0
                 i[pool + fx.TIRED_COUNT] -= 1
                 i[pool + fx.IDLE_AWAKE] -= 1
+                spare -= 1
                 set_node_state(c, p, node, SLEEPING)
                 if o[fx.HAS_BUDGET]:
                     i[fx.RELEASED] = 1
                 log_event(c, events.SLEEP, -1, p, -1, node, -1)
             node -= 1
+
+
+@compiled
+def nodes_up(c, p):
+    """Awake and waking nodes of the pool."""
+    counts = c.o[fx.I_POOL] + p * fx.POOL_WIDTH + fx.STATE_COUNT
+    return c.i[counts + AWAKE] + c.i[counts + WAKING]
+
+
+@compiled
+def kept_awake(c, p):
+    """Nodes of the pool that shall be awake in the step in force."""
+    return c.g[c.o[fx.G_AWAKE] + p * c.o[fx.N_COLUMNS] + c.i[fx.COLUMN]]
+
+
+@compiled
+def wake_ahead(c):
+    """Step 6, after the falling asleep: sleeping nodes wake, lowest first, until as many are up as shall be, as far as budgets allow."""
+    o, i = c.o, c.i
+    for p in range(o[fx.N_POOLS]):
+        missing = kept_awake(c, p) - nodes_up(c, p)
+        if missing <= 0 or i[o[fx.I_POOL] + p * fx.POOL_WIDTH + fx.STATE_COUNT + SLEEPING] == 0:
+            continue
+        k = o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH
+        rack_budget = c.k[k + fx.RACK_BUDGET_NW]
+        wake_nw = committed_state_nw(c, p, WAKING) - committed_state_nw(c, p, SLEEPING)
+        first = c.k[k + fx.POOL_FIRST_NODE]
+        for node in range(first, first + c.k[k + fx.POOL_NODES]):
+            if missing <= 0 or (o[fx.HAS_BUDGET] and not pool_and_site_allow(c, p, wake_nw)):
+                break
+            if i[o[fx.I_NODE] + node * fx.NODE_WIDTH + fx.NODE_STATE] != SLEEPING:
+                continue
+            if rack_budget > 0 and i[o[fx.I_RACK] + rack_of(c, p, node)] + wake_nw > rack_budget:
+                continue
+            _wake(c, p, node)
+            missing -= 1

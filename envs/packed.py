@@ -234,6 +234,7 @@ def _pack_grid(world: World, o: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     whole, real = _Block(o, windows, np.int64, first=4), _Block(o, windows, np.float64)
     whole.part(fx.G_RESERVE, grid.warm_reserve)
+    whole.part(fx.G_AWAKE, grid.keep_awake)
     whole.part(fx.G_OUTAGE, outages)
     real.part(fx.GF_VALUES, np.stack([padded(name) for name in fx.GRID_VALUES], axis=1))
     real.part(fx.GF_LOAD, grid.load)
