@@ -199,8 +199,11 @@ def compare_reserves(
         One row per (policy, window): ``policy`` (the forecaster's name), ``window, window_start, jobs_submitted`` and ``FIGURES``, summed
         over pools. Empty when no pool has both jobs and a forecast of its demand.
     """
+    begins = pd.DatetimeIndex(forecasts["issued_at"]).tz_localize("UTC")
+    lasts = begins + horizon * pd.Timedelta(freq)
+    forecasts = forecasts[(begins >= grid["time"].min()) & (lasts <= grid["time"].max())]  # where price and carbon are known
     pools = pools_with_demand(cluster, jobs, forecasts["unique_id"].unique())
-    first = forecasts[forecasts["model"] == forecasts["model"].iloc[0]]
+    first = forecasts[forecasts["model"] == forecasts["model"].iloc[0]] if len(forecasts) else forecasts
     parts = []
     for pool in pools:
         case = pool_case(cluster, pool, jobs, grid, first, freq, horizon)
