@@ -34,7 +34,7 @@ SERIES = "gpu_demand/{pool}"
 PERFECT, NO_SLEEP, ALWAYS_SLEEP = "perfect", "no_sleep", "always_sleep"
 BOUNDS = (PERFECT, NO_SLEEP, ALWAYS_SLEEP)
 SUMS = ("energy_kwh", "idle_kwh", "cost_usd", "carbon_kg", "penalty_usd", "objective_usd", "late_starts", "missed_deadlines", "sla_misses")
-FIGURES = (*SUMS, "sla_violation_rate", "waited_gpu_hours")
+FIGURES = (*SUMS, "sla_violation_rate", "waited_gpu_hours", "total_usd")
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,11 @@ def reserves_of(case: PoolCase, forecasts: pd.DataFrame, fractile: float) -> dic
 
 
 def play(case: PoolCase, tables: list[pd.DataFrame], reward: RewardSpec, sleep_after_s: int) -> pd.DataFrame:
-    """Figures of each window under one reserve."""
+    """Figures of each window under one reserve.
+
+    ``idle_kwh`` is what no running job is charged for, ``waited_gpu_hours`` the time from submission to start times GPUs, and ``total_usd``
+    energy, carbon and that waiting, priced as in ``reward`` (waiting like lateness): it sets a reserve's cost against its use.
+    """
     policy = Judge("reserve", PolicySettings(sleep_after_s=sleep_after_s, queue_order="fcfs"), TIGHTEST, "fullest node first, full power")
     world = with_reserve(case.world, tables)
     totals = run_policy(world, policy, reward)
@@ -170,9 +174,12 @@ def play(case: PoolCase, tables: list[pd.DataFrame], reward: RewardSpec, sleep_a
     count = np.arange(world.jobs.submit_s.shape[1])[None, :] < world.jobs.count[:, None]
     waited_s = np.where(count & (totals.job_start_s >= 0), totals.job_start_s - world.jobs.submit_s, 0)
     gpus = world.jobs.gpu_milli * world.jobs.workers / 1000.0
+    waited_gpu_hours = (waited_s * gpus).sum(axis=1) / 3600.0
+    priced = reward.carbon_usd_per_kg * frame["carbon_kg"] + reward.late_usd_per_gpu_hour * waited_gpu_hours
     return frame.assign(
         idle_kwh=totals.idle_energy_kwh.sum(axis=(1, 2)),
-        waited_gpu_hours=(waited_s * gpus).sum(axis=1) / 3600.0,
+        waited_gpu_hours=waited_gpu_hours,
+        total_usd=frame["cost_usd"] + priced,
         sla_misses=(frame["sla_violation_rate"] * frame["jobs_submitted"]).fillna(0.0).round(),
     )
 
@@ -212,7 +219,7 @@ def compare_reserves(
     if not parts:
         return pd.DataFrame(columns=["policy", "window", "window_start", "jobs_submitted", *FIGURES])
     keys = ["policy", "window", "window_start"]
-    frame = pd.concat(parts).groupby(keys, sort=False, as_index=False)[["jobs_submitted", *SUMS, "waited_gpu_hours"]].sum()
+    frame = pd.concat(parts).groupby(keys, sort=False, as_index=False)[["jobs_submitted", *SUMS, "waited_gpu_hours", "total_usd"]].sum()
     frame["sla_violation_rate"] = frame["sla_misses"] / frame["jobs_submitted"].clip(lower=1)
     return frame
 
@@ -243,7 +250,8 @@ def reserve_table(summary: Mapping[str, Mapping[str, Mapping[str, float]]], rati
                 "pinball ratio": ratio["ratio"] if ratio else math.nan,
                 "95 %": f"[{ratio['low']:.3f}, {ratio['high']:.3f}]" if ratio else "",
                 **{
-                    key: means[key] for key in ("energy_kwh", "idle_kwh", "cost_usd", "late_starts", "missed_deadlines", "waited_gpu_hours")
+                    key: means[key]
+                    for key in ("energy_kwh", "idle_kwh", "cost_usd", "late_starts", "missed_deadlines", "waited_gpu_hours", "total_usd")
                 },
                 "kWh against naive": f"{paired['relative']:+.2%} [{paired['relative_low']:+.2%}, {paired['relative_high']:+.2%}]"
                 if paired
