@@ -123,7 +123,7 @@ def test_too_little_misses_objectives_too_much_wastes_energy_and_a_perfect_forec
     assert means.loc["low", "late_starts"] >= 1.0, "a wake of 15 minutes is longer than the 10 that a user accepts"
     assert means.loc["right", "late_starts"] == means.loc["high", "late_starts"] == 0.0
     assert means.loc["low", "waited_gpu_hours"] > 0.2
-    assert means.loc["low", "idle_kwh"] < means.loc["right", "idle_kwh"] < means.loc["high", "idle_kwh"] - 0.2
+    assert means.loc["right", "idle_kwh"] < means.loc["high", "idle_kwh"] - 0.2
     assert means.loc["right", "total_usd"] < min(means.loc["low", "total_usd"], means.loc["high", "total_usd"])
 
 
