@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from envs.cluster import ClusterSpec
 from pipelines.config import TrainConfig
-from pipelines.reserve import compare_reserves, reserve_table, summarise_reserves
+from pipelines.reserve import BOUNDS, compare_reserves, reserve_table, summarise_reserves
 from pipelines.workspace import read_json, write_json
-from registry.policy_plots import pareto
+from registry.policy_plots import reserve_trade
 from registry.tracking import Run
 
 TARGET = "workload"
@@ -63,9 +63,11 @@ def printed(evaluated: Path, forecasters: Path) -> pd.DataFrame | None:
 
 def reserve_figure(evaluated: Path, candidate: str) -> Figure | None:
     """kWh against missed objectives of each forecaster's reserve; None when nothing was simulated."""
-    if not (evaluated / ROWS).exists():
+    summary = read_json(evaluated / SUMMARY)
+    if not summary["simulated"]:
         return None
-    return pareto(pd.read_parquet(evaluated / ROWS), highlight=candidate, x="energy_kwh", label="energy per window, kWh")
+    means = pd.DataFrame.from_dict(summary["means"], orient="index").rename_axis("policy").reset_index()
+    return reserve_trade(means, highlight=candidate, bounds=BOUNDS)
 
 
 def log_reserves(run: Run, evaluated: Path, forecasters: Path) -> None:
