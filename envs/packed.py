@@ -85,6 +85,7 @@ def pack_world(world: World, *, event_log: bool = False) -> PackedWorld:
     o[fx.N_RECORDS], o[fx.N_RACKS] = _records(world, int(o[fx.N_GPUS])), int(_racks(world).sum())
     o[fx.N_LOG] = 2 * (8 * jobs + 6 * int(o[fx.N_NODES]) + 4) if event_log else 0
     o[fx.HAS_BUDGET], o[fx.HAS_LEASES] = int(has_budget(world)), int((world.jobs.until_s >= 0).any())
+    o[fx.HAS_AWAKE] = int((world.grid.keep_awake > 0).any())
     k, kf = _pack_cluster(world, o)
     j, jf = _pack_jobs(world, o, shape, first)
     g, gf = _pack_grid(world, o)
