@@ -24,7 +24,7 @@ from models.backtest import BacktestResult, run_backtest
 from models.selection import Decision, choose_champion, decision_ratio
 from pipelines.cli import compose_config
 from pipelines.config import ReserveConfig, TrainConfig, train_config
-from pipelines.reserve import compare_reserves, reserve_capacity, reserve_table, summarise_reserves
+from pipelines.reserve import compare_reserves, reserve_capacity, reserve_table, summarise_reserves, with_wake_latency
 from pipelines.stages.forecasters import members_with
 from pipelines.stages.real_traces import HELIOS, public_grid, public_jobs
 from pipelines.workspace import read_json, write_json
@@ -102,19 +102,12 @@ def helios(traces: Path, members: Iterable[str], config: TrainConfig, origins: i
     return ratios_of(result, decision)
 
 
-def with_wake(cluster: ClusterSpec, seconds: int | None) -> ClusterSpec:
-    """The cluster with another wake latency."""
-    if seconds is None:
-        return cluster
-    return replace(cluster, pools=tuple(replace(pool, wake_latency_s=seconds) for pool in cluster.pools))
-
-
 def report(name: str, played: Played, reserve: ReserveConfig, config: TrainConfig, wakes: Iterable[int | None]) -> dict[str, Any]:
     """Print a table for each wake latency; the same as plain values."""
     results: dict[str, Any] = {}
     for wake_s in wakes:
         frame = compare_reserves(
-            with_wake(played.cluster, wake_s),
+            with_wake_latency(played.cluster, wake_s),
             played.jobs,
             played.grid,
             played.forecasts,

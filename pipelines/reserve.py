@@ -67,6 +67,13 @@ class PoolCase:
         return [pd.DataFrame({"time": at + moments, "pool": self.pool.name, "nodes": row}) for at, row in zip(starts, kept, strict=True)]
 
 
+def with_wake_latency(cluster: ClusterSpec, seconds: int | None) -> ClusterSpec:
+    """The cluster with another wake latency of all its nodes; None = its own."""
+    if seconds is None:
+        return cluster
+    return replace(cluster, pools=tuple(replace(pool, wake_latency_s=seconds) for pool in cluster.pools))
+
+
 def pools_with_demand(cluster: ClusterSpec, jobs: pd.DataFrame, series: Iterable[str]) -> list[PoolSpec]:
     """Pools whose demand is forecast and whose jobs are known to have been theirs."""
     known, ran_in = set(series), set(jobs["pool"].dropna().unique()) if "pool" in jobs else set()

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from envs.cluster import ClusterSpec
 from pipelines.config import TrainConfig
-from pipelines.reserve import BOUNDS, compare_reserves, reserve_table, summarise_reserves
+from pipelines.reserve import BOUNDS, compare_reserves, reserve_table, summarise_reserves, with_wake_latency
 from pipelines.workspace import read_json, write_json
 from registry.policy_plots import reserve_trade
 from registry.tracking import Run
 
 TARGET = "workload"
 ROWS, SUMMARY = "reserve.parquet", "reserve.json"
-
-
-def reserve_cluster(config: TrainConfig) -> ClusterSpec:
-    """The cluster, with the wake latency of the reserve's simulation where one is set."""
-    latency = config.reserve.wake_latency_s
-    if latency is None:
-        return config.cluster
-    return replace(config.cluster, pools=tuple(replace(pool, wake_latency_s=latency) for pool in config.cluster.pools))
 
 
 def run_reserves(config: TrainConfig, features: Path, forecasters: Path, out: Path) -> None:
@@ -35,7 +25,7 @@ def run_reserves(config: TrainConfig, features: Path, forecasters: Path, out: Pa
         reference = read_json(forecasters / TARGET / "champion.json")["reference"]
         forecasts = pd.read_parquet(forecasters / TARGET / "forecasts.parquet")
         frame = compare_reserves(
-            reserve_cluster(config),
+            with_wake_latency(config.cluster, config.reserve.wake_latency_s),
             pd.read_parquet(features / "jobs.parquet"),
             pd.read_parquet(features / "grid.parquet"),
             forecasts[forecasts["part"] == "test"],
