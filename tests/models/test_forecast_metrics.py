@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import gamma, norm
 
-from models.base import QUANTILE_COLUMNS, QUANTILES
+from models.base import QUANTILE_COLUMNS, QUANTILES, monotone
 from models.intervals import change_quantiles, normal_interpolation, residual_quantiles, step_differences
 from models.metrics import (
     bootstrap_ratio,
