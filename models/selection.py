@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from models.backtest import NAIVES, BacktestResult, ForecasterScore, skill
+from models.backtest import NAIVES
+from models.backtest_scores import BacktestResult, ForecasterScore, skill
 from telemetry.errors import InputError
 
 

@@ -1,0 +1,85 @@
+"""The engine over a Ray cluster; the only module that imports ray, and only when such an engine is used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from telemetry.errors import InputError
+
+T = TypeVar("T")
+R = TypeVar("R")
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = ("models", "telemetry")  # packages that a worker imports
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError(
+            "ray is not installed", where="engine.kind", allowed="local without it", remedy="pip install 'joulewise[ray]'"
+        ) from error
+    return ray
+
+
+class RayEngine(AbstractContextManager):
+    """Tasks on a Ray cluster, one CPU each. Workers get this package by value, their data through Ray's object store.
+
+    Args:
+        workers: tasks at a time over all machines.
+        address: of the cluster (``auto``, ``ray://host:10001``, ``host:6379``); None starts one with ``workers`` CPUs on this machine.
+    """
+
+    def __init__(self, workers: int, address: str | None = None) -> None:
+        self.workers, self.address = workers, address
+        _ray()
+
+    def __enter__(self) -> RayEngine:
+        ray = _ray()
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        shared = {"include_dashboard": False} if self.address is None else {"address": self.address}
+        shared |= {"num_cpus": self.workers} if self.address is None else {}
+        try:
+            ray.init(
+                **shared,
+                log_to_driver=False,
+                logging_level="ERROR",
+                ignore_reinit_error=False,
+                runtime_env={"py_modules": [str(ROOT / name) for name in SHIPPED], "env_vars": {"OMP_NUM_THREADS": "1"}},
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"no Ray at {self.address!r}: {str(error).splitlines()[0]}",
+                where="engine.address",
+                remedy="start one with: ray start --head",
+            ) from error
+        return self
+
+    def map(self, function: Callable[[T, Any], R], tasks: Iterable[T], shared: Any = None) -> Iterator[tuple[int, R]]:
+        ray = _ray()
+        remote, handle = ray.remote(num_cpus=1, max_retries=3)(function), ray.put(shared)
+        pending: dict[Any, int] = {}
+        try:
+            for number, task in enumerate(tasks):
+                pending[remote.remote(task, handle)] = number
+                if len(pending) >= 2 * self.workers:
+                    yield from self._finished(pending)
+            while pending:
+                yield from self._finished(pending)
+        finally:
+            for reference in pending:
+                ray.cancel(reference)
+
+    @staticmethod
+    def _finished(pending: dict[Any, int]) -> Iterator[tuple[int, Any]]:
+        ray = _ray()
+        done, _ = ray.wait(list(pending), num_returns=1)
+        for reference in done:
+            yield pending.pop(reference), ray.get(reference)
+
+    def __exit__(self, *_: object) -> None:
+        _ray().shutdown()
