@@ -13,9 +13,8 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +46,7 @@ def run_backtest(
     progress: Progress | None = None,
     *,
     engine: Engine | None = None,
-    work: Path | None = None,
+    partials: PartialResults | None = None,
     forecasts: str = "memory",
 ) -> BacktestResult:
     """Score forecasters by rolling origin.
@@ -59,8 +58,8 @@ def run_backtest(
         config: how to cut the history.
         progress: called with forecaster, pieces of work done and pieces in all.
         engine: where chunks of series run; None is this process. Every engine gives the same scores.
-        work: folder that keeps finished chunks, from which a killed backtest goes on; None keeps nothing.
-        forecasts: ``memory`` keeps them as frames in the result, ``files`` as Parquet files under ``work``, ``none`` keeps only scores.
+        partials: keeps finished chunks under ``backtest_key``, from which a killed backtest goes on; None keeps nothing.
+        forecasts: ``memory`` keeps them as frames in the result, ``files`` as Parquet files in ``partials``, ``none`` keeps only scores.
 
     Returns:
         Scores of all forecasters; one that raises is reported with its error and does not stop the others.
@@ -69,15 +68,14 @@ def run_backtest(
         InputError: the series, the frequency or a name cannot be used.
     """
     config = config or BacktestConfig()
-    if forecasts not in KEEPING or (forecasts == "files" and work is None):
-        raise InputError(f"forecasts are {forecasts!r}", where="backtest", allowed=f"{', '.join(KEEPING)}; files with a work folder")
+    if forecasts not in KEEPING or (forecasts == "files" and partials is None):
+        raise InputError(f"forecasts are {forecasts!r}", where="backtest", allowed=f"{', '.join(KEEPING)}; files needs partials")
     members = {n: dict(o) for n, o in forecasters.items()} if isinstance(forecasters, Mapping) else {n: {} for n in forecasters}
     for name in members:
         forecaster_class(name)
     store = series if isinstance(series, SeriesStore) else read_store(frame_batches(series), freq)
     season_length = config.season_length or default_season_length(freq)
     job = _Job(store, freq, config, plan_origins(store, config, season_length), season_length, engine or Serial(), forecasts)
-    partials = PartialResults(work, digest([store_digest(store), freq, config, source_digest()])) if work else None
     scores = {}
     for name in dict.fromkeys([*NAIVES, *members]):
         scores[name] = _score_one(name, members.get(name, {}), job, partials, progress or _silent)
@@ -91,6 +89,11 @@ def run_backtest(
     return BacktestResult(
         freq, season_length, config, job.plan, store.report, chosen, reference, naive, scales, store, job.notes(len(scales), chosen)
     )
+
+
+def backtest_key(store: SeriesStore, freq: str, config: BacktestConfig) -> str:
+    """Digest of everything that all forecasters of a backtest share, the source of this package included."""
+    return digest([store_digest(store), freq, asdict(config), source_digest()])
 
 
 class _Job:
@@ -151,11 +154,15 @@ class _Member:
         self.per_series = self.prototype.per_series
         in_chunks = self.per_series or isinstance(self.prototype, PanelForecaster)
         self.chunks = self.job.chunks(self.job.config.chunk_series if in_chunks else len(self.job.store))
+        self.engine = self.job.engine if len(self.chunks) > 1 else Serial()  # one chunk is not worth a process
 
-    def fit(self, offset: int) -> Forecaster | None:
-        """A forecaster fitted on all series at an origin, without their history; None for one that is fitted chunk by chunk."""
-        if self.per_series or not isinstance(self.prototype, PanelForecaster):
-            return None
+    @property
+    def pooled(self) -> bool:
+        """Whether it is fitted once on all series and then continued over each chunk."""
+        return isinstance(self.prototype, PanelForecaster) and not self.per_series
+
+    def fit(self, offset: int) -> Forecaster:
+        """A forecaster fitted on all series at an origin, without their history."""
         known = known_before(self.job.store.panel(), self.job.cuts(offset))
         fitted = fit_on(make_forecaster(self.name, **self.options), known)
         return fitted.for_history(known.select([]))
@@ -187,7 +194,7 @@ class _Member:
         options, own = dict(self.options), getattr(self.prototype, "options", None)
         if self.per_series and hasattr(own, "max_fits"):
             options["max_fits"] = max(own.max_fits - known_earlier, 0)
-        if self.job.engine.workers > 1 and hasattr(own, "workers"):
+        if self.engine.workers > 1 and hasattr(own, "workers"):
             options["workers"] = 1
         if options.get("bounds"):
             options["bounds"] = {uid: options["bounds"][uid] for uid in ids if uid in options["bounds"]}
@@ -231,17 +238,7 @@ def _run_member(member: _Member, kept: MemberResults | None, progress: Progress)
                 found.forecasts = pd.read_parquet(kept.forecast_file(segment, chunk))
             results[segment, chunk] = found
             count.add(len(numbers))
-        spent = kept.read_fit(segment) if kept and not todo else None
-        fitted = None
-        if spent is None:
-            spent = Seconds()
-            if todo:
-                with spent.spent_on("fit"):
-                    fitted = member.fit(job.plan.all[numbers.start])
-            if fitted is None:
-                spent = Seconds()
-            elif kept:
-                kept.write_fit(segment, spent)
+        spent, fitted = _fit(member, segment, numbers, kept, needed=bool(todo))
         seconds.add(spent)
         for chunk, result in _map(member, segment, numbers, todo, fitted, count):
             if kept:
@@ -252,10 +249,24 @@ def _run_member(member: _Member, kept: MemberResults | None, progress: Progress)
     return results, seconds
 
 
+def _fit(member: _Member, segment: int, numbers: range, kept: MemberResults | None, *, needed: bool) -> tuple[Seconds, Forecaster | None]:
+    """A fit on all series, if the member has one, and its time; not repeated for pieces that are all done."""
+    spent = Seconds()
+    if not member.pooled:
+        return spent, None
+    if not needed:
+        return (kept and kept.read_fit(segment)) or spent, None
+    with spent.spent_on("fit"):
+        fitted = member.fit(member.job.plan.all[numbers.start])
+    if kept:
+        kept.write_fit(segment, spent)
+    return spent, fitted
+
+
 def _map(
     member: _Member, segment: int, numbers: range, todo: list[int], fitted: Forecaster | None, count: _Count
 ) -> Iterator[tuple[int, ChunkResult]]:
-    engine = member.job.engine
+    engine = member.engine
     tasks = (member.task(segment, numbers, chunk) for chunk in todo)
     if isinstance(engine, Serial):
         for place, result in engine.map(partial(run_chunk, tick=lambda: count.add(1)), tasks, fitted):

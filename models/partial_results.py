@@ -1,8 +1,8 @@
 """Finished pieces of a backtest on disk, so that a killed one goes on where it stopped.
 
-``FOLDER/<member>-<key>/<segment>-<chunk>.npz`` holds the sums of one piece, written last and whole; beside it lie its forecasts where they
-are wanted, one Parquet file with a row group for calibration and one for test. The key covers the series, the configuration, the options of
-the member and the source of this package: what was computed from anything else is not found.
+``FOLDER/<key>/<member>-<options>/<segment>-<chunk>.npz`` holds the sums of one piece, written last and whole; beside it lie its forecasts
+where they are wanted, one Parquet file with a row group for calibration and one for test. The key covers the series, the configuration and
+the source of this package: what was computed from anything else is not found.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -64,7 +65,11 @@ class PartialResults:
 
     def member(self, name: str, options: Any) -> MemberResults:
         """Pieces of one member with these options."""
-        return MemberResults(self.folder / f"{name}-{digest([self.key, name, options])[:16]}")
+        return MemberResults(self.folder / self.key[:16] / f"{name}-{digest(options)[:8]}")
+
+    def forget(self) -> None:
+        """Remove the pieces of all members."""
+        shutil.rmtree(self.folder / self.key[:16], ignore_errors=True)
 
 
 class MemberResults:
@@ -96,6 +101,10 @@ class MemberResults:
     def forecast_file(self, segment: int, chunk: int) -> Path:
         """Forecasts of a piece."""
         return self._file(segment, chunk, "parquet")
+
+    def forecast_files(self) -> list[Path]:
+        """Forecasts of all pieces, in order."""
+        return sorted(self.folder.glob("*.parquet"))
 
     def read_fit(self, segment: int) -> Seconds | None:
         """What a fit on all series took, if all that came of it is done."""

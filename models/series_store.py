@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import pandas as pd
@@ -109,7 +110,7 @@ def read_store(batches: Batches, freq: str, *, where: str = "series", folder: Pa
         batches: gives the rows anew each time it is called, as frames with at least ``unique_id, ds, y``.
         freq: step of the grid.
         where: name of the rows for error messages.
-        folder: where to keep the values in files; None keeps them in memory.
+        folder: where to keep the values in unnamed files; None keeps them in memory.
 
     Raises:
         InputError: missing column, unreadable time or number, infinite value, contradicting duplicate, timestamp off the grid, a grid that
@@ -242,9 +243,8 @@ class _Grid:
         lengths = (survey.last_ns[order] - self.starts_ns) // step_ns + 1
         self.begins = np.append(0, np.cumsum(lengths))
         self._check_density(lengths)
-        self.values = self._array("y")
-        self.numeric = [name for name in survey.numeric if name not in survey.left_out]
-        self.covariates = {name: self._array(f"x{k}") for k, name in enumerate(self.numeric)}
+        self.values = self._array()
+        self.covariates = {name: self._array() for name in survey.numeric if name not in survey.left_out}
 
     def _check_density(self, lengths: np.ndarray) -> None:
         points, rows = int(self.begins[-1]), self.survey.rows
@@ -256,12 +256,12 @@ class _Grid:
                 remedy="pass the frequency that the data has, or resample it",
             )
 
-    def _array(self, name: str) -> np.ndarray:
+    def _array(self) -> np.ndarray:
         size = int(self.begins[-1])
         if self.folder is None:
             return np.full(size, np.nan)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        array = np.memmap(self.folder / f"{name}.f64", dtype=np.float64, mode="w+", shape=size)
+        with TemporaryFile(dir=self.folder) as file:  # has no name: it goes when the process goes
+            array = np.memmap(file, dtype=np.float64, mode="w+", shape=size)
         array[:] = np.nan
         return array
 

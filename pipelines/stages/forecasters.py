@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -14,10 +14,12 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from models.backtest import NAIVES, BacktestConfig, run_backtest
+from models.backtest import NAIVES, run_backtest
+from models.backtest_plan import BacktestConfig
 from models.catalog import make_forecaster
 from models.selection import choose_champion
 from pipelines.cli import quiet_libraries
+from pipelines.engine import EngineConfig
 from pipelines.stages.context import StageContext
 from pipelines.stages.forecast_plots import log_target
 from pipelines.workspace import write_json
@@ -41,15 +43,30 @@ def members_with(members: dict[str, dict[str, Any]], bounds: dict[str, list[floa
     return {name: {**options, **({"bounds": bounds} if bounds else {})} for name, options in named.items()}
 
 
+def engine_share(engine: EngineConfig, targets: int) -> EngineConfig:
+    """What each of ``targets`` processes may use: its share of the local workers, or all of the Ray cluster."""
+    return replace(engine, workers=max(1, engine.workers // targets)) if engine.kind == "local" else engine
+
+
 def backtest_target(
-    target: str, features: Path, out: Path, members: dict[str, dict[str, Any]], config: BacktestConfig, freq: str, events: Any
+    target: str,
+    features: Path,
+    out: Path,
+    members: dict[str, dict[str, Any]],
+    config: BacktestConfig,
+    freq: str,
+    events: Any,
+    engine: EngineConfig,
 ) -> None:
     """Backtest one target and fit candidate and naive on all of it; runs in a process of its own and leaves everything in ``out``."""
     quiet_libraries()
     torch.set_num_threads(1)
     series = pd.read_parquet(series_path(features, target))
     options = members_with(members, bounds_of(features, target))
-    result = run_backtest(series, freq, options, config, progress=lambda name, done, total: events.put((target, name, done, total)))
+    with engine.start(quiet_libraries) as workers:
+        result = run_backtest(
+            series, freq, options, config, lambda name, done, total: events.put((target, name, done, total)), engine=workers
+        )
     champion = choose_champion(result)
     out.mkdir(parents=True)
     for folder, name in (("candidate", champion.candidate), ("reference", champion.reference)):
@@ -63,16 +80,19 @@ def backtest_target(
     write_json(out / "champion.json", asdict(champion))
 
 
-def _follow(events: Any, futures: list[Any], total: int) -> None:
+def _follow(events: Any, futures: list[Any], total: int, origins: int) -> None:
     """Progress over all targets until every worker is done; the first failure is raised."""
+    shares: dict[tuple[str, str], float] = {}
     with tqdm(total=total, desc="forecasters", unit="origin", dynamic_ncols=True) as bar:
         while not all(future.done() for future in futures) or not events.empty():
             try:
-                target, name, _done, steps = events.get(timeout=0.2)
+                target, name, done, pieces = events.get(timeout=0.2)
             except Empty:
                 continue
             bar.set_postfix_str(f"{target}: {name}")
-            bar.update(1 if steps else 0)
+            if pieces:
+                shares[target, name] = origins * done / pieces
+            bar.update(int(sum(shares.values())) - bar.n)
     for future in futures:
         future.result()
 
@@ -86,10 +106,20 @@ def run_forecasters(context: StageContext, out: Path) -> None:
     with spawn.Manager() as manager, ProcessPoolExecutor(min(config.engine.workers, len(config.target.names)), mp_context=spawn) as pool:
         events = manager.Queue()
         futures = [
-            pool.submit(backtest_target, target, features, out / target, config.forecasters, config.backtest, config.target.freq, events)
+            pool.submit(
+                backtest_target,
+                target,
+                features,
+                out / target,
+                config.forecasters,
+                config.backtest,
+                config.target.freq,
+                events,
+                engine_share(config.engine, len(config.target.names)),
+            )
             for target in config.target.names
         ]
-        _follow(events, futures, members * origins * len(futures))
+        _follow(events, futures, members * origins * len(futures), origins)
     for target in config.target.names:
         with context.run.child(f"forecast {target}", tags={"target": target}) as run:
             log_target(run, target, out / target, series_path(features, target))

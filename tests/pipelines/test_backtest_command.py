@@ -14,8 +14,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from models.catalog import FORECASTERS, make_forecaster
-from pipelines.backtest import chosen_members, member_options, read_series
+from pipelines.backtest import chosen_members, member_options
 from pipelines.cli import compose_config
+from pipelines.series_files import series_batches
 from telemetry.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,16 +73,23 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path: Path) -> None:
     assert not (tmp_path / "o.json").exists()
 
 
+def rows_of(file: Path) -> pd.DataFrame:
+    return pd.concat(series_batches(file)(), ignore_index=True)
+
+
 def test_readers_name_what_they_cannot_read(tmp_path: Path) -> None:
-    assert read_series(write_series(tmp_path / "a.csv"))["unique_id"].iloc[0] == "00042"
+    assert rows_of(write_series(tmp_path / "a.csv"))["unique_id"].iloc[0] == "00042"
     with pytest.raises(InputError, match="no such file"):
-        read_series(tmp_path / "none.csv")
+        rows_of(tmp_path / "none.csv")
     (tmp_path / "a.xlsx").write_text("")
     with pytest.raises(InputError, match=r"allowed: .parquet, .csv"):
-        read_series(tmp_path / "a.xlsx")
+        rows_of(tmp_path / "a.xlsx")
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(InputError, match="cannot be read"):
-        read_series(tmp_path / "empty.csv")
+        rows_of(tmp_path / "empty.csv")
+    (tmp_path / "parts").mkdir()
+    with pytest.raises(InputError, match="no Parquet file"):
+        rows_of(tmp_path / "parts")
 
 
 def test_names_choose_among_the_configured() -> None:
