@@ -76,12 +76,14 @@ def known_between(panel: Panel, older: np.ndarray, newer: np.ndarray) -> Panel:
 def _pieces(panel: Panel, begins: np.ndarray, ends: np.ndarray) -> Panel:
     out = Panel(panel.step_ns)
     for uid, start_ns, values, begin, end in zip(panel.ids, panel.starts_ns, panel.values, begins.tolist(), ends.tolist(), strict=True):
-        piece = values[max(begin, 0) : max(end, 0)]
-        seen = np.flatnonzero(np.isfinite(piece))
-        if seen.size:
+        begin, end = max(begin, 0), min(max(end, 0), len(values))
+        if begin < end and not (np.isfinite(values[begin]) and np.isfinite(values[end - 1])):
+            seen = np.flatnonzero(np.isfinite(values[begin:end]))
+            begin, end = (begin + int(seen[0]), begin + int(seen[-1]) + 1) if seen.size else (end, end)
+        if begin < end:
             out.ids.append(uid)
-            out.starts_ns.append(start_ns + (max(begin, 0) + int(seen[0])) * panel.step_ns)
-            out.values.append(piece[seen[0] : seen[-1] + 1])
+            out.starts_ns.append(start_ns + begin * panel.step_ns)
+            out.values.append(values[begin:end])
     return out
 
 
@@ -261,7 +263,7 @@ class _Grid:
         if self.folder is None:
             return np.full(size, np.nan)
         with TemporaryFile(dir=self.folder) as file:  # has no name: it goes when the process goes
-            array = np.memmap(file, dtype=np.float64, mode="w+", shape=size)
+            array = np.asarray(np.memmap(file, dtype=np.float64, mode="w+", shape=size))
         array[:] = np.nan
         return array
 
