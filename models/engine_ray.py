@@ -79,7 +79,12 @@ class RayEngine(AbstractContextManager):
         ray = _ray()
         done, _ = ray.wait(list(pending), num_returns=1)
         for reference in done:
-            yield pending.pop(reference), ray.get(reference)
+            number = pending.pop(reference)
+            try:
+                result = ray.get(reference)
+            except ray.exceptions.RayTaskError as error:  # what the task raised, as in any other engine
+                raise (error.cause or error) from error
+            yield number, result
 
     def __exit__(self, *_: object) -> None:
         _ray().shutdown()

@@ -22,6 +22,7 @@ BATCH_ROWS = 1_000_000
 SPARSE_POINTS = 20_000_000  # a grid of more points than this has to hold at least one row per SPARSE_RATIO of them
 SPARSE_RATIO = 16
 FREQ_SERIES = 1_000
+LARGEST = 1e100  # squares of larger values overflow
 
 Batches = Callable[[], Iterator[pd.DataFrame]]
 
@@ -155,8 +156,11 @@ def _clean(batch: pd.DataFrame, where: str) -> _Rows:
     codes, names = pd.factorize(batch["unique_id"])
     if (codes < 0).any():
         raise InputError(f"{int((codes < 0).sum())} row(s) without a unique_id", where=where)
+    y = numbers(batch["y"], where)
+    if len(y) and np.nanmax(np.abs(y), initial=0.0) > LARGEST:
+        raise InputError(f"y reaches {np.nanmax(np.abs(y)):g}", where=where, allowed=f"up to {LARGEST:g}", remedy="give y in a larger unit")
     others = batch[[column for column in batch.columns if column not in REQUIRED_COLUMNS]]
-    return _Rows([str(name) for name in names], codes, _times_ns(batch["ds"], where), numbers(batch["y"], where), others)
+    return _Rows([str(name) for name in names], codes, _times_ns(batch["ds"], where), y, others)
 
 
 def _times_ns(ds: pd.Series, where: str) -> np.ndarray:

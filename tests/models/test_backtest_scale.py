@@ -261,6 +261,7 @@ def test_further_columns_are_kept_or_said_to_be_left_out(frame: pd.DataFrame) ->
         (lambda f: f.assign(y=np.nan), "every y is missing"),
         (lambda f: f.assign(y="many"), "y is not numeric"),
         (lambda f: f.assign(y=-np.inf), "infinite value.*in y"),
+        (lambda f: f.assign(y=f["y"] * 1e105), "y reaches .*allowed: up to 1e.100"),
         (lambda f: f.assign(price=np.inf), "infinite value.*in price"),
         (lambda f: f.assign(ds="someday"), "cannot be read as time: 'someday'"),
         (lambda f: f.assign(ds=np.arange(len(f))), "numbers"),

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
 from models.catalog import FORECASTERS, make_forecaster
+from models.series_store import read_store
 from pipelines.backtest import chosen_members, member_options
 from pipelines.cli import compose_config
-from pipelines.series_files import series_batches
+from pipelines.series_files import freq_of, series_batches
 from telemetry.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +54,33 @@ def test_scores_a_file_and_writes_json(tmp_path: Path) -> None:
     assert "arima" in done.stdout
     assert "wrote scores/load.json" in done.stdout
     assert [p.name for p in (tmp_path / "scores").iterdir()] == ["load.json"]
+
+
+def test_keeps_forecasts_and_leaves_no_pieces(tmp_path: Path) -> None:
+    write_series(tmp_path / "load.csv")
+    arguments = ["series=load.csv", "forecasts=kept/all", "forecasters=[persistence]", "work_dir=pieces", "engine.workers=1"]
+    done = run(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    forecasts = pd.read_parquet(tmp_path / "kept" / "all")
+    assert set(forecasts["model"]) == {"persistence", "seasonal_naive"}  # every backtest scores both naives
+    rows = forecasts[(forecasts["model"] == "persistence") & (forecasts["part"] == "test")]
+    assert rows.groupby("origin").size().tolist() == [18] * 20
+    assert pq.ParquetFile(next((tmp_path / "kept" / "all" / "persistence").glob("*.parquet"))).num_row_groups == 2
+    assert not [path for path in (tmp_path / "pieces").rglob("*") if path.is_file()]
+    again = run(tmp_path, *arguments)
+    assert again.returncode == 2
+    assert "already there" in again.stderr
+
+
+def test_a_folder_of_parquet_is_one_set_of_series(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    frame = pd.read_parquet(write_series(tmp_path / "a.parquet")).set_index("ds")
+    for number, part in enumerate((frame.iloc[200:], frame.iloc[:200])):
+        part.to_parquet(tmp_path / "parts" / f"{number}.parquet")
+    batches = series_batches(tmp_path / "parts")
+    store = read_store(batches, freq_of(batches, tmp_path / "parts"))
+    assert store.report.rows == 300
+    np.testing.assert_array_equal(store.values, pd.read_parquet(tmp_path / "a.parquet")["y"])
 
 
 def test_a_failing_forecaster_shows_in_the_exit_code(tmp_path: Path) -> None:
