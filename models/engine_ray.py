@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -27,7 +26,7 @@ def _ray() -> Any:
 
 
 class RayEngine(AbstractContextManager):
-    """Tasks on a Ray cluster, one CPU each. Workers get this package by value, their data through Ray's object store.
+    """Tasks on a Ray cluster, one CPU each. Other machines get these packages by value, and all data through Ray's object store.
 
     Args:
         workers: tasks at a time over all machines.
@@ -40,17 +39,13 @@ class RayEngine(AbstractContextManager):
 
     def __enter__(self) -> RayEngine:
         ray = _ray()
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        shared = {"include_dashboard": False} if self.address is None else {"address": self.address}
-        shared |= {"num_cpus": self.workers} if self.address is None else {}
+        if self.address is None:  # its workers see the packages where this process does
+            where: dict[str, Any] = {"num_cpus": self.workers, "include_dashboard": False}
+        else:
+            shipped = {"py_modules": [str(ROOT / name) for name in SHIPPED], "env_vars": {"OMP_NUM_THREADS": "1"}}
+            where = {"address": self.address, "runtime_env": shipped}
         try:
-            ray.init(
-                **shared,
-                log_to_driver=False,
-                logging_level="ERROR",
-                ignore_reinit_error=False,
-                runtime_env={"py_modules": [str(ROOT / name) for name in SHIPPED], "env_vars": {"OMP_NUM_THREADS": "1"}},
-            )
+            ray.init(**where, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"no Ray at {self.address!r}: {str(error).splitlines()[0]}",
