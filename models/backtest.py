@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.backtest_chunk import ChunkResult, ChunkTask, Seconds, fit_on, in_order, run_chunk
+from models.backtest_chunk import ChunkResult, ChunkTask, Fitted, Seconds, corrections_at, in_order, run_chunk
 from models.backtest_plan import BacktestConfig, OriginPlan, plan_origins
 from models.backtest_scores import BacktestResult, ForecasterScore, skill
-from models.base import Forecaster
+from models.calibrated import REPLAY_SERIES, CalibratedForecaster
 from models.catalog import forecaster_class, make_forecaster
 from models.engine import Engine, Serial
 from models.member import PanelForecaster
 from models.partial_results import MemberResults, PartialResults, digest, source_digest, store_digest
 from models.score_sums import ScoreSums
-from models.series import default_season_length, seasonal_scale
+from models.series import Panel, default_season_length, seasonal_scale
 from models.series_store import SeriesStore, frame_batches, known_before, read_store
 from telemetry.errors import InputError
 
@@ -134,8 +134,11 @@ class _Job:
         scored = set().union(*(score.series for score in scores.values()))
         if len(scored) < len(store):
             notes.append(f"{len(store) - len(scored)} series have no observation in any test window")
-        if store.covariates or store.static:
-            notes.append(f"further columns, which no forecaster reads: {', '.join([*store.covariates, *store.static])}")
+        readers = ", ".join(name for name in scores if not forecaster_class(name).per_series) or "none of these forecasters"
+        if store.covariates:
+            notes.append(f"covariates, known at their ds: {', '.join(store.covariates)}; read by {readers}")
+        if store.static:
+            notes.append(f"kinds of series: {', '.join(store.static)}; read by {readers}")
         notes += [f"column {name!r} is left out: {reason}" for name, reason in store.left_out.items()]
         return notes
 
@@ -161,11 +164,19 @@ class _Member:
         """Whether it is fitted once on all series and then continued over each chunk."""
         return isinstance(self.prototype, PanelForecaster) and not self.per_series
 
-    def fit(self, offset: int) -> Forecaster:
-        """A forecaster fitted on all series at an origin, without their history."""
-        known = known_before(self.job.store.panel(), self.job.cuts(offset))
-        fitted = fit_on(make_forecaster(self.name, **self.options), known)
-        return fitted.for_history(known.select([]))
+    def fit(self, numbers: range, spent: Seconds) -> Fitted:
+        """A forecaster fitted on all series at the first of these origins; adds the time to ``spent``."""
+        job = self.job
+        offsets = tuple(job.plan.all[k] for k in numbers)
+        with spent.spent_on("fit"):
+            fitted = make_forecaster(self.name, **self.options)
+            fitted.fit_panel(known_before(job.store.panel(), job.cuts(offsets[0])))
+            fitted = fitted.for_history(Panel(job.store.step_ns))
+        if len(self.chunks) == 1 or not isinstance(fitted, CalibratedForecaster):
+            return Fitted(fitted)  # one chunk holds the series that it would be corrected on
+        with spent.spent_on("predict"):
+            chosen = np.unique(np.linspace(0, len(job.store) - 1, min(len(job.store), REPLAY_SERIES)).astype(np.int64))
+            return Fitted(fitted, corrections_at(fitted, job.store.select(chosen), job.last[chosen], offsets))
 
     def task(self, segment: int, numbers: range, chunk: int) -> ChunkTask:
         """The work on one chunk from one fit to the next."""
@@ -249,22 +260,21 @@ def _run_member(member: _Member, kept: MemberResults | None, progress: Progress)
     return results, seconds
 
 
-def _fit(member: _Member, segment: int, numbers: range, kept: MemberResults | None, *, needed: bool) -> tuple[Seconds, Forecaster | None]:
+def _fit(member: _Member, segment: int, numbers: range, kept: MemberResults | None, *, needed: bool) -> tuple[Seconds, Fitted | None]:
     """A fit on all series, if the member has one, and its time; not repeated for pieces that are all done."""
     spent = Seconds()
     if not member.pooled:
         return spent, None
     if not needed:
         return (kept and kept.read_fit(segment)) or spent, None
-    with spent.spent_on("fit"):
-        fitted = member.fit(member.job.plan.all[numbers.start])
+    fitted = member.fit(numbers, spent)
     if kept:
         kept.write_fit(segment, spent)
     return spent, fitted
 
 
 def _map(
-    member: _Member, segment: int, numbers: range, todo: list[int], fitted: Forecaster | None, count: _Count
+    member: _Member, segment: int, numbers: range, todo: list[int], fitted: Fitted | None, count: _Count
 ) -> Iterator[tuple[int, ChunkResult]]:
     engine = member.engine
     tasks = (member.task(segment, numbers, chunk) for chunk in todo)

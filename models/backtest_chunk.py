@@ -17,7 +17,9 @@ import numpy as np
 import pandas as pd
 
 from models.base import QUANTILE_COLUMNS, QUANTILES, Forecaster
+from models.calibrated import CalibratedForecaster
 from models.catalog import make_forecaster
+from models.conformal import AdaptiveIntervals
 from models.member import PanelForecaster
 from models.score_sums import ScoreSums, sum_scores
 from models.series import Panel, concat_frames
@@ -87,6 +89,14 @@ class ChunkTask:
     keep: bool
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A forecaster fitted on all series, without their history, and its interval corrections at each origin of the fit, if it has any."""
+
+    forecaster: PanelForecaster
+    corrections: tuple[AdaptiveIntervals, ...] = ()
+
+
 @dataclass
 class ChunkResult:
     """What came of a task; ``forecasts`` is empty unless they were wanted."""
@@ -97,12 +107,12 @@ class ChunkResult:
     forecasts: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
-def run_chunk(task: ChunkTask, fitted: Forecaster | None, tick: Callable[[], None] | None = None) -> ChunkResult:
+def run_chunk(task: ChunkTask, fitted: Fitted | None, tick: Callable[[], None] | None = None) -> ChunkResult:
     """Walk the origins of a task.
 
     Args:
         task: what to do.
-        fitted: a forecaster fitted on all series at the task's first origin; None fits one on the series of the chunk.
+        fitted: on all series at the task's first origin; None fits a forecaster on the series of the chunk.
         tick: called after each origin.
 
     Raises:
@@ -123,6 +133,8 @@ def run_chunk(task: ChunkTask, fitted: Forecaster | None, tick: Callable[[], Non
             with seconds.spent_on("update"):
                 _update(forecaster, known_between(task.panel, older, cuts))
         with seconds.spent_on("predict"):
+            if fitted and fitted.corrections:
+                forecaster.borrow(fitted.corrections[number])
             forecast = forecaster.predict()
         paths.put(number, forecast)
         if tick:
@@ -132,15 +144,11 @@ def run_chunk(task: ChunkTask, fitted: Forecaster | None, tick: Callable[[], Non
     return ChunkResult(sums, seconds, fallbacks, paths.to_frame() if task.keep else pd.DataFrame())
 
 
-def fit_on(forecaster: Forecaster, known: Panel) -> Forecaster:
-    """Fit any forecaster on a panel."""
-    return forecaster.fit_panel(known) if isinstance(forecaster, PanelForecaster) else forecaster.fit(known.to_frame())
-
-
-def _begin(task: ChunkTask, known: Panel, fitted: Forecaster | None) -> Forecaster:
-    if isinstance(fitted, PanelForecaster):
-        return fitted.for_history(known)
-    return fit_on(make_forecaster(task.member, **task.options), known)
+def _begin(task: ChunkTask, known: Panel, fitted: Fitted | None) -> Forecaster:
+    if fitted:
+        return fitted.forecaster.for_history(known)
+    forecaster = make_forecaster(task.member, **task.options)
+    return forecaster.fit_history(known) if isinstance(forecaster, PanelForecaster) else forecaster.fit(known.to_frame())
 
 
 def _update(forecaster: Forecaster, newer: Panel) -> None:
@@ -148,6 +156,17 @@ def _update(forecaster: Forecaster, newer: Panel) -> None:
         forecaster.update_panel(newer)
     else:
         forecaster.update(newer.to_frame())
+
+
+def corrections_at(fitted: CalibratedForecaster, panel: Panel, last: np.ndarray, offsets: tuple[int, ...]) -> tuple[AdaptiveIntervals, ...]:
+    """Interval corrections of a fitted forecaster at each origin, from the series of ``panel``; ``last`` as in ``ChunkTask``."""
+    found, cuts = [], last - offsets[0] + 1
+    forecaster = fitted.for_history(known_before(panel, cuts))
+    for offset in offsets:
+        older, cuts = cuts, last - offset + 1
+        forecaster.update_panel(known_between(panel, older, cuts))
+        found.append(forecaster.correction())
+    return tuple(found)
 
 
 @dataclass

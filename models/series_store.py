@@ -7,7 +7,7 @@ in a file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -15,7 +15,7 @@ from tempfile import TemporaryFile
 import numpy as np
 import pandas as pd
 
-from models.series import REQUIRED_COLUMNS, Panel, SeriesReport, concat_frames, freq_step_ns, numbers, utc_naive
+from models.series import REQUIRED_COLUMNS, Panel, SeriesReport, concat_frames, family_of, freq_step_ns, numbers, utc_naive
 from telemetry.errors import InputError
 
 BATCH_ROWS = 1_000_000
@@ -55,9 +55,20 @@ class SeriesStore:
 
     def panel(self, first: int = 0, last: int | None = None) -> Panel:
         """Whole history of series ``first`` to ``last`` (exclusive), without a copy."""
-        chosen = range(first, len(self) if last is None else last)
-        values = [self.values[self.begins[i] : self.begins[i + 1]] for i in chosen]
-        return Panel(self.step_ns, [self.ids[i] for i in chosen], [int(self.starts_ns[i]) for i in chosen], values)
+        return self.select(range(first, len(self) if last is None else last))
+
+    def select(self, chosen: Iterable[int]) -> Panel:
+        """Whole history of the series at ``chosen``, without a copy."""
+        out = Panel(self.step_ns)
+        for i in chosen:
+            own = slice(self.begins[i], self.begins[i + 1])
+            labels = [self.static[name][i] for name in self.static]
+            out.ids.append(self.ids[i])
+            out.starts_ns.append(int(self.starts_ns[i]))
+            out.values.append(self.values[own])
+            out.families.append("/".join([family_of(self.ids[i]), *labels]).strip("/"))
+            out.covariates.append({name: column[own] for name, column in self.covariates.items()})
+        return out
 
     def to_frame(self) -> pd.DataFrame:
         """Long frame of the observations."""
@@ -66,26 +77,22 @@ class SeriesStore:
 
 def known_before(panel: Panel, cuts: np.ndarray) -> Panel:
     """The first ``cuts[i]`` grid points of each series, ending with an observation; series without any are left out."""
-    return _pieces(panel, np.zeros(len(panel), dtype=np.int64), cuts)
+    return known_between(panel, np.zeros(len(panel), dtype=np.int64), cuts)
 
 
 def known_between(panel: Panel, older: np.ndarray, newer: np.ndarray) -> Panel:
     """Grid points ``older[i]`` to ``newer[i]`` (exclusive), beginning and ending with an observation; series without any are left out."""
-    return _pieces(panel, older, newer)
+    begins = np.maximum(older, 0)
+    ends = [_observed_end(values, begin, end) for values, begin, end in zip(panel.values, begins.tolist(), newer.tolist(), strict=True)]
+    return panel.between(begins, ends)
 
 
-def _pieces(panel: Panel, begins: np.ndarray, ends: np.ndarray) -> Panel:
-    out = Panel(panel.step_ns)
-    for uid, start_ns, values, begin, end in zip(panel.ids, panel.starts_ns, panel.values, begins.tolist(), ends.tolist(), strict=True):
-        begin, end = max(begin, 0), min(max(end, 0), len(values))
-        if begin < end and not (np.isfinite(values[begin]) and np.isfinite(values[end - 1])):
-            seen = np.flatnonzero(np.isfinite(values[begin:end]))
-            begin, end = (begin + int(seen[0]), begin + int(seen[-1]) + 1) if seen.size else (end, end)
-        if begin < end:
-            out.ids.append(uid)
-            out.starts_ns.append(start_ns + begin * panel.step_ns)
-            out.values.append(values[begin:end])
-    return out
+def _observed_end(values: np.ndarray, begin: int, end: int) -> int:
+    """Place after the last observation of ``values[begin:end]``; ``begin`` without any."""
+    end = min(max(end, begin), len(values))
+    while end > begin and np.isnan(values[end - 1]):
+        end -= 1
+    return end
 
 
 def frame_batches(frame: pd.DataFrame, rows: int = BATCH_ROWS) -> Batches:
@@ -290,7 +297,8 @@ class _Grid:
             )
         for name, array in self.covariates.items():
             if name in rows.others:
-                array[place] = numbers(rows.others[name], self.where)[known]
+                column = rows.others[name].to_numpy(dtype=np.float64, na_value=np.nan)[known]
+                array[place] = np.where(np.isfinite(column), column, np.nan)
 
     def _check_on_grid(self, rows: _Rows, series: np.ndarray, known: np.ndarray) -> None:
         off = np.flatnonzero(known & ((rows.ns - self.starts_ns[series]) % self.step_ns != 0))

@@ -248,9 +248,13 @@ def test_further_columns_are_kept_or_said_to_be_left_out(frame: pd.DataFrame) ->
     assert list(store.covariates) == ["price"]
     assert store.static == {"pool": [uid[-1] for uid in store.ids]}
     assert store.left_out == {name: reason for name, reason in store.left_out.items() if name in ("note", "seen", "mixed")}
-    notes = run_backtest(table, "10min", ["persistence"], CONFIG, forecasts="none").notes
-    assert any("price, pool" in note for note in notes)
+    notes = run_backtest(table, "10min", {"persistence": {}, "lightgbm": LIGHTGBM}, CONFIG, forecasts="none").notes
+    assert "covariates, known at their ds: price; read by lightgbm" in notes
+    assert "kinds of series: pool; read by lightgbm" in notes
     assert sum("left out" in note for note in notes) == 3
+    panel = store.panel(3, 5)
+    assert panel.families == ["3", "4"]
+    assert len(panel.covariate("price", 0)) == len(panel.values[0])
 
 
 @pytest.mark.parametrize(
@@ -262,7 +266,6 @@ def test_further_columns_are_kept_or_said_to_be_left_out(frame: pd.DataFrame) ->
         (lambda f: f.assign(y="many"), "y is not numeric"),
         (lambda f: f.assign(y=-np.inf), "infinite value.*in y"),
         (lambda f: f.assign(y=f["y"] * 1e105), "y reaches .*allowed: up to 1e.100"),
-        (lambda f: f.assign(price=np.inf), "infinite value.*in price"),
         (lambda f: f.assign(ds="someday"), "cannot be read as time: 'someday'"),
         (lambda f: f.assign(ds=np.arange(len(f))), "numbers"),
         (lambda f: f.assign(ds=pd.NaT), "without a ds"),
