@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from models.backtest import NAIVES, BacktestResult, ForecasterScore, skill
+from models.backtest import NAIVES
+from models.backtest_scores import BacktestResult, ForecasterScore, skill
 from models.base import QUANTILE_COLUMNS
 from models.metrics import bootstrap_ratio, critical_fractile, decision_pinball
 from telemetry.errors import InputError

@@ -14,10 +14,11 @@ from envs.agent.config import AgentConfig
 from envs.cluster import ClusterSpec
 from envs.cluster_io import cluster_from_mapping
 from envs.reward import RewardSpec
-from models.backtest import BacktestConfig
+from models.backtest_plan import BacktestConfig
 from models.catalog import forecaster_class
 from models.selection import Decision
 from pipelines.cli import build
+from pipelines.engine import EngineConfig
 from pipelines.workspace import STAGES
 from telemetry.errors import InputError
 
@@ -133,19 +134,6 @@ class ReserveConfig:
     def fractile(self) -> float:
         """Quantile of demand that is kept warm."""
         return self.decision({}).fractile
-
-
-@dataclass(frozen=True)
-class EngineConfig:
-    """Where the work runs."""
-
-    kind: str
-    workers: int
-
-    def __post_init__(self) -> None:
-        _one_of(self.kind, ("local",), "engine.kind")
-        if self.workers < 1:
-            raise InputError(f"{self.workers}", where="engine.workers", allowed="at least 1")
 
 
 @dataclass(frozen=True)

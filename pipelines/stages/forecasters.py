@@ -6,7 +6,7 @@ import json
 import multiprocessing
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -20,6 +20,7 @@ from models.catalog import make_forecaster
 from models.selection import Decision, choose_champion, decision_ratio
 from pipelines.cli import quiet_libraries
 from pipelines.config import TrainConfig
+from pipelines.engine import EngineConfig
 from pipelines.reserve import reserve_capacity
 from pipelines.stages.context import StageContext
 from pipelines.stages.forecast_plots import log_target
@@ -49,6 +50,11 @@ def decision_of(config: TrainConfig, series: Iterable[str]) -> Decision:
     return config.reserve.decision(reserve_capacity(config.cluster, series))
 
 
+def engine_share(engine: EngineConfig, targets: int) -> EngineConfig:
+    """What each of ``targets`` processes may use: its share of the local workers, or all of the Ray cluster."""
+    return replace(engine, workers=max(1, engine.workers // targets)) if engine.kind == "local" else engine
+
+
 def backtest_target(target: str, features: Path, out: Path, config: TrainConfig, events: Any) -> None:
     """Backtest one target and fit candidate and naive on all of it; runs in a process of its own and leaves everything in ``out``."""
     quiet_libraries()
@@ -56,7 +62,10 @@ def backtest_target(target: str, features: Path, out: Path, config: TrainConfig,
     series = pd.read_parquet(series_path(features, target))
     backtest, freq = config.backtest, config.target.freq
     options = members_with(config.forecasters, bounds_of(features, target))
-    result = run_backtest(series, freq, options, backtest, progress=lambda name, done, total: events.put((target, name, done, total)))
+    with engine_share(config.engine, len(config.target.names)).start(quiet_libraries) as workers:
+        result = run_backtest(
+            series, freq, options, backtest, lambda name, done, total: events.put((target, name, done, total)), engine=workers
+        )
     decision = decision_of(config, series["unique_id"].unique())
     champion = choose_champion(result, decision=decision)
     out.mkdir(parents=True)
@@ -74,16 +83,19 @@ def backtest_target(target: str, features: Path, out: Path, config: TrainConfig,
     write_json(out / "decision.json", {**asdict(decision), "fractile": decision.fractile, "reference": result.reference, "ratios": ratios})
 
 
-def _follow(events: Any, futures: list[Any], total: int) -> None:
+def _follow(events: Any, futures: list[Any], total: int, origins: int) -> None:
     """Progress over all targets until every worker is done; the first failure is raised."""
+    shares: dict[tuple[str, str], float] = {}
     with tqdm(total=total, desc="forecasters", unit="origin", dynamic_ncols=True) as bar:
         while not all(future.done() for future in futures) or not events.empty():
             try:
-                target, name, _done, steps = events.get(timeout=0.2)
+                target, name, done, pieces = events.get(timeout=0.2)
             except Empty:
                 continue
             bar.set_postfix_str(f"{target}: {name}")
-            bar.update(1 if steps else 0)
+            if pieces:
+                shares[target, name] = origins * done / pieces
+            bar.update(int(sum(shares.values())) - bar.n)
     for future in futures:
         future.result()
 
@@ -97,7 +109,7 @@ def run_forecasters(context: StageContext, out: Path) -> None:
     with spawn.Manager() as manager, ProcessPoolExecutor(min(config.engine.workers, len(config.target.names)), mp_context=spawn) as pool:
         events = manager.Queue()
         futures = [pool.submit(backtest_target, target, features, out / target, config, events) for target in config.target.names]
-        _follow(events, futures, members * origins * len(futures))
+        _follow(events, futures, members * origins * len(futures), origins)
     for target in config.target.names:
         with context.run.child(f"forecast {target}", tags={"target": target}) as run:
             log_target(run, target, out / target, series_path(features, target))
