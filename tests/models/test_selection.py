@@ -10,9 +10,11 @@ import pytest
 from scipy.stats import norm
 from series_makers import series_frame
 
-from models.backtest import BacktestConfig, BacktestResult, ForecasterScore, run_backtest
+from models.backtest import run_backtest
+from models.backtest_plan import BacktestConfig
+from models.backtest_scores import BacktestResult, ForecasterScore
 from models.base import QUANTILE_COLUMNS, QUANTILES, monotone
-from models.metrics import score
+from models.metrics import quantile_loss, score
 from models.selection import Decision, choose_champion, decision_loss_by_origin, decision_ratio
 from telemetry.errors import InputError
 
@@ -34,7 +36,10 @@ def made_up(template: BacktestResult, quantiles: dict[str, np.ndarray]) -> Backt
     for name, values in quantiles.items():
         forecasts = rows.assign(**dict(zip(QUANTILE_COLUMNS, monotone(values), strict=True)))
         parts = {part: score(forecasts[forecasts["part"] == part], {"a": 1.0}) for part in ("test", "calibration")}
-        scores[name] = ForecasterScore(name, overall=parts["test"], calibration=parts["calibration"], forecasts=forecasts)
+        test = forecasts[forecasts["part"] == "test"]
+        losses = pd.Series(quantile_loss(test["y"].to_numpy(), test[list(QUANTILE_COLUMNS)].to_numpy()), index=test["origin"])
+        origins = losses.groupby(level=0).agg(["count", "sum"]).to_numpy(dtype=float)  # [O, 2]
+        scores[name] = ForecasterScore(name, overall=parts["test"], calibration=parts["calibration"], origins=origins, forecasts=forecasts)
     naive = next(iter(quantiles))
     return replace(template, scores=scores, reference=naive, reference_scores={naive: scores.pop(naive)})
 
