@@ -14,8 +14,6 @@ from telemetry.errors import InputError
 from telemetry.lake import Lake
 from telemetry.series import METRICS_NEEDED, SeriesConfig, cut_series, targets_of
 
-COLUMNS = ["unique_id", "ds", "y"]
-
 
 @dataclass(frozen=True)
 class Merged:
@@ -128,13 +126,20 @@ def from_lake(root: Path | str, target: str, freq: str, since: pd.Timestamp, max
     """Series of a target cut from the lake's newest samples (all its jobs: one may run for weeks), from ``since`` on (UTC).
 
     Raises:
-        InputError: the lake holds nothing of the target, or cannot be read.
+        InputError: the lake never held anything of the target, or cannot be read.
     """
     lake, metrics = Lake(root), [METRICS_NEEDED[name] for name in targets_of([target]) if name in METRICS_NEEDED]
-    samples = lake.table("samples", start=since) if metrics else None
+    samples = lake.table("samples", start=since)
+    samples = samples[samples["metric"].isin(metrics)]
     jobs = lake.table("jobs") if target == "workload" else None
+    if samples.empty and (jobs is None or jobs.empty) and lake.rows()["samples"]:
+        return _no_rows()
     frame = cut_series([target], samples, jobs, SeriesConfig(freq=freq, max_fill_steps=max_fill_steps)).frame
     return frame[frame["ds"] > since]
+
+
+def _no_rows() -> pd.DataFrame:
+    return pd.DataFrame({"unique_id": pd.Series(dtype=object), "ds": pd.Series(dtype="datetime64[ns]"), "y": pd.Series(dtype=float)})
 
 
 def from_file(file: Path, since: pd.Timestamp) -> pd.DataFrame:
@@ -150,7 +155,7 @@ def from_file(file: Path, since: pd.Timestamp) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise InputError(f"cannot be read: {str(error).splitlines()[0]}", where=str(file), remedy="check that the file is whole") from error
     if frame.empty:
-        return pd.DataFrame({"unique_id": pd.Series(dtype=object), "ds": pd.Series(dtype="datetime64[ns]"), "y": pd.Series(dtype=float)})
+        return _no_rows()
     # Each series may have its own grid, which the log checks: here every nanosecond is on it.
     table, _ = validate_series(frame, "1ns", where=str(file))
     return table[table["ds"] > since]

@@ -21,6 +21,7 @@ from pipelines.cli import compose_config
 from pipelines.forecast import ForecastConfig, forecast_config, run_once, summary_lines
 from pipelines.live import target as target_module
 from pipelines.live.champion import Served
+from pipelines.live.observations import from_lake
 from registry.locks import exclusive
 from registry.mlflow_client import open_client
 from registry.tracking import open_tracking
@@ -337,6 +338,20 @@ def test_series_are_cut_from_the_lake(config, tmp_path):
     report = run_once(replace(config, series={"workload": None}, lake_root=str(lake), now=at(3)))[0]
     assert report.status == "written", report.alerts
     assert (report.series, report.issued_at) == (SERIES, at(2).isoformat())  # demand is known until the last submission
+
+
+def test_a_lake_without_news_is_no_error(tmp_path):
+    times = pd.date_range("2026-01-05T00:05", periods=12, freq="10min", tz="UTC").astype("datetime64[ns, UTC]")
+    text = {name: "" for name in empty("samples").columns if name not in ("time", "value")}
+    samples = pd.DataFrame({"time": times, "value": 300.0, **text, "metric": "hw.power", "unit": "W", "node": "n1", "source": "meters"})
+    lake = tmp_path / "lake"
+    with pytest.raises(InputError, match="nothing to cut power from"):
+        from_lake(lake, "power", "10min", BEGIN, 6)
+    Lake(lake).ingest(SourceTables("meters", "1" * 64, {"samples": samples[empty("samples").columns]}, QualityReport()))
+    found = from_lake(lake, "power", "10min", BEGIN + 3 * STEP, 6)
+    assert found["unique_id"].unique().tolist() == ["power/node/n1"]
+    assert (found["ds"].min(), found["ds"].max()) == (BEGIN + 4 * STEP, BEGIN + 12 * STEP)
+    assert from_lake(lake, "power", "10min", BEGIN + 900 * STEP, 6).empty
 
 
 @pytest.mark.parametrize(
