@@ -101,24 +101,25 @@ class IssueTable:
         return np.where(self.scale > 0, self.scale, 1.0)
 
 
-def trailing_scale(values: np.ndarray, horizon: int, window: int, prior: float = 0.0) -> np.ndarray:
-    """Mean absolute change over one, half and all steps of the horizon within the last ``window`` rows, at every row ``[T]``.
+def trailing_scale(values: np.ndarray, horizon: int, window: int, prior: float | np.ndarray = 0.0) -> np.ndarray:
+    """Mean absolute change over one, half and all steps of the horizon within the last ``window`` rows, at every row ``[..., T]``.
 
     Leans on ``prior`` times the mean level while few changes were seen; 0 for a series that has not moved for the whole horizon twice.
 
     Args:
-        values: ``[T]`` without gaps.
+        values: ``[..., T]`` without gaps.
         horizon: steps.
         window: rows looked back on.
-        prior: typical change in units of the level.
+        prior: typical change in units of the level, one number or ``[..., 1]``.
     """
-    n = len(values)
-    total, counted = np.zeros(n), np.zeros(n)
+    n = values.shape[-1]
+    total, counted = np.zeros(values.shape), np.zeros(n)
     for h in sorted({1, max(1, horizon // 2), horizon}):
         if n > h:
-            summed = _windowed_sum(np.r_[np.zeros(h), np.abs(values[h:] - values[:-h])], window)
+            change = np.zeros(values.shape)
+            change[..., h:] = np.abs(values[..., h:] - values[..., :-h])
             seen = np.minimum(np.maximum(np.arange(n) + 1 - h, 0), window)
-            total += np.where(seen > 0, summed / np.maximum(seen, 1), 0.0)
+            total += _windowed_sum(change, window) / np.maximum(seen, 1)
             counted += seen > 0
     own = total / np.maximum(counted, 1)
     own[own < 1e-9 * np.abs(values)] = 0.0  # what running sums leave of nothing
@@ -130,10 +131,20 @@ def trailing_scale(values: np.ndarray, horizon: int, window: int, prior: float =
 
 
 def _windowed_sum(values: np.ndarray, window: int) -> np.ndarray:
-    total = np.cumsum(values)
+    total = np.cumsum(values, axis=-1)
     out = total.copy()
-    out[window:] -= total[:-window]
+    out[..., window:] -= total[..., :-window]
     return np.maximum(out, 0.0)
+
+
+def trailing_scales(dense: list[np.ndarray], horizon: int, window: int, priors: np.ndarray) -> list[np.ndarray]:
+    """:func:`trailing_scale` of each series, all at once where their lengths are alike."""
+    lengths = [len(values) for values in dense]
+    if len(dense) * max(lengths) > 2 * sum(lengths):
+        return [trailing_scale(values, horizon, window, prior) for values, prior in zip(dense, priors, strict=True)]
+    laid_out = np.stack([np.pad(values, (0, max(lengths) - len(values)), mode="edge") for values in dense])
+    scales = trailing_scale(laid_out, horizon, window, priors[:, None])
+    return [scale[:length] for scale, length in zip(scales, lengths, strict=True)]
 
 
 def issue_table(
@@ -160,7 +171,7 @@ def issue_table(
     lengths = np.array([len(values) for values in dense])
     series = np.repeat(np.arange(len(panel)), lengths)
     window = scale_window(season_length, horizon)
-    scale = [trailing_scale(v, horizon, window, prior.of(f)) for v, f in zip(dense, panel.families, strict=True)]
+    scale = trailing_scales(dense, horizon, window, np.array([prior.of(family) for family in panel.families]))
     columns = [np.concatenate([_known_so_far(panel.covariate(name, i)) for i in range(len(panel))]) for name in covariates]
     return IssueTable(
         values=np.concatenate(dense),

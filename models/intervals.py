@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from models.base import QUANTILES
 
 MIN_RESIDUALS = 8
 BANDS = 3
-NORMAL_SCORES = norm.ppf(QUANTILES)  # [Q]
+NORMAL_SCORES = ndtri(QUANTILES)  # [Q]
 
 
 def step_differences(values: np.ndarray, horizon: int) -> np.ndarray:
@@ -75,7 +75,7 @@ def normal_interpolation(learned: np.ndarray, levels: tuple[float, ...]) -> np.n
 
     ``levels`` must reach from the first to the last of the nine.
     """
-    scores = norm.ppf(levels)
+    scores = ndtri(levels)
     upper = np.clip(np.searchsorted(scores, NORMAL_SCORES - 1e-9), 1, len(levels) - 1)
     share = (NORMAL_SCORES - scores[upper - 1]) / (scores[upper] - scores[upper - 1])
     return (1.0 - share) * learned[..., upper - 1] + share * learned[..., upper]
