@@ -195,7 +195,7 @@ def test_fallbacks_are_told() -> None:
     frame = pd.concat([series_frame({"a": daily(300, 1)}), series_frame({"flat": np.ones(300)})])
     fitted = make_forecaster("arima", freq="10min", horizon=3, max_fits=1).fit(frame)
     fitted.predict()
-    assert "beyond the first 1" in fitted.fallbacks["flat"]
+    assert "beyond max_fits" in fitted.fallbacks["flat"]
     short = make_forecaster("seasonal_naive", freq="10min", horizon=3).fit(series_frame({"a": daily(20, 1)}))
     short.predict()
     assert "not above one season" in short.fallbacks["a"]
