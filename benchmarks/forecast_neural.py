@@ -4,8 +4,8 @@ python benchmarks/forecast_neural.py PEER FOLDER
 
 FOLDER holds ``series.parquet`` (``unique_id, ds, y`` and past covariates, gaps filled), ``windows.parquet`` (``unique_id, origin,
 issued_at``: what each origin knows) and ``task.json``. The peer is fitted once on what the first origin knows (again every
-``refit_every`` origins when that is not 0) and then shown the newer rows of each origin. ``forecasts.parquet`` and ``result.json`` (CPU seconds,
-versions) are written beside them. This file imports nothing of the project, so that the peers' environment needs none of it.
+``refit_every`` origins when that is not 0) and then shown the newer rows of each origin. ``forecasts.parquet`` and ``result.json``
+(CPU seconds, versions) are written beside them. This file imports nothing of the project, so that the peers' environment needs none of it.
 """
 
 from __future__ import annotations

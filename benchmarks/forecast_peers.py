@@ -2,7 +2,7 @@
 
 ============================ ==========================================================================================================
 auto_ets, auto_theta, mstl   statsforecast, one model per series, refitted at every origin on the newest ``input_size`` rows
-mlforecast_lightgbm          mlforecast with LightGBM, one model for all series, recursive, conformal intervals; fitted once, then ``update``
+mlforecast_lightgbm          mlforecast with LightGBM, one for all series, recursive, conformal intervals; fitted once, then ``update``
 mlforecast_quantile          the same features, one LightGBM of the quantile objective per quantile and horizon step (``max_horizon``)
 ============================ ==========================================================================================================
 

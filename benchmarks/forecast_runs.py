@@ -33,6 +33,8 @@ BAND_NAMES = ("near", "middle", "far")
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("lightgbm", "mlforecast", "numpy", "pandas", "prophet", "scipy", "statsforecast", "statsmodels", "torch")
 METERED = "benchmarked"
+# Part of every fingerprint: raise it when what is stored of a run changes.
+RECORD_VERSION = 1
 
 
 def backtest_config(quick: bool = False, refit_every: int = 0) -> BacktestConfig:
@@ -118,14 +120,14 @@ def maker_of(name: str) -> Callable[..., Any]:
 def result_key(series: pd.DataFrame, name: str, config: BacktestConfig, **more: Any) -> str:
     """Fingerprint of everything that a result depends on."""
     rows = pd.util.hash_pandas_object(series, index=False).to_numpy()
-    code = [ROOT / "benchmarks" / f"forecast_{part}.py" for part in ("peers", "outside", "runs")]
-    code += sorted((ROOT / "models").glob("*.py")) if name in FORECASTERS else []
+    code = sorted((ROOT / "models").glob("*.py")) if name in FORECASTERS else [ROOT / "benchmarks" / "forecast_peers.py"]
     return fingerprint(
         {
             "data": hashlib.sha256(rows.tobytes()).hexdigest(),
             "forecaster": name,
             "config": asdict(config),
-            "code": [hashlib.sha256(path.read_bytes()).hexdigest() for path in code if path.is_file()],
+            "record": RECORD_VERSION,
+            "code": [hashlib.sha256(path.read_bytes()).hexdigest() for path in code],
             "packages": {package: _version(package) for package in PACKAGES},
             **more,
         }
@@ -200,7 +202,9 @@ def record_of(key: str, result: BacktestResult, scored: ForecasterScore, spent: 
     }
 
 
-def run_one(out: Path, data: str, series: pd.DataFrame, freq: str, name: str, config: BacktestConfig, fresh: bool = False) -> dict[str, Any]:
+def run_one(
+    out: Path, data: str, series: pd.DataFrame, freq: str, name: str, config: BacktestConfig, fresh: bool = False
+) -> dict[str, Any]:
     """The result of a member or a peer of this environment: from disk, or walked and stored."""
     key = result_key(series, name, config)
     known = None if fresh else stored_result(out, data, name, key)
