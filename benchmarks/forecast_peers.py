@@ -29,12 +29,17 @@ ROLLING = (6, 18, 72)
 
 
 def on_grid(frame: pd.DataFrame, freq: str) -> pd.DataFrame:
-    """``unique_id, ds, y`` with gaps of the grid filled forward."""
-    from utilsforecast.preprocessing import fill_gaps
-
-    table = fill_gaps(frame[["unique_id", "ds", "y"]], freq=freq, end="per_serie")
-    table["y"] = table.groupby("unique_id", sort=False)["y"].ffill()
-    return table
+    """``unique_id, ds, y`` sorted, with gaps of the grid filled forward."""
+    table = frame[["unique_id", "ds", "y"]].sort_values(["unique_id", "ds"], ignore_index=True)
+    spans = table.groupby("unique_id", sort=False)["ds"].agg(["min", "max", "size"])
+    whole = (spans["max"] - spans["min"]) // pd.Timedelta(freq) + 1 == spans["size"]
+    if whole.all():
+        return table
+    parts = [
+        rows if whole[uid] else rows.set_index("ds").reindex(pd.date_range(*spans.loc[uid, ["min", "max"]], freq=freq, name="ds")).ffill()
+        for uid, rows in table.groupby("unique_id", sort=False)
+    ]
+    return pd.concat([part.reset_index()[["unique_id", "ds", "y"]] for part in parts], ignore_index=True)
 
 
 def conformal_distribution(errors: np.ndarray) -> np.ndarray:
@@ -204,6 +209,7 @@ class MlforecastPeer(Peer):
 
     name = "mlforecast_lightgbm"
     windows: ClassVar[int] = 20
+    trees: ClassVar[int] = 200
 
     def _models(self) -> dict[str, Any]:
         return {"lightgbm": self._regressor()}
@@ -211,7 +217,7 @@ class MlforecastPeer(Peer):
     def _regressor(self, **objective: Any) -> Any:
         from lightgbm import LGBMRegressor
 
-        return LGBMRegressor(n_estimators=200, random_state=self.seed, verbosity=-1, n_jobs=1, **objective)
+        return LGBMRegressor(n_estimators=self.trees, random_state=self.seed, verbosity=-1, n_jobs=1, **objective)
 
     def _engine(self) -> Any:
         from mlforecast import MLForecast
