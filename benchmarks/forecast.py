@@ -2,8 +2,8 @@
 
 data sets   helios, servegen, azure_vm, nab, sample_power, and helios_running (queue as a past covariate; not in the means)
 members     every name of models/catalog.py
-peers       auto_ets, auto_theta, mstl (statsforecast; native intervals, or conformal ones as *_conformal), mlforecast_lightgbm,
-            mlforecast_quantile: in this environment (pip install 'joulewise[bench]')
+peers       auto_ets, auto_theta, mstl (statsforecast), mlforecast_lightgbm, mlforecast_quantile, in this environment
+            (pip install 'joulewise[bench]'); with the other kind of intervals, by name: auto_ets_native, auto_theta_native, mstl_conformal
 outside     nhits, patchtst (neuralforecast) and autogluon (AutoGluon-TimeSeries), each in an environment of its own that
             --peer-python names; without it they are left out
 
@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from benchmarks.forecast_data import DATA_SETS, FREQ, load_data, traces_root
 from benchmarks.forecast_outside import OUTSIDE, run_outside
-from benchmarks.forecast_peers import PEERS
+from benchmarks.forecast_peers import PEERS, VARIANTS
 from benchmarks.forecast_report import draw, lines_of, summarise, write_table
 from benchmarks.forecast_runs import backtest_config, run_one
 from models.backtest import NAIVES, BacktestConfig
@@ -42,7 +42,7 @@ from models.catalog import FORECASTERS
 from pipelines.workspace import write_json
 from telemetry.errors import InputError
 
-NAMES = (*FORECASTERS, *PEERS, *OUTSIDE)
+NAMES = (*FORECASTERS, *PEERS, *VARIANTS, *OUTSIDE)
 DEFAULT_OUT = Path("outputs/benchmarks/forecast")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -189,7 +189,7 @@ def main() -> int:
             for name in sets:  # what has to be made is made once, before the workers look for it
                 load_data(name, traces_root(), options.out / "made")
             play(tasks_of(options, sets, names, python), options.jobs)
-        summary = summarise(options.out, sets, list(NAMES), [*PEERS, *OUTSIDE])
+        summary = summarise(options.out, sets, list(NAMES), [*PEERS, *VARIANTS, *OUTSIDE])
         if options.docs:
             write_table(options.docs, summary, command)
     except InputError as error:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.forecast_peers import PEERS
+from benchmarks.forecast_peers import PEERS, VARIANTS
 from models.backtest import BacktestConfig, BacktestResult, ForecasterScore, run_backtest
 from models.base import QUANTILE_COLUMNS
 from models.catalog import FORECASTERS
@@ -111,7 +111,7 @@ def maker_of(name: str) -> Callable[..., Any]:
     Raises:
         InputError: unknown name.
     """
-    makers: dict[str, Callable[..., Any]] = {**FORECASTERS, **PEERS}
+    makers: dict[str, Callable[..., Any]] = {**FORECASTERS, **PEERS, **VARIANTS}
     if name not in makers:
         raise InputError(f"unknown forecaster '{name}'", where="--only", allowed=", ".join(makers))
     return makers[name]

@@ -11,14 +11,13 @@ from series_makers import daily, series_frame
 
 from benchmarks import forecast, forecast_data, forecast_report, forecast_runs, forecast_skill
 from benchmarks.forecast_outside import Recorded, run_outside, windows_of
-from benchmarks.forecast_peers import PEERS, conformal_distribution, on_grid
+from benchmarks.forecast_peers import PEERS, VARIANTS, conformal_distribution, on_grid
 from models.backtest import BacktestConfig
 from models.base import QUANTILE_COLUMNS
 from models.metrics import bootstrap_ratio
 from telemetry.errors import InputError
 
 SMALL = BacktestConfig(horizon=18, origins=3, calibration_origins=0, test_fraction=0.2)
-STATS = [name for name in PEERS if not name.startswith("mlforecast")]
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +31,14 @@ def series():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", sorted(PEERS))
+@pytest.mark.parametrize("name", [*PEERS, *VARIANTS])
 def test_peers_keep_the_contract(name, series, monkeypatch):
     monkeypatch.setattr("benchmarks.forecast_peers.StatsPeer.windows", 3)
     monkeypatch.setattr("benchmarks.forecast_peers.MlforecastPeer.windows", 3)
     monkeypatch.setattr("benchmarks.forecast_peers.MlforecastPeer.trees", 3)
     pytest.importorskip("mlforecast" if name.startswith("mlforecast") else "statsforecast")
     cut = series["ds"].min() + pd.Timedelta("3D")
-    peer = PEERS[name](freq="10min", horizon=4, season_length=144, input_size=300)
+    peer = (PEERS | VARIANTS)[name](freq="10min", horizon=4, season_length=144, input_size=300)
     peer.fit(series[series["ds"] <= cut])
     first = peer.predict()
     later = peer.update(series[(series["ds"] > cut) & (series["ds"] <= cut + pd.Timedelta("20min"))]).predict()
