@@ -173,7 +173,7 @@ class AutoEtsPeer(StatsPeer):
 
 
 class AutoThetaPeer(StatsPeer):
-    """The best Theta model, seasonally adjusted where its own test finds a season; three days did as well as seven, at a fifth of the cost."""
+    """The best Theta model, seasonally adjusted where its own test finds a season; three days did as well as seven."""
 
     name, intervals, seasons = "auto_theta", "conformal", 3
 
