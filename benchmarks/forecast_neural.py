@@ -111,7 +111,7 @@ class AutoGluon:
             self._frame(known),
             presets=task["options"].get("preset", "high_quality"),
             time_limit=task["options"].get("time_limit_s", 600),
-            excluded_model_types=["Chronos", "Chronos2", "Toto"],
+            excluded_model_types=["Chronos", "Chronos2", "Toto", "Toto2"],
             random_seed=task["seed"],
         )
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from benchmarks import forecast_runs as runs
 from benchmarks.forecast_peers import on_grid
 from models.backtest import BacktestConfig
 from models.base import QUANTILE_COLUMNS, QUANTILES, monotone
+from models.naive import Persistence
 from models.series import default_season_length
 from telemetry.errors import InputError
 
@@ -29,7 +31,7 @@ class Recorded:
 
     name = "recorded"
 
-    def __init__(self, forecasts: pd.DataFrame, series: pd.DataFrame, **options: Any) -> None:
+    def __init__(self, forecasts: pd.DataFrame, **options: Any) -> None:
         quantiles = forecasts[list(QUANTILE_COLUMNS)].to_numpy(dtype=float)
         self.raw_crossings = int((np.diff(quantiles, axis=1) < 0).any(axis=1).sum())
         self._forecasts = forecasts.assign(**dict(zip(QUANTILE_COLUMNS, monotone(quantiles).T, strict=True)))
@@ -56,12 +58,26 @@ class Recorded:
         return rows.assign(model=self.name)
 
 
+class Witness(Persistence):
+    """Notes what it knew whenever it was asked."""
+
+    def __init__(self, *, seen: list[pd.DataFrame], **options: Any) -> None:
+        super().__init__(**options)
+        self.seen = seen
+
+    def predict(self, horizon: int | None = None, covariates: pd.DataFrame | None = None) -> pd.DataFrame:
+        forecasts = super().predict(horizon, covariates)
+        self.seen.append(forecasts[["unique_id", "issued_at"]].drop_duplicates(ignore_index=True))
+        return forecasts
+
+
 def windows_of(series: pd.DataFrame, freq: str, config: BacktestConfig) -> pd.DataFrame:
-    """``unique_id, origin, issued_at`` of every window that is scored, as ``run_backtest`` cuts them."""
-    result, scored, _, _ = runs.backtest_of(runs.maker_of("persistence"), series, freq, config)
+    """``unique_id, issued_at, origin``: the last time known of every series at every origin of ``run_backtest``, oldest first."""
+    seen: list[pd.DataFrame] = []
+    _, scored, _, _ = runs.backtest_of(partial(Witness, seen=seen), series, freq, config)
     if scored.error:
         raise InputError(scored.error, where="windows")
-    return result.scores[runs.METERED].forecasts[["unique_id", "origin", "issued_at"]].drop_duplicates(ignore_index=True)
+    return pd.concat([known.assign(origin=number) for number, known in enumerate(seen)], ignore_index=True)
 
 
 def with_covariates(series: pd.DataFrame, freq: str) -> pd.DataFrame:
@@ -142,7 +158,7 @@ def run_outside(
             record = {"key": None, "error": str(error)}
             runs.store_result(out, data, peer, record, pd.DataFrame())
             return record
-    result, scored, _, made = runs.backtest_of(lambda **o: Recorded(played, series, **o), series, freq, config)
+    result, scored, _, made = runs.backtest_of(partial(Recorded, played), series, freq, config)
     record = runs.record_of(key, result, scored, told["cpu_s"], made)
     record |= {"fits": told["fits"], "versions": told["versions"], "options": options}
     runs.store_result(out, data, peer, record, scored.forecasts)

@@ -160,7 +160,7 @@ def test_recorded_forecasts_are_those_issued_at_what_is_known(series):
     assert windows.groupby("origin")["unique_id"].nunique().tolist() == [3, 3, 3]
     steps = windows.assign(ds=windows["issued_at"] + pd.Timedelta("10min"))
     forecasts = steps.assign(**{name: -float(k) for k, name in enumerate(QUANTILE_COLUMNS)})
-    recorded = Recorded(forecasts, series)
+    recorded = Recorded(forecasts)
     issued = windows.loc[windows["origin"] == 1, "issued_at"].max()
     told = recorded.fit(series[series["ds"] <= issued]).predict()
     assert set(told["issued_at"]) == {issued}
