@@ -12,7 +12,7 @@ import pandas as pd
 
 from benchmarks.forecast_data import DATA_SETS
 from benchmarks.forecast_runs import BAND_NAMES, stored_result
-from benchmarks.forecast_skill import compare, critical_difference, mean_ranks, origin_losses, rank_groups, same_windows
+from benchmarks.forecast_skill import Losses, compare, critical_difference, mean_ranks, origin_losses, rank_groups, same_windows
 from models.backtest import NAIVES
 from models.metrics import METRIC_NAMES
 from telemetry.errors import InputError
@@ -21,16 +21,15 @@ BEGIN, END = "<!-- forecast benchmark: begin -->", "<!-- forecast benchmark: end
 KINDS = {"naive": "better naive", "peer": "best peer", "single_peer": "best single peer"}
 
 
-def collect(
-    out: Path, data_sets: Sequence[str], names: Sequence[str]
-) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, np.ndarray]]]:
-    """Records and losses by origin of what is on disk, by data set and forecaster.
+def collect(out: Path, data_sets: Sequence[str], names: Sequence[str]) -> tuple[dict[str, dict[str, Any]], Losses, Losses]:
+    """Records, losses and scaled losses by origin of what is on disk, by data set and forecaster.
 
     Raises:
         InputError: two results of one data set are not about the same windows.
     """
     records: dict[str, dict[str, Any]] = {}
-    losses: dict[str, dict[str, np.ndarray]] = {}
+    losses: Losses = {}
+    scaled: Losses = {}
     for data in data_sets:
         first: pd.DataFrame | None = None
         for name in names:
@@ -45,21 +44,20 @@ def collect(
                 raise InputError("other windows than the first forecaster's", where=f"{data}, {name}", remedy="run both again with --fresh")
             first = forecasts if first is None else first
             losses.setdefault(data, {})[name] = origin_losses(forecasts)
-    return records, losses
+            scaled.setdefault(data, {})[name] = origin_losses(forecasts, record["scales"])
+    return records, losses, scaled
 
 
 def summarise(out: Path, data_sets: Sequence[str], names: Sequence[str], peers: Sequence[str]) -> dict[str, Any]:
-    """Everything that the report shows, as plain types."""
-    records, losses = collect(out, data_sets, names)
+    """Everything that the report shows, as plain types; ``sql`` holds the comparison by scaled loss."""
+    records, losses, scaled = collect(out, data_sets, names)
     headline = [name for name in data_sets if DATA_SETS[name].headline]
-    summary: dict[str, Any] = {"peers": list(peers), **compare(losses, peers, headline)}
+    summary: dict[str, Any] = {"peers": list(peers), **compare(losses, peers, headline), "sql": compare(scaled, peers, headline)}
     summary["results"] = {
         data: {name: _row(record) for name, record in table.items() if not record["error"]} for data, table in records.items()
     }
     summary["failed"] = {data: {name: r["error"] for name, r in table.items() if r["error"]} for data, table in records.items()}
-    summary["windows"] = {
-        data: next(r["windows"] for r in table.values() if not r["error"]) for data, table in records.items() if losses.get(data)
-    }
+    summary["windows"] = {data: next(records[data][name]["windows"] for name in table) for data, table in losses.items()}
     summary["ranks"] = _ranks(records, summary["data_sets"])
     return summary
 
@@ -116,11 +114,16 @@ def lines_of(summary: Mapping[str, Any]) -> list[str]:
                 f"{row['fit_cpu_s']:8.1f}{row['predict_cpu_s']:8.1f}{row['crossings']:7d}  {against}"
             )
         lines += [f"{name:24s}failed: {error}" for name, error in summary["failed"].get(data, {}).items()]
-    lines += ["", f"geometric mean of WQL ratios over {', '.join(summary['data_sets'])} [95 % interval]"]
-    lines.append(f"{'':24s}" + "".join(f"{title:>26s}" for title in KINDS.values()) + f"   ({summary['best_single_peer']})")
-    ranked = sorted(summary["geometric"].items(), key=lambda item: (item[1]["naive"] or {"ratio": np.inf})["ratio"])
-    lines += [f"{name:24s}" + "".join(f"{_interval(parts[kind]):>26s}" for kind in KINDS) for name, parts in ranked]
+    for metric, told in (("WQL", summary), ("SQL", summary["sql"])):
+        lines += ["", f"geometric mean of {metric} ratios over {', '.join(told['data_sets'])} [95 % interval]"]
+        lines.append(f"{'':24s}" + "".join(f"{title:>26s}" for title in KINDS.values()) + f"   ({told['best_single_peer']})")
+        ranked = sorted(told["geometric"].items(), key=lambda item: _ratio(item[1]["naive"]))
+        lines += [f"{name:24s}" + "".join(f"{_interval(parts[kind]):>26s}" for kind in KINDS) for name, parts in ranked]
     return lines
+
+
+def _ratio(part: Mapping[str, float] | None) -> float:
+    return part["ratio"] if part else float("inf")
 
 
 def markdown(summary: Mapping[str, Any], command: str) -> str:
@@ -131,19 +134,15 @@ def markdown(summary: Mapping[str, Any], command: str) -> str:
     lines.append("Best peer: " + "; ".join(f"{DATA_SETS[d].title} `{summary['best_peer'][d]}`" for d in sets if d in summary["best_peer"]))
     lines[-1] += f"; over all `{summary['best_single_peer']}`." if summary["best_single_peer"] else "."
     heads = ["forecaster", *(f"{DATA_SETS[data].title}: WQL / SQL / cover 80 %" for data in sets)]
-    heads += ["CPU s: fit / predict", *(f"WQL, {title}" for title in KINDS.values())]
+    heads += ["CPU s: fit / predict", *(f"WQL to {title}" for title in KINDS.values()), "SQL to better naive", "SQL to best peer"]
     lines += ["", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    ranked = sorted(summary["geometric"], key=lambda n: (summary["geometric"][n]["naive"] or {"ratio": np.inf})["ratio"])
-    for name in ranked:
+    for name in sorted(summary["geometric"], key=lambda name: _ratio(summary["geometric"][name]["naive"])):
         rows = {data: summary["results"][data].get(name) for data in sets}
         cells = [f"{r['wql']:.4f} / {r['sql']:.3f} / {r['coverage80']:.2f}" if r else "-" for r in rows.values()]
         spent = [sum(r[part] for r in rows.values() if r) for part in ("fit_cpu_s", "predict_cpu_s")]
+        means = [*summary["geometric"][name].values(), *list(summary["sql"]["geometric"][name].values())[:2]]
         shown = f"**{name}**" if name not in summary["peers"] and name not in NAIVES else name
-        lines.append(
-            "| "
-            + " | ".join([shown, *cells, f"{spent[0]:.0f} / {spent[1]:.0f}", *(_interval(summary["geometric"][name][k]) for k in KINDS)])
-            + " |"
-        )
+        lines.append("| " + " | ".join([shown, *cells, f"{spent[0]:.0f} / {spent[1]:.0f}", *map(_interval, means)]) + " |")
     failed = [f"{data}, {name}: {error}" for data, table in summary["failed"].items() for name, error in table.items()]
     return "\n".join([*lines, *(["", "Failed: " + "; ".join(failed)] if failed else [])])
 

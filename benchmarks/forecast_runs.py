@@ -188,6 +188,7 @@ def record_of(key: str, result: BacktestResult, scored: ForecasterScore, spent: 
         "crossings": int((np.diff(quantiles, axis=1) < 0).any(axis=1).sum()),
         "crossings_before_sorting": sum(int(getattr(one, "raw_crossings", 0)) for one in made),
         "series_loss": {str(uid): float(value) for uid, value in per_series.items()},
+        "scales": result.scales,
         "cpu_s": {part: spent.get(part, 0.0) for part in ("fit", "update", "predict")},
         "fits": scored.fits,
         "fallbacks": scored.fallbacks,

@@ -1,7 +1,8 @@
 """What the results of the forecast benchmark say together: ratios to the better naive and to the best peer, geometric means over data
 sets, and ranks over series.
 
-All losses are those of ``models.metrics.quantile_loss`` on the same windows; the ratio of two summed losses is the ratio of the two WQL.
+All losses are those of ``models.metrics.quantile_loss`` on the same windows; the ratio of two summed losses is the ratio of the two WQL,
+and of two summed scaled losses that of the two SQL. Where series have different units (NAB), the WQL is that of the largest alone.
 Intervals come from a circular block bootstrap over origins (``models.metrics.bootstrap_ratio``), drawn anew and independently in each
 data set for a geometric mean. Which peer is the best one is settled on the point estimates, not in each draw.
 """
@@ -24,9 +25,15 @@ LEVEL = 0.95
 Losses = dict[str, dict[str, np.ndarray]]  # data set -> forecaster -> loss summed over the series of each origin, [origins]
 
 
-def origin_losses(forecasts: pd.DataFrame) -> np.ndarray:
-    """Quantile loss of each origin, summed over its rows, ``[origins]``."""
+def origin_losses(forecasts: pd.DataFrame, scales: Mapping[str, float] | None = None) -> np.ndarray:
+    """Quantile loss of each origin, summed over its rows, ``[origins]``; with ``scales`` each row's loss is divided by its series' scale.
+
+    Series without a positive scale are then left out.
+    """
     loss = quantile_loss(forecasts["y"].to_numpy(), forecasts[list(QUANTILE_COLUMNS)].to_numpy())
+    if scales is not None:
+        scale = forecasts["unique_id"].map(dict(scales)).to_numpy(dtype=float)
+        loss = np.where(scale > 0, loss / np.where(scale > 0, scale, 1.0), 0.0)
     return pd.Series(loss).groupby(forecasts["origin"].to_numpy()).sum().to_numpy()
 
 

@@ -202,6 +202,18 @@ def test_geometric_mean_is_that_of_the_ratios_and_one_set_gives_the_usual_interv
     assert told["geometric"]["x"]["peer"] == {"ratio": 1.0, "low": 1.0, "high": 1.0}
 
 
+def test_scaled_losses_weigh_series_by_their_scale():
+    rows = [
+        {"unique_id": uid, "origin": k, "y": y, **dict.fromkeys(QUANTILE_COLUMNS, 0.0)}
+        for k in (0, 1)
+        for uid, y in (("a", 1.0), ("b", 100.0))
+    ]
+    frame = pd.DataFrame(rows)
+    assert forecast_skill.origin_losses(frame) == pytest.approx([101.0, 101.0])
+    assert forecast_skill.origin_losses(frame, {"a": 1.0, "b": 50.0}) == pytest.approx([3.0, 3.0])
+    assert forecast_skill.origin_losses(frame, {"a": 0.0, "b": 50.0}) == pytest.approx([2.0, 2.0])
+
+
 def test_best_peer_per_data_set_is_stricter_than_the_best_single_one():
     flat = np.ones(10)
     losses = {"a": {"p": flat, "q": 2 * flat, "us": flat}, "b": {"p": 4 * flat, "q": flat, "us": flat}, "c": {"p": flat, "us": flat}}
