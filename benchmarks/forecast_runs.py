@@ -144,7 +144,7 @@ def _version(package: str) -> str | None:
 
 
 def stored_result(out: Path, data: str, name: str, key: str | None = None) -> dict[str, Any] | None:
-    """A result that is on disk, whole and, when a key is given, of that key; else None."""
+    """A result that is on disk, whole and, when a key is given, of that key and no failure; else None."""
     path = out / data / f"{name}.json"
     if not path.is_file():
         return None
@@ -152,8 +152,8 @@ def stored_result(out: Path, data: str, name: str, key: str | None = None) -> di
         record = read_json(path)
     except ValueError:
         return None
-    if key is not None and record.get("key") != key:
-        return None
+    if key is not None and (record.get("error") or record.get("key") != key):
+        return None  # of other data, settings or code; or a failure, which may have been the machine's
     return record if record.get("error") or path.with_suffix(".parquet").is_file() else None
 
 
