@@ -194,7 +194,7 @@ def _skill_chart(summary: Mapping[str, Any], path: Path) -> Path:
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.32 * len(names)), layout="constrained")
     axes.barh(names, ratio, xerr=[ratio - low, high - ratio], color=[_colour(summary, name) for name in names], ecolor="0.2", capsize=2)
     axes.axvline(1.0, color="0.2", linewidth=0.8)
-    axes.set_xlabel("WQL as a ratio to the better naive, geometric mean over data sets, 95 % interval (less is better)")
+    axes.set_xlabel("WQL over that of the better naive: geometric mean, 95 % interval")
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return path
