@@ -33,7 +33,8 @@ class Recorded:
 
     def __init__(self, forecasts: pd.DataFrame, **options: Any) -> None:
         quantiles = forecasts[list(QUANTILE_COLUMNS)].to_numpy(dtype=float)
-        self.raw_crossings = int((np.diff(quantiles, axis=1) < 0).any(axis=1).sum())
+        self.raw_crossings = 0  # rows handed out whose quantiles crossed before they were sorted
+        self._crossed = pd.Series((np.diff(quantiles, axis=1) < 0).any(axis=1), index=forecasts.index)
         self._forecasts = forecasts.assign(**dict(zip(QUANTILE_COLUMNS, monotone(quantiles).T, strict=True)))
         self._known: dict[str, pd.Timestamp] = {}
         self._least: dict[str, float] = {}
@@ -52,6 +53,7 @@ class Recorded:
         """``unique_id, issued_at, ds, q10 ... q90, model``; like the members, not below 0 for a series that never was."""
         issued = self._forecasts["unique_id"].map(self._known)
         rows = self._forecasts[self._forecasts["issued_at"] == issued].copy()
+        self.raw_crossings += int(self._crossed[rows.index].sum())
         positive = (rows["unique_id"].map(self._least) >= 0).to_numpy()[:, None]
         values = rows[list(QUANTILE_COLUMNS)].to_numpy()
         rows[list(QUANTILE_COLUMNS)] = np.where(positive, np.maximum(values, 0.0), values)

@@ -95,16 +95,17 @@ def backtest_of(
     spent: dict[str, float] = {}
     made: list[Any] = []
 
-    def build(**options: Any) -> Metered:
-        made.append(Metered(inner=maker, spent=spent, **options))
-        return made[-1]
+    class Registered(Metered):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(inner=maker, spent=spent, **options)
+            made.append(self.inner)
 
-    FORECASTERS[METERED] = build  # type: ignore[assignment]  # run_backtest takes forecasters by name
+    FORECASTERS[METERED] = Registered  # type: ignore[assignment]  # run_backtest takes forecasters by name
     try:
         result = run_backtest(series, freq, [METERED], config, progress)
     finally:
         del FORECASTERS[METERED]
-    return result, result.scores[METERED], spent, [one.inner for one in made]
+    return result, result.scores[METERED], spent, made
 
 
 def maker_of(name: str) -> Callable[..., Any]:
