@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from models.backtest import NAIVES, BacktestConfig, run_backtest
 from models.catalog import make_forecaster
+from models.diagnosis import diagnose
 from models.selection import choose_champion
 from pipelines.cli import quiet_libraries
 from pipelines.stages.context import StageContext
@@ -60,6 +61,8 @@ def backtest_target(
     scored = {**result.reference_scores, **result.scores}
     pd.concat([score.forecasts for score in scored.values()], ignore_index=True).to_parquet(out / "forecasts.parquet")
     write_json(out / "backtest.json", result.to_json())
+    fallbacks = {name: score.fallbacks for name, score in scored.items()}
+    write_json(out / "diagnosis.json", diagnose(series, freq, season_length=result.season_length, fallbacks=fallbacks).to_json())
     write_json(out / "champion.json", asdict(champion))
 
 
@@ -78,7 +81,7 @@ def _follow(events: Any, futures: list[Any], total: int) -> None:
 
 
 def run_forecasters(context: StageContext, out: Path) -> None:
-    """Write per target ``backtest.json``, ``champion.json``, ``forecasts.parquet`` and the fitted ``candidate/`` and ``reference/``."""
+    """Write per target ``backtest.json, diagnosis.json, champion.json, forecasts.parquet`` and fitted ``candidate/, reference/``."""
     config, features = context.config, context.folder("features")
     spawn = multiprocessing.get_context("spawn")
     members = len({*NAIVES, *config.forecasters})
