@@ -1,0 +1,157 @@
+"""Young series: what a series of a few rows may do next, learned by letting known series begin anew.
+
+Every known series is cut as if it had begun L rows before many of its own rows, its scale is measured on those L rows alone, and the
+changes that followed are kept in units of that scale. New series are taken as exchangeable with the known ones of their kind, so the
+quantiles of these changes are those of a new series with L rows, uncertainty of its scale included. No family of distributions is assumed.
+
+The scale leans on Taylor's law (Taylor 1961): over series, the log of the mean change grows in a line with the log of the level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from models.base import QUANTILES
+from models.series import Panel, forward_fill
+
+LENGTHS = (1, 2, 3, 6, 12, 24, 48, 96, 192)
+PRIOR_CHANGES = 6.0  # one-step changes that weigh as much as what the level says
+SPIKE_FACTOR = 5.0  # a change beyond this multiple of the 99th percentile is cut when a scale is measured
+MOST_SERIES, MOST_ROWS, REPLAYS = 400, 2016, 6000
+LEAST_SERIES = 4  # of a kind of its own; with fewer, all series are one kind
+LEAST_REPLAYS = 64
+
+
+def kind_of(uid: str) -> str:
+    """What a series is one of: its id up to the last ``/`` or ``-`` (``power/node/a100-0003`` is one of ``power/node/a100``)."""
+    cut = max(uid.rfind("/"), uid.rfind("-"))
+    return uid[:cut] if cut > 0 else ""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What series of one kind do while they are young.
+
+    Attributes:
+        intercept, slope: of log(mean change) over log(level).
+        changes: ``[L, H, Q]`` quantiles of the change after each step, in units of the scale, by rows of history ``LENGTHS``.
+        from_zero: ``[L, H, Q]`` the same in the unit of y for series that were 0 so far.
+    """
+
+    intercept: float
+    slope: float
+    changes: list
+    from_zero: list
+
+    def scale(self, own: np.ndarray, count: np.ndarray, level: np.ndarray) -> np.ndarray:
+        """Unit of the changes: own mean change over ``count`` one-step changes, leaning on that of the level."""
+        with np.errstate(divide="ignore"):
+            usual = np.where(level > 0, np.exp(self.intercept + self.slope * np.log(level)), 0.0)
+        return (count * own + PRIOR_CHANGES * usual) / (count + PRIOR_CHANGES)
+
+
+@dataclass(frozen=True)
+class YoungSeries:
+    """Kinds by name; ``""`` is all series together."""
+
+    horizon: int
+    kinds: dict[str, Kind]
+
+    @classmethod
+    def fit(cls, panel: Panel, horizon: int, seed: int = 0) -> YoungSeries:
+        """Learn from the series of a panel that are longer than the horizon; bounded work, whatever the size of the panel."""
+        rng = np.random.default_rng(seed)
+        usable = [i for i, values in enumerate(panel.values) if len(values) > horizon + 1]
+        by_kind: dict[str, list[int]] = {}
+        for i in usable:
+            by_kind.setdefault(kind_of(panel.ids[i]), []).append(i)
+        kinds = {}
+        for name, members in {**{k: m for k, m in by_kind.items() if len(m) >= LEAST_SERIES and k}, "": usable}.items():
+            chosen = sorted(rng.choice(members, MOST_SERIES, replace=False)) if len(members) > MOST_SERIES else members
+            found = _learn([forward_fill(panel.values[i])[-MOST_ROWS:] for i in chosen], horizon, rng)
+            if found is not None:
+                kinds[name] = found
+        return cls(horizon, kinds)
+
+    def change_quantiles(self, uid: str, values: np.ndarray, horizon: int) -> np.ndarray | None:
+        """Quantiles ``[H, Q]`` of the changes that follow ``values`` ``[T]`` (NaN gaps); None when nothing comparable is known."""
+        kind = self.kinds.get(kind_of(uid)) or self.kinds.get("")
+        if kind is None:
+            return None
+        known = values[np.isfinite(values)][-LENGTHS[-1] :]
+        steps = np.abs(np.diff(known))
+        place = np.interp(np.log(len(known)), np.log(LENGTHS), np.arange(len(LENGTHS)))
+        if not known.any():
+            return _between(kind.from_zero, place)[:horizon]
+        own = np.array([steps.mean() if len(steps) else 0.0])
+        scale = float(kind.scale(own, np.array([len(steps)]), np.array([np.abs(known).mean()]))[0])
+        return scale * _between(kind.changes, place)[:horizon]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types."""
+        return {"horizon": self.horizon, "kinds": {name: asdict(kind) for name, kind in self.kinds.items()}}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> YoungSeries:
+        """What ``to_json`` gave."""
+        return cls(stored["horizon"], {name: Kind(**kind) for name, kind in stored["kinds"].items()})
+
+
+def _between(tables: list, place: float) -> np.ndarray:
+    below = int(np.floor(place))
+    above = min(below + 1, len(tables) - 1)
+    return (1.0 - (place - below)) * np.asarray(tables[below]) + (place - below) * np.asarray(tables[above])
+
+
+def _learn(series: Iterable[np.ndarray], horizon: int, rng: np.random.Generator) -> Kind | None:
+    """Kind of some series without gaps; None without series that ever move."""
+    known = list(series)
+    cut = [_winsorised(np.abs(np.diff(values))) for values in known]
+    means = np.array([steps.mean() for steps in cut])
+    levels = np.array([np.abs(values).mean() for values in known])
+    moving = (means > 0) & (levels > 0)
+    if not moving.any():
+        return None
+    intercept, slope = _line(np.log(levels[moving]), np.log(means[moving]))
+    kind = Kind(intercept, slope, [], [])
+    changes, from_zero = [], []
+    for length in LENGTHS:
+        scaled, absolute = [], []
+        for values, steps in zip(known, cut, strict=True):
+            free = len(values) - horizon - length + 1
+            if free < 1:
+                continue
+            ends = length - 1 + rng.integers(0, free, size=-(-REPLAYS // len(known)))  # rows at which it has had ``length`` rows
+            total, sums = np.r_[0.0, np.cumsum(steps)], np.r_[0.0, np.cumsum(np.abs(values))]
+            level = (sums[ends + 1] - sums[ends + 1 - length]) / length
+            own = (total[ends] - total[ends + 1 - length]) / max(1, length - 1)
+            after = values[ends[:, None] + 1 + np.arange(horizon)] - values[ends][:, None]  # [n, H]
+            scale = kind.scale(own, np.full(len(ends), length - 1.0), level)
+            scaled.append(after[level > 0] / scale[level > 0, None])
+            absolute.append(after[level == 0])
+        changes.append(_quantiles(scaled, changes, horizon))
+        from_zero.append(_quantiles(absolute, from_zero, horizon))
+    return Kind(intercept, slope, changes, from_zero)
+
+
+def _quantiles(parts: list[np.ndarray], shorter: list, horizon: int) -> list:
+    """``[H, Q]`` of all parts; with too few of them those of the next shorter history, and 0 where there is none."""
+    count = sum(len(part) for part in parts)
+    if count >= LEAST_REPLAYS:
+        return np.quantile(np.concatenate(parts), QUANTILES, axis=0).T.tolist()
+    return shorter[-1] if shorter else np.zeros((horizon, len(QUANTILES))).tolist()
+
+
+def _winsorised(steps: np.ndarray) -> np.ndarray:
+    return np.minimum(steps, SPIKE_FACTOR * np.quantile(steps, 0.99)) if len(steps) else steps
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Intercept and slope of y over x, the slope within [0, 1] and drawn to 1 (pure proportion) as by two more points a unit apart."""
+    centred = x - x.mean()
+    slope = float(np.clip((centred @ (y - y.mean()) + 2.0) / (centred @ centred + 2.0), 0.0, 1.0))
+    return float(y.mean() - slope * x.mean()), slope
