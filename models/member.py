@@ -18,11 +18,13 @@ import pandas as pd
 from models.base import QUANTILE_COLUMNS, QUANTILES, Forecaster, monotone
 from models.intervals import change_quantiles
 from models.series import Panel, default_season_length, forward_fill, freq_step_ns, validate_series
+from models.young import YoungSeries
 from telemetry.errors import InputError
 
-MANIFEST, HISTORY = "forecaster.json", "history.parquet"
+MANIFEST, HISTORY, YOUNG = "forecaster.json", "history.parquet", "young.json"
 AUTO_FLOOR = "auto"
 FALLBACK_ROWS = 2048
+YOUNG_WINDOWS, CONDITIONED_WINDOWS = 12.0, 2.0  # separate windows that weigh as much as what other series did at that age
 NS_PER_HOUR = 3600 * 10**9
 
 
@@ -46,6 +48,7 @@ class PanelForecaster(Forecaster):
     """
 
     options_class: ClassVar[type] = NoOptions
+    learns_youth: ClassVar[bool] = False  # whether young series lean on what the others did at their age
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class PanelForecaster(Forecaster):
         self.bounds = {str(uid): _pair(uid, pair) for uid, pair in (bounds or {}).items()}
         self.options = self._checked_options(options)
         self.fallbacks: dict[str, str] = {}
+        self.young: YoungSeries | None = None
         self._history: Panel | None = None
 
     @classmethod
@@ -86,6 +90,7 @@ class PanelForecaster(Forecaster):
         table, _ = validate_series(series, self.freq, where=f"{self.name}.fit")
         panel = Panel.from_frame(table, self.step_ns)
         self.fallbacks = {}
+        self.young = YoungSeries.fit(panel, self.horizon, self.seed) if self.learns_youth else None
         self._fit(panel)
         self._history = panel.tail(self.history_rows)
         return self
@@ -128,6 +133,8 @@ class PanelForecaster(Forecaster):
             staged.mkdir()
             (staged / MANIFEST).write_text(json.dumps(manifest, indent=1))
             history.to_frame().to_parquet(staged / HISTORY, index=False)
+            if self.young is not None:
+                (staged / YOUNG).write_text(json.dumps(self.young.to_json()))
             self._save_parameters(staged)
             if folder.exists():
                 os.replace(folder, Path(temporary) / "previous")
@@ -152,6 +159,9 @@ class PanelForecaster(Forecaster):
         loaded = cls(**manifest, **options)
         loaded._history = Panel.from_frame(history, loaded.step_ns)
         loaded.fallbacks = fallbacks
+        if cls.learns_youth:
+            with reading(folder):
+                loaded.young = YoungSeries.from_json(json.loads((folder / YOUNG).read_text()))
         loaded._load_parameters(folder)
         return loaded
 
@@ -187,7 +197,14 @@ class PanelForecaster(Forecaster):
         """Empirical persistence for one series, ``[H, Q]``; the reason is kept for the report."""
         self.fallbacks[panel.ids[index]] = reason
         values = panel.values[index][-FALLBACK_ROWS:]
-        return values[-1] + change_quantiles(values, horizon)
+        return values[-1] + self._changes(panel.ids[index], values, horizon)
+
+    def _changes(self, uid: str, values: np.ndarray, horizon: int, rows: np.ndarray | None = None) -> np.ndarray:
+        """Quantiles ``[H, Q]`` of a series' own changes (after ``rows``, where given), leaning on those of other series at its age."""
+        prior = self.young.change_quantiles(uid, values, horizon) if self.young is not None else None
+        if prior is None:
+            return change_quantiles(values, horizon, rows)
+        return change_quantiles(values, horizon, rows, YOUNG_WINDOWS if rows is None else CONDITIONED_WINDOWS, prior)
 
     def _clip(self, panel: Panel, quantiles: np.ndarray) -> np.ndarray:
         floors, caps = np.full(len(panel), -np.inf), np.full(len(panel), np.inf)

@@ -59,6 +59,7 @@ class ProphetForecaster(PanelForecaster):
 
     name = "prophet"
     options_class = ProphetOptions
+    learns_youth = True
 
     def __init__(self, **options: object) -> None:
         super().__init__(**options)  # type: ignore[arg-type]

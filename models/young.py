@@ -21,7 +21,7 @@ from models.series import Panel, forward_fill
 LENGTHS = (1, 2, 3, 6, 12, 24, 48, 96, 192)
 PRIOR_CHANGES = 6.0  # one-step changes that weigh as much as what the level says
 SPIKE_FACTOR = 5.0  # a change beyond this multiple of the 99th percentile is cut when a scale is measured
-MOST_SERIES, MOST_ROWS, REPLAYS = 400, 2016, 6000
+MOST_KINDS, MOST_SERIES, MOST_ROWS, REPLAYS = 24, 400, 2016, 6000
 LEAST_SERIES = 4  # of a kind of its own; with fewer, all series are one kind
 LEAST_REPLAYS = 64
 
@@ -44,8 +44,8 @@ class Kind:
 
     intercept: float
     slope: float
-    changes: list
-    from_zero: list
+    changes: np.ndarray
+    from_zero: np.ndarray
 
     def scale(self, own: np.ndarray, count: np.ndarray, level: np.ndarray) -> np.ndarray:
         """Unit of the changes: own mean change over ``count`` one-step changes, leaning on that of the level."""
@@ -69,8 +69,9 @@ class YoungSeries:
         by_kind: dict[str, list[int]] = {}
         for i in usable:
             by_kind.setdefault(kind_of(panel.ids[i]), []).append(i)
+        large = sorted((name for name, members in by_kind.items() if name and len(members) >= LEAST_SERIES), key=lambda k: -len(by_kind[k]))
         kinds = {}
-        for name, members in {**{k: m for k, m in by_kind.items() if len(m) >= LEAST_SERIES and k}, "": usable}.items():
+        for name, members in {**{name: by_kind[name] for name in large[:MOST_KINDS]}, "": usable}.items():
             chosen = sorted(rng.choice(members, MOST_SERIES, replace=False)) if len(members) > MOST_SERIES else members
             found = _learn([forward_fill(panel.values[i])[-MOST_ROWS:] for i in chosen], horizon, rng)
             if found is not None:
@@ -83,6 +84,8 @@ class YoungSeries:
         if kind is None:
             return None
         known = values[np.isfinite(values)][-LENGTHS[-1] :]
+        if len(known) == LENGTHS[-1] and np.ptp(known) == 0:
+            return np.zeros((horizon, len(QUANTILES)))  # it does not move
         steps = np.abs(np.diff(known))
         place = np.interp(np.log(len(known)), np.log(LENGTHS), np.arange(len(LENGTHS)))
         if not known.any():
@@ -93,18 +96,23 @@ class YoungSeries:
 
     def to_json(self) -> dict[str, Any]:
         """Plain types."""
-        return {"horizon": self.horizon, "kinds": {name: asdict(kind) for name, kind in self.kinds.items()}}
+        kinds = {name: {**asdict(k), "changes": k.changes.tolist(), "from_zero": k.from_zero.tolist()} for name, k in self.kinds.items()}
+        return {"horizon": self.horizon, "kinds": kinds}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> YoungSeries:
         """What ``to_json`` gave."""
-        return cls(stored["horizon"], {name: Kind(**kind) for name, kind in stored["kinds"].items()})
+        kinds = {
+            name: Kind(kind["intercept"], kind["slope"], np.array(kind["changes"]), np.array(kind["from_zero"]))
+            for name, kind in stored["kinds"].items()
+        }
+        return cls(stored["horizon"], kinds)
 
 
-def _between(tables: list, place: float) -> np.ndarray:
+def _between(tables: np.ndarray, place: float) -> np.ndarray:
     below = int(np.floor(place))
     above = min(below + 1, len(tables) - 1)
-    return (1.0 - (place - below)) * np.asarray(tables[below]) + (place - below) * np.asarray(tables[above])
+    return (1.0 - (place - below)) * tables[below] + (place - below) * tables[above]
 
 
 def _learn(series: Iterable[np.ndarray], horizon: int, rng: np.random.Generator) -> Kind | None:
@@ -117,8 +125,9 @@ def _learn(series: Iterable[np.ndarray], horizon: int, rng: np.random.Generator)
     if not moving.any():
         return None
     intercept, slope = _line(np.log(levels[moving]), np.log(means[moving]))
-    kind = Kind(intercept, slope, [], [])
-    changes, from_zero = [], []
+    kind = Kind(intercept, slope, np.empty(0), np.empty(0))  # for its scale
+    changes: list[np.ndarray] = []
+    from_zero: list[np.ndarray] = []
     for length in LENGTHS:
         scaled, absolute = [], []
         for values, steps in zip(known, cut, strict=True):
@@ -135,15 +144,15 @@ def _learn(series: Iterable[np.ndarray], horizon: int, rng: np.random.Generator)
             absolute.append(after[level == 0])
         changes.append(_quantiles(scaled, changes, horizon))
         from_zero.append(_quantiles(absolute, from_zero, horizon))
-    return Kind(intercept, slope, changes, from_zero)
+    return Kind(intercept, slope, np.stack(changes), np.stack(from_zero))
 
 
-def _quantiles(parts: list[np.ndarray], shorter: list, horizon: int) -> list:
+def _quantiles(parts: list[np.ndarray], shorter: list[np.ndarray], horizon: int) -> np.ndarray:
     """``[H, Q]`` of all parts; with too few of them those of the next shorter history, and 0 where there is none."""
     count = sum(len(part) for part in parts)
     if count >= LEAST_REPLAYS:
-        return np.quantile(np.concatenate(parts), QUANTILES, axis=0).T.tolist()
-    return shorter[-1] if shorter else np.zeros((horizon, len(QUANTILES))).tolist()
+        return np.quantile(np.concatenate(parts), QUANTILES, axis=0).T
+    return shorter[-1] if shorter else np.zeros((horizon, len(QUANTILES)))
 
 
 def _winsorised(steps: np.ndarray) -> np.ndarray:
