@@ -171,12 +171,14 @@ def main() -> None:
     quiet_libraries()
     plan = Plan(issue_times=args.issue_times, folds=args.folds, modes=tuple(args.modes.split(",")), options=args.options)
     names = args.data.split(",") if args.data else [n for n, (_, public) in DATA_SETS.items() if not public or args.traces.is_dir()]
-    results = {name: run_data(name, args.forecasters.split(","), plan, args.traces) for name in names}
-    print("\n".join(table_lines(results, plan)))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.out, {"horizon": plan.horizon, "lengths": plan.lengths, "data": results})
     chart = args.chart or args.out.with_suffix(".png")
-    draw(results, plan.lengths, plan.modes).savefig(chart, dpi=130)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    results: dict[str, dict[str, Any]] = {}
+    for name in names:  # written after each, so that an interrupted run has shown what it did
+        results[name] = run_data(name, args.forecasters.split(","), plan, args.traces)
+        print("\n".join(table_lines({name: results[name]}, plan)), flush=True)
+        write_json(args.out, {"horizon": plan.horizon, "lengths": plan.lengths, "data": results})
+        draw(results, plan.lengths, plan.modes).savefig(chart, dpi=130)
     print(f"wrote {args.out} and {chart}")
 
 

@@ -24,7 +24,7 @@ from telemetry.errors import InputError
 MANIFEST, HISTORY, YOUNG = "forecaster.json", "history.parquet", "young.json"
 AUTO_FLOOR = "auto"
 FALLBACK_ROWS = 2048
-YOUNG_WINDOWS, CONDITIONED_WINDOWS = 12.0, 2.0  # separate windows that weigh as much as what other series did at that age
+YOUNG_WINDOWS, CONDITIONED_WINDOWS = 12.0, 1.0  # separate windows that weigh as much as what other series did at that age
 NS_PER_HOUR = 3600 * 10**9
 
 
