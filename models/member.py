@@ -18,7 +18,7 @@ import pandas as pd
 from models.base import QUANTILE_COLUMNS, QUANTILES, Forecaster, monotone
 from models.intervals import change_quantiles
 from models.series import Panel, default_season_length, forward_fill, freq_step_ns, validate_series
-from models.young import YoungSeries
+from models.young import YoungSeries, kinds_of
 from telemetry.errors import InputError
 
 MANIFEST, HISTORY, YOUNG = "forecaster.json", "history.parquet", "young.json"
@@ -89,11 +89,15 @@ class PanelForecaster(Forecaster):
     def fit(self, series: pd.DataFrame) -> Self:
         table, _ = validate_series(series, self.freq, where=f"{self.name}.fit")
         panel = Panel.from_frame(table, self.step_ns)
+        self.fit_panel(panel)
+        self._history = panel.tail(self.history_rows)
+        return self
+
+    def fit_panel(self, panel: Panel) -> None:
+        """Learn from a panel, without keeping it as history: for a forecaster that is part of another."""
         self.fallbacks = {}
         self.young = YoungSeries.fit(panel, self.horizon, self.seed) if self.learns_youth else None
         self._fit(panel)
-        self._history = panel.tail(self.history_rows)
-        return self
 
     def update(self, series: pd.DataFrame) -> Self:
         history = self._known_history()
@@ -176,9 +180,27 @@ class PanelForecaster(Forecaster):
     def _fit(self, panel: Panel) -> None:
         """Learn parameters from the whole history."""
 
-    @abstractmethod
     def _quantiles(self, panel: Panel, horizon: int) -> np.ndarray:
         """Quantiles ``[N, H, Q]`` of the next ``horizon`` steps of each series of ``panel``."""
+        return self.quantiles_at(panel, np.arange(len(panel)), np.array([len(v) - 1 for v in panel.values]), horizon)
+
+    def quantiles_at(self, panel: Panel, series: np.ndarray, rows: np.ndarray, horizon: int) -> np.ndarray:
+        """Forecasts issued at earlier rows of ``panel`` with the parameters of the fit, ``[n, H, Q]``; nothing after a row is read.
+
+        Here each history is cut at its row and continued by ``_quantiles``; members override one of the two.
+
+        Args:
+            panel: history.
+            series: ``[n]`` series numbers.
+            rows: ``[n]`` rows within these series, each an observation.
+            horizon: steps.
+        """
+        out = np.empty((len(series), horizon, len(QUANTILES)))
+        for row in np.unique(rows).tolist():
+            own = np.flatnonzero(rows == row)
+            begin = max(row + 1 - self.history_rows, 0)
+            out[own] = self._quantiles(panel.select(series[own]).between([begin] * len(own), [row + 1] * len(own)), horizon)
+        return out
 
     def _save_parameters(self, folder: Path) -> None:
         """Write learned parameters; members without any write nothing."""
@@ -197,16 +219,22 @@ class PanelForecaster(Forecaster):
         """Empirical persistence for one series, ``[H, Q]``; the reason is kept for the report."""
         self.fallbacks[panel.ids[index]] = reason
         values = panel.values[index][-FALLBACK_ROWS:]
-        return values[-1] + self._changes(panel.ids[index], values, horizon)
+        return values[-1] + self._changes(panel, index, values, horizon)
 
-    def _changes(self, uid: str, values: np.ndarray, horizon: int, rows: np.ndarray | None = None) -> np.ndarray:
-        """Quantiles ``[H, Q]`` of a series' own changes (after ``rows``, where given), leaning on those of other series at its age."""
-        prior = self.young.change_quantiles(uid, values, horizon) if self.young is not None else None
+    def _changes(self, panel: Panel, index: int, values: np.ndarray, horizon: int, rows: np.ndarray | None = None) -> np.ndarray:
+        """Quantiles ``[H, Q]`` of the changes in ``values`` of a series (after ``rows``, where given), leaning on others' at its age."""
+        kinds = kinds_of(panel.ids[index], panel.families[index])
+        prior = self.young.change_quantiles(kinds, values, horizon) if self.young is not None else None
         if prior is None:
             return change_quantiles(values, horizon, rows)
         return change_quantiles(values, horizon, rows, YOUNG_WINDOWS if rows is None else CONDITIONED_WINDOWS, prior)
 
     def _clip(self, panel: Panel, quantiles: np.ndarray) -> np.ndarray:
+        floors, caps = self._limits(panel)
+        return np.clip(quantiles, floors[:, None, None], caps[:, None, None])
+
+    def _limits(self, panel: Panel) -> tuple[np.ndarray, np.ndarray]:
+        """Floor and cap of each series ``[N]``."""
         floors, caps = np.full(len(panel), -np.inf), np.full(len(panel), np.inf)
         for i, uid in enumerate(panel.ids):
             floor, cap = self.bounds.get(uid, (self.floor, self.cap))
@@ -214,7 +242,7 @@ class PanelForecaster(Forecaster):
                 floor = 0.0 if np.nanmin(panel.values[i]) >= 0 else None
             floors[i] = -np.inf if floor is None else floor
             caps[i] = np.inf if cap is None else cap
-        return np.clip(quantiles, floors[:, None, None], caps[:, None, None])
+        return floors, caps
 
     def _forecast_frame(self, panel: Panel, quantiles: np.ndarray) -> pd.DataFrame:
         n, horizon, _ = quantiles.shape

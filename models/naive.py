@@ -116,7 +116,7 @@ class EmpiricalPersistence(PanelForecaster):
             rows = None
             if condition != "none":
                 rows = self._masks(dense, panel.times_ns(i), np.array([len(dense) - 1]))[condition][0]
-            out[i] = values[-1] + self._changes(panel.ids[i], values, horizon, rows)
+            out[i] = values[-1] + self._changes(panel, i, values, horizon, rows)
         return out
 
     def _save_parameters(self, folder: Path) -> None:

@@ -26,10 +26,11 @@ LEAST_SERIES = 4  # of a kind of its own; with fewer, all series are one kind
 LEAST_REPLAYS = 64
 
 
-def kind_of(uid: str) -> str:
-    """What a series is one of: its id up to the last ``/`` or ``-`` (``power/node/a100-0003`` is one of ``power/node/a100``)."""
-    cut = max(uid.rfind("/"), uid.rfind("-"))
-    return uid[:cut] if cut > 0 else ""
+def kinds_of(uid: str, family: str) -> tuple[str, ...]:
+    """What a series is one of, finest first: its id up to the last ``-`` or ``/`` (``power/node/a100-0003`` is a ``power/node/a100``), its
+    family, and ``""``, any series."""
+    cut = max(uid.rfind("/"), uid.rfind("-"), 0)
+    return tuple(dict.fromkeys([kind for kind in (uid[:cut], family) if kind] + [""]))
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,11 @@ class YoungSeries:
         usable = [i for i, values in enumerate(panel.values) if len(values) > horizon + 1]
         by_kind: dict[str, list[int]] = {}
         for i in usable:
-            by_kind.setdefault(kind_of(panel.ids[i]), []).append(i)
-        large = sorted((name for name, members in by_kind.items() if name and len(members) >= LEAST_SERIES), key=lambda k: -len(by_kind[k]))
+            for kind in kinds_of(panel.ids[i], panel.families[i]):
+                by_kind.setdefault(kind, []).append(i)
+        large = sorted(
+            (name for name, members in by_kind.items() if name and len(members) >= LEAST_SERIES), key=lambda k: (-len(by_kind[k]), k)
+        )
         kinds = {}
         for name, members in {**{name: by_kind[name] for name in large[:MOST_KINDS]}, "": usable}.items():
             chosen = sorted(rng.choice(members, MOST_SERIES, replace=False)) if len(members) > MOST_SERIES else members
@@ -78,9 +82,10 @@ class YoungSeries:
                 kinds[name] = found
         return cls(horizon, kinds)
 
-    def change_quantiles(self, uid: str, values: np.ndarray, horizon: int) -> np.ndarray | None:
-        """Quantiles ``[H, Q]`` of the changes that follow ``values`` ``[T]`` (NaN gaps); None when nothing comparable is known."""
-        kind = self.kinds.get(kind_of(uid)) or self.kinds.get("")
+    def change_quantiles(self, kinds: tuple[str, ...], values: np.ndarray, horizon: int) -> np.ndarray | None:
+        """Quantiles ``[H, Q]`` of the changes that follow ``values`` ``[T]`` (NaN gaps) of a series of ``kinds``, the first known of which
+        counts; None when nothing comparable is known."""
+        kind = next((self.kinds[name] for name in kinds if name in self.kinds), None)
         if kind is None:
             return None
         known = values[np.isfinite(values)][-LENGTHS[-1] :]
