@@ -96,7 +96,7 @@ class PanelForecaster(Forecaster):
     def fit_panel(self, panel: Panel) -> None:
         """Learn from a panel, without keeping it as history: for a forecaster that is part of another."""
         self.fallbacks = {}
-        self.young = YoungSeries.fit(panel, self.horizon, self.seed) if self.learns_youth else None
+        self.young = YoungSeries.fit(panel, self.horizon, self.season_length, self.seed) if self.learns_youth else None
         self._fit(panel)
 
     def update(self, series: pd.DataFrame) -> Self:

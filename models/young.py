@@ -10,7 +10,7 @@ The scale leans on Taylor's law (Taylor 1961): over series, the log of the mean 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -63,10 +63,16 @@ class YoungSeries:
     kinds: dict[str, Kind]
 
     @classmethod
-    def fit(cls, panel: Panel, horizon: int, seed: int = 0) -> YoungSeries:
-        """Learn from the series of a panel that are longer than the horizon; bounded work, whatever the size of the panel."""
+    def fit(cls, panel: Panel, horizon: int, season_length: int, seed: int = 0) -> YoungSeries:
+        """Learn from the series of a panel; bounded work, whatever the size of the panel.
+
+        Where no series is longer than the horizon, changes over fewer steps are learned and grown by the square root of the steps as in a
+        random walk. Where none has a whole season, every change also counts with its sign turned: what rose all morning need not go on.
+        """
         rng = np.random.default_rng(seed)
-        usable = [i for i, values in enumerate(panel.values) if len(values) > horizon + 1]
+        longest = max(len(values) for values in panel.values)
+        reach = min(horizon, max(longest - 1, 1))
+        usable = [i for i, values in enumerate(panel.values) if len(values) > reach]
         by_kind: dict[str, list[int]] = {}
         for i in usable:
             for kind in kinds_of(panel.ids[i], panel.families[i]):
@@ -77,9 +83,9 @@ class YoungSeries:
         kinds = {}
         for name, members in {**{name: by_kind[name] for name in large[:MOST_KINDS]}, "": usable}.items():
             chosen = sorted(rng.choice(members, MOST_SERIES, replace=False)) if len(members) > MOST_SERIES else members
-            found = _learn([forward_fill(panel.values[i])[-MOST_ROWS:] for i in chosen], horizon, rng)
+            found = _learn([forward_fill(panel.values[i])[-MOST_ROWS:] for i in chosen], reach, longest <= season_length, rng)
             if found is not None:
-                kinds[name] = found
+                kinds[name] = replace(found, changes=_grown(found.changes, horizon), from_zero=_grown(found.from_zero, horizon))
         return cls(horizon, kinds)
 
     def change_quantiles(self, kinds: tuple[str, ...], values: np.ndarray, horizon: int) -> np.ndarray | None:
@@ -120,8 +126,15 @@ def _between(tables: np.ndarray, place: float) -> np.ndarray:
     return (1.0 - (place - below)) * tables[below] + (place - below) * tables[above]
 
 
-def _learn(series: Iterable[np.ndarray], horizon: int, rng: np.random.Generator) -> Kind | None:
-    """Kind of some series without gaps; None without series that ever move."""
+def _grown(table: np.ndarray, horizon: int) -> np.ndarray:
+    """Table ``[L, R, Q]`` continued to the horizon ``[L, H, Q]``."""
+    reach = table.shape[1]
+    growth = np.sqrt(np.arange(reach + 1, horizon + 1) / reach)
+    return np.concatenate([table, table[:, -1:] * growth[None, :, None]], axis=1)
+
+
+def _learn(series: Iterable[np.ndarray], horizon: int, symmetric: bool, rng: np.random.Generator) -> Kind | None:
+    """Kind of some series without gaps, each longer than the horizon; None without series that ever move."""
     known = list(series)
     cut = [_winsorised(np.abs(np.diff(values))) for values in known]
     means = np.array([steps.mean() for steps in cut])
@@ -146,6 +159,7 @@ def _learn(series: Iterable[np.ndarray], horizon: int, rng: np.random.Generator)
             after = values[ends[:, None] + 1 + np.arange(horizon)] - values[ends][:, None]  # [n, H]
             scale = kind.scale(own, np.full(len(ends), length - 1.0), level)
             scaled.append(after[level > 0] / scale[level > 0, None])
+            scaled += [-scaled[-1]] * symmetric
             absolute.append(after[level == 0])
         changes.append(_quantiles(scaled, changes, horizon))
         from_zero.append(_quantiles(absolute, from_zero, horizon))

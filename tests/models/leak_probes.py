@@ -36,7 +36,8 @@ def backtest_forecasts(frame: pd.DataFrame, name: str, options: Mapping[str, obj
     """Every forecast of a backtest; a member that failed is an error here."""
     scored = run_backtest(frame, freq, {name: dict(options)}, config).scores[name]
     assert scored.error is None, scored.traceback
-    return scored.forecasts.drop(columns="y").sort_values(["origin", "unique_id", "ds"], ignore_index=True)
+    issued = ["origin", "unique_id", "issued_at", "ds", *Q]
+    return scored.forecasts[issued].sort_values(issued[:4], ignore_index=True)
 
 
 def probe_backtest(frame: pd.DataFrame, name: str, options: Mapping[str, object], config: BacktestConfig, freq: str = "10min") -> int:
