@@ -20,7 +20,7 @@ from models.series import Panel, forward_fill
 
 LENGTHS = (1, 2, 3, 6, 12, 24, 48, 96, 192)
 PRIOR_CHANGES = 6.0  # one-step changes that weigh as much as what the level says
-SPIKE_FACTOR = 5.0  # a change beyond this multiple of the 99th percentile is cut when a scale is measured
+SPIKE_FACTOR = 10.0  # a change beyond this multiple of the 95th percentile is cut when a scale is measured
 MOST_KINDS, MOST_SERIES, MOST_ROWS, REPLAYS = 24, 400, 2016, 6000
 LEAST_SERIES = 4  # of a kind of its own; with fewer, all series are one kind
 LEAST_REPLAYS = 64
@@ -97,7 +97,7 @@ class YoungSeries:
         known = values[np.isfinite(values)][-LENGTHS[-1] :]
         if len(known) == LENGTHS[-1] and np.ptp(known) == 0:
             return np.zeros((horizon, len(QUANTILES)))  # it does not move
-        steps = np.abs(np.diff(known))
+        steps = _winsorised(np.abs(np.diff(known)))
         place = np.interp(np.log(len(known)), np.log(LENGTHS), np.arange(len(LENGTHS)))
         if not known.any():
             return _between(kind.from_zero, place)[:horizon]
@@ -175,7 +175,9 @@ def _quantiles(parts: list[np.ndarray], shorter: list[np.ndarray], horizon: int)
 
 
 def _winsorised(steps: np.ndarray) -> np.ndarray:
-    return np.minimum(steps, SPIKE_FACTOR * np.quantile(steps, 0.99)) if len(steps) else steps
+    """Changes with spikes cut; a series that rests in 95 % of its rows has none to tell from its life."""
+    limit = np.quantile(steps, 0.95) if len(steps) else 0.0
+    return np.minimum(steps, SPIKE_FACTOR * limit) if limit > 0 else steps
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
