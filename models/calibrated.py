@@ -8,6 +8,7 @@ difference.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,10 +16,10 @@ import numpy as np
 
 from models.base import QUANTILES, monotone
 from models.conformal import AdaptiveIntervals, AdaptiveOptions
-from models.features import ScalePrior, lookback, trailing_scale
-from models.intervals import BANDS, change_quantiles, horizon_bands
-from models.member import FALLBACK_ROWS, PanelForecaster
-from models.series import Panel, forward_fill
+from models.features import lookback
+from models.intervals import BANDS, horizon_bands
+from models.member import PanelForecaster
+from models.series import Panel
 
 REPLAY_SERIES = 256  # series replayed at most, spread over all
 REPLAY_TIMES = 72  # issue times replayed of each
@@ -65,27 +66,31 @@ class CalibratedForecaster(PanelForecaster):
         self.learned_until_ns = dict(zip(panel.ids, until.tolist(), strict=True))
         return lengths - held
 
+    @abstractmethod
+    def _scales(self, panel: Panel) -> np.ndarray:
+        """Typical change of each series lately ``[N]``."""
+
     def _quantiles(self, panel: Panel, horizon: int) -> np.ndarray:
         raw = monotone(super()._quantiles(panel, horizon))
-        scale = np.array([self._scale(panel, i) for i in range(len(panel))])
-        return self.intervals(panel).apply(raw, horizon_bands(self.horizon)[:horizon], scale=scale[:, None])
+        scale = self._scales(panel)
+        return self.intervals(panel, scale).apply(raw, horizon_bands(self.horizon)[:horizon], scale=scale[:, None])
 
-    def intervals(self, panel: Panel) -> AdaptiveIntervals:
+    def intervals(self, panel: Panel, scale: np.ndarray) -> AdaptiveIntervals:
         """Correction that the newest rows of ``panel`` teach: set up on the older third of the replay, led on through the rest."""
-        replay = self.replay(panel)
+        replay = self.replay(panel, scale)
         bands = np.tile(horizon_bands(self.horizon), len(replay))
         actual, quantiles = replay.actual.reshape(-1), replay.quantiles.reshape(-1, len(QUANTILES))
-        scale, times = np.repeat(replay.scale, self.horizon), np.repeat(replay.times_ns, self.horizon)
+        scales, times = np.repeat(replay.scale, self.horizon), np.repeat(replay.times_ns, self.horizon)
         steps = np.unique(replay.times_ns)
         first = times < steps[len(steps) // 3] if len(steps) else times < 0
-        state = AdaptiveIntervals.fit(actual[first], quantiles[first], bands[first], scale=scale[first], n_bands=BANDS, options=OPTIONS)
+        state = AdaptiveIntervals.fit(actual[first], quantiles[first], bands[first], scale=scales[first], n_bands=BANDS, options=OPTIONS)
         edges = np.searchsorted(times, [*steps[len(steps) // 3 :], np.iinfo(np.int64).max])
         for begin, end in pairwise(edges):
             own = slice(int(begin), int(end))
-            state.observe(actual[own], quantiles[own], bands[own], scale=scale[own])
+            state.observe(actual[own], quantiles[own], bands[own], scale=scales[own])
         return state
 
-    def replay(self, panel: Panel) -> Replay:
+    def replay(self, panel: Panel, scale: np.ndarray) -> Replay:
         """Forecasts issued at out-of-sample rows of the newest ``calibration_rows``; those computed before are kept."""
         rows_of = self._rows_of(panel)
         self._compute(panel, rows_of)
@@ -94,31 +99,17 @@ class CalibratedForecaster(PanelForecaster):
             if not len(rows):
                 continue
             times_ns = panel.starts_ns[i] + rows * self.step_ns
-            actual = self.actual_after(panel, np.full(len(rows), i), rows)
+            padded = np.r_[panel.values[i], np.full(self.horizon, np.nan)]
+            actual = padded[rows[:, None] + 1 + np.arange(self.horizon)]
             known = self._replayed[panel.ids[i]]
             quantiles = np.stack([known[int(t)] for t in times_ns])
-            parts.append((times_ns, np.full(len(rows), self._scale(panel, i)), actual, quantiles))
+            parts.append((times_ns, np.full(len(rows), scale[i]), actual, quantiles))
         if not parts:
             h, q = self.horizon, len(QUANTILES)
             return Replay(np.empty(0, dtype=np.int64), np.empty(0), np.empty((0, h)), np.empty((0, h, q)))
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
         order = np.argsort(columns[0], kind="stable")
         return Replay(*(column[order] for column in columns))
-
-    def replay_rows(self, panel: Panel) -> tuple[np.ndarray, np.ndarray]:
-        """Series numbers and rows ``[n]`` of ``panel`` at which the forecaster is replayed."""
-        rows_of = self._rows_of(panel)
-        series = np.repeat(np.array([*rows_of], dtype=np.int64), [len(rows) for rows in rows_of.values()])
-        return series, np.concatenate([*rows_of.values()])
-
-    def actual_after(self, panel: Panel, series: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Values ``[n, H]`` that followed each row; NaN where unknown."""
-        out = np.full((len(rows), self.horizon), np.nan)
-        for i in np.unique(series).tolist():
-            own = series == i
-            padded = np.r_[panel.values[i], np.full(self.horizon, np.nan)]
-            out[own] = padded[rows[own][:, None] + 1 + np.arange(self.horizon)]
-        return out
 
     def _rows_of(self, panel: Panel) -> dict[int, np.ndarray]:
         chosen = np.unique(np.linspace(0, len(panel) - 1, min(len(panel), REPLAY_SERIES)).astype(np.int64))
@@ -149,27 +140,3 @@ class CalibratedForecaster(PanelForecaster):
         times_ns = panel.starts_ns[index] + rows * self.step_ns
         after = times_ns >= self.learned_until_ns.get(panel.ids[index], panel.starts_ns[index])
         return rows[after & ((times_ns // self.step_ns) % every == 0) & ~np.isnan(values[rows])]
-
-    def _scale(self, panel: Panel, index: int) -> float:
-        """Typical change of one series over the calibration rows."""
-        values = forward_fill(panel.values[index])[-self.calibration_rows :]
-        return float(trailing_scale(values, self.horizon, self.calibration_rows)[-1])
-
-    def own_changes(self, panel: Panel, series: np.ndarray, rows: np.ndarray, horizon: int) -> np.ndarray:
-        """Empirical persistence from each series' own history: what is left when nothing could be learned."""
-        out = np.empty((len(series), horizon, len(QUANTILES)))
-        for k, (i, row) in enumerate(zip(series.tolist(), rows.tolist(), strict=True)):
-            values = panel.values[i][max(0, row + 1 - FALLBACK_ROWS) : row + 1]
-            out[k] = values[-1] + change_quantiles(values, horizon)
-            self.fallbacks[panel.ids[i]] = "too little history to learn from"
-        return out
-
-
-def learn_prior(panel: Panel, cut: np.ndarray, horizon: int) -> ScalePrior:
-    """Typical change relative to the level by family, from the rows before ``cut`` of each series."""
-    scales, levels = np.zeros(len(panel)), np.zeros(len(panel))
-    for i, values in enumerate(panel.values):
-        dense = forward_fill(values[: max(int(cut[i]), 1)])
-        scales[i] = trailing_scale(dense, horizon, len(dense))[-1]
-        levels[i] = np.abs(dense).mean()
-    return ScalePrior.learn(scales, levels, panel.families)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.base import QUANTILES
-from models.features import IssueTable
+from models.features import Issues, IssueTable
 from models.sampling import sample_issues
 
 ACTIVITY_ROWS = 12
@@ -56,10 +56,9 @@ class PooledChanges:
             found[k, ahead:] = grown[:, None] * found[k, ahead - 1]
         return cls(edges, found)
 
-    def quantiles(self, table: IssueTable, at: np.ndarray, horizon: int) -> np.ndarray:
-        """Forecasts ``[n, H, Q]`` issued at table rows ``at`` ``[n]``."""
-        change = self.table[np.searchsorted(self.edges, activity(table, at)), :horizon]
-        return table.values[at][:, None, None] + table.scale[at][:, None, None] * change
+    def changes(self, issues: Issues) -> np.ndarray:
+        """Quantiles ``[n, H, Q]`` of scaled changes."""
+        return self.table[np.searchsorted(self.edges, activity(issues.table, issues.at)), : issues.horizon]
 
     def to_json(self) -> dict[str, list]:
         """Plain lists."""

@@ -313,9 +313,11 @@ class _Rows:
         distance = self.actual[:, None] - issued
         equal = 1e-9 * self.units
         rows = np.maximum(np.bincount(self.cells, minlength=self.n_cells), 1)[:, None]
-        low, high = np.zeros((self.n_cells, N_QUANTILES)), np.zeros((self.n_cells, N_QUANTILES))
-        np.add.at(low, self.cells, distance < -equal)
-        np.add.at(high, self.cells, distance <= equal)
+        flat = self.cells[:, None] * N_QUANTILES + np.arange(N_QUANTILES)
+        low, high = (
+            np.bincount(flat[under], minlength=self.n_cells * N_QUANTILES).reshape(self.n_cells, N_QUANTILES)
+            for under in (distance < -equal, distance <= equal)
+        )
         return low / rows, high / rows
 
 

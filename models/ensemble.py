@@ -16,22 +16,20 @@ from typing import Any
 import numpy as np
 
 from models.base import monotone
-from models.calibrated import CalibratedForecaster, learn_prior
+from models.calibrated import REPLAY_TIMES
 from models.changes import PooledChanges
-from models.features import IssueTable, ScalePrior, issue_table
+from models.features import Issues, IssueTable
+from models.global_learner import GlobalLearner
 from models.intervals import BANDS, horizon_bands
 from models.lightgbm import LightGbm
 from models.lstm import Lstm
-from models.member import PanelForecaster, reading
 from models.metrics import quantile_loss
-from models.sampling import training_series
-from models.series import Panel
 from telemetry.errors import InputError
 
 PARAMETERS = "ensemble.json"
-FALLBACK = "changes"
-MEMBERS: dict[str, type[PanelForecaster]] = {cls.name: cls for cls in (LightGbm, Lstm)}
+MEMBERS: dict[str, type[GlobalLearner]] = {cls.name: cls for cls in (LightGbm, Lstm)}
 ROUNDS = 20
+MAX_ISSUES = 4000  # that the weights are learned on
 PRIOR_WINDOWS = 20.0  # separate windows that weigh as much as equal weights
 
 
@@ -43,11 +41,13 @@ class EnsembleOptions:
         members: forecasters to average, besides the fallback.
         member_options: options by member.
         holdout_fraction: newest share of each series on which weights and widths are learned; also the members'.
+        country: ISO 3166 code whose public holidays are a feature, of all members; None for none.
     """
 
     members: tuple[str, ...] = ("lightgbm", "lstm")
     member_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     holdout_fraction: float = 0.15
+    country: str | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted({*self.members, *self.member_options} - set(MEMBERS))
@@ -55,7 +55,7 @@ class EnsembleOptions:
             raise InputError(f"member(s) {', '.join(unknown)}", where="ensemble", allowed=", ".join(MEMBERS))
 
 
-class Ensemble(CalibratedForecaster):
+class Ensemble(GlobalLearner):
     """Average of members' quantiles by horizon band."""
 
     name = "ensemble"
@@ -63,92 +63,76 @@ class Ensemble(CalibratedForecaster):
 
     def __init__(self, **options: object) -> None:
         super().__init__(**options)
-        common = {key: getattr(self, key) for key in ("freq", "horizon", "season_length", "seed", "floor", "cap", "bounds")}
-        shared = {"holdout_fraction": self.options.holdout_fraction}
-        self.members: dict[str, PanelForecaster] = {
-            name: MEMBERS[name](**common, **{**shared, **self.options.member_options.get(name, {})}) for name in self.options.members
+        common = {key: getattr(self, key) for key in ("freq", "horizon", "season_length", "seed")}
+        shared = {key: getattr(self.options, key) for key in ("holdout_fraction", "country")}
+        self.members: dict[str, GlobalLearner] = {
+            name: MEMBERS[name](**common, **{**self.options.member_options.get(name, {}), **shared}) for name in self.options.members
         }
-        self.changes = PooledChanges.nothing(self.horizon)
-        self.prior = ScalePrior()
-        self.weights = np.full((BANDS, 1 + len(self.members)), 1.0 / (1 + len(self.members)))  # [B, K], the fallback first
+        self.pooled = PooledChanges.nothing(self.horizon)
+        self.weights = self._equal()
 
-    @property
-    def history_rows(self) -> int:
-        return max([super().history_rows, *(member.history_rows for member in self.members.values())])
-
-    def _fit(self, panel: Panel) -> None:
-        cut = self.split(panel, self.options.holdout_fraction)
+    def learn(self, table: IssueTable, cut: np.ndarray) -> None:
         for member in self.members.values():
-            member.fit_panel(panel)
-        chosen, chosen_cut = training_series(panel, cut, self.seed)
-        self.prior = learn_prior(chosen, chosen_cut, self.horizon)
-        self.changes = PooledChanges.learn(self._table(chosen), chosen_cut, self.horizon, self.seed)
-        self.weights = self._learn_weights(panel.tail(self.history_rows))
+            member.families = self.families
+            member.learn(table, cut)
+        self.pooled = PooledChanges.learn(table, cut, self.horizon, self.seed)
+        self.weights = self._learn_weights(table, cut)
 
-    def _table(self, panel: Panel) -> IssueTable:
-        return issue_table(panel, season_length=self.season_length, horizon=self.horizon, prior=self.prior)
+    def _equal(self) -> np.ndarray:
+        """Weights ``[B, K]`` before anything is known: the members alike, the fallback only where there is none."""
+        row = [0.0 if self.members else 1.0, *[1.0 / len(self.members) for _ in self.members]]
+        return np.tile(row, (BANDS, 1))
 
-    def _learn_weights(self, panel: Panel) -> np.ndarray:
+    def _learn_weights(self, table: IssueTable, cut: np.ndarray) -> np.ndarray:
         """Weights ``[B, K]`` from the rows held back."""
-        series, rows = self.replay_rows(panel)
-        equal = np.full((BANDS, 1 + len(self.members)), 1.0 / max(1, len(self.members)))
-        equal[:, 0] = 0.0 if self.members else 1.0
+        every = max(1, self.calibration_rows // REPLAY_TIMES)
+        grid = (table.times_ns // table.step_ns) % every == 0
+        rows = np.flatnonzero((table.position >= cut[table.series]) & grid & table.observed & (table.position + 1 < table.length))
         if not len(rows) or not self.members:
-            return equal
-        floors, caps = self._limits(panel)
-        stacked = np.clip(self._stacked(panel, series, rows, self.horizon), floors[series][:, None, None], caps[series][:, None, None])
-        actual = self.actual_after(panel, series, rows)  # [n, H]
+            return self._equal()
+        rng = np.random.default_rng(self.seed)
+        rows = rows if len(rows) <= MAX_ISSUES else np.sort(rng.choice(rows, size=MAX_ISSUES, replace=False))
+        issues = Issues(table, rows, self.horizon, self.options.country)
+        actual, stacked = issues.actual, np.stack([issues.values(change) for change in self._stacked(issues)])
         known = np.isfinite(actual)
-        scale = np.array([self._scale(panel, i) for i in range(len(panel))])
-        own = np.where(known & (scale[series] > 0)[:, None], 1.0, 0.0) / np.where(scale > 0, scale, 1.0)[series][:, None]
-        windows = self._separate_windows(panel, rows)
-        trust = windows / (windows + PRIOR_WINDOWS)
-        weights = equal.copy()
-        bands = horizon_bands(self.horizon)
-        for band in range(BANDS):
-            steps = bands == band
-            if not steps.any():
-                continue
-            found = greedy_weights(actual[:, steps], stacked[:, :, steps], own[:, steps], known[:, steps])
-            weights[band] = trust * found + (1.0 - trust) * equal[band]
+        per_scale = np.where(table.scale[rows] > 0, 1.0 / table.unit[rows], 0.0)[:, None] + np.zeros(self.horizon)
+        trust = self._trust(table, rows)
+        weights, bands = self._equal(), horizon_bands(self.horizon)
+        for band in np.unique(bands):
+            own = bands == band
+            if known[:, own].any():
+                found = greedy_weights(actual[:, own], stacked[:, :, own], per_scale[:, own], known[:, own])
+                weights[band] = trust * found + (1.0 - trust) * weights[band]
         return weights
 
-    def _separate_windows(self, panel: Panel, rows: np.ndarray) -> float:
-        """Windows of the horizon's length that the replayed rows span, series counted with the root of their number: they move together."""
-        span = (rows.max() - rows.min() + 1) / self.horizon
-        return float(span * np.sqrt(len(panel)))
+    def _trust(self, table: IssueTable, rows: np.ndarray) -> float:
+        """Share of what was found in the weights, by the number of separate windows: series count with the root of their number."""
+        span = np.ptp(table.times_ns[rows]) / table.step_ns / self.horizon
+        windows = span * np.sqrt(len(np.unique(table.series[rows])))
+        return float(windows / (windows + PRIOR_WINDOWS))
 
-    def _stacked(self, panel: Panel, series: np.ndarray, rows: np.ndarray, horizon: int) -> np.ndarray:
-        """Quantiles of fallback and members, ``[K, n, H, Q]``."""
-        table = self._table(panel)
-        at = table.first_rows[series] + rows
-        fallback = self.changes.quantiles(table, at, horizon)
-        return np.stack([fallback, *(monotone(m.quantiles_at(panel, series, rows, horizon)) for m in self.members.values())])
+    def _stacked(self, issues: Issues) -> list[np.ndarray]:
+        """Changes ``[n, H, Q]`` of the fallback and of each member; one that learned nothing gives the fallback's."""
+        fallback = self.pooled.changes(issues)
+        found = [member.changes(issues) for member in self.members.values()]
+        return [fallback, *(fallback if change is None else monotone(change) for change in found)]
 
-    def quantiles_at(self, panel: Panel, series: np.ndarray, rows: np.ndarray, horizon: int) -> np.ndarray:
-        weights = self.weights[horizon_bands(self.horizon)[:horizon]]  # [H, K]
-        last = np.array([panel.values[i][row] for i, row in zip(series.tolist(), rows.tolist(), strict=True)])[:, None, None]
-        return last + np.einsum("hk,knhq->nhq", weights, self._stacked(panel, series, rows, horizon) - last)
+    def changes(self, issues: Issues) -> np.ndarray:
+        weights = self.weights[horizon_bands(self.horizon)[: issues.horizon]]  # [H, K]
+        return sum(weights[:, k, None] * change for k, change in enumerate(self._stacked(issues)))
 
-    def _save_parameters(self, folder: Path) -> None:
-        stored = {
-            "learned_until_ns": self.learned_until_ns,
-            "prior": [self.prior.overall, self.prior.by_family],
-            "changes": self.changes.to_json(),
-            "weights": self.weights.tolist(),
-        }
-        (folder / PARAMETERS).write_text(json.dumps(stored))
+    def save_learned(self, folder: Path) -> None:
+        (folder / PARAMETERS).write_text(json.dumps({"pooled": self.pooled.to_json(), "weights": self.weights.tolist()}))
         for name, member in self.members.items():
             (folder / name).mkdir()
-            member._save_parameters(folder / name)
+            member.save_learned(folder / name)
 
-    def _load_parameters(self, folder: Path) -> None:
-        with reading(folder):
-            stored = json.loads((folder / PARAMETERS).read_text())
-            self.learned_until_ns, self.prior = stored["learned_until_ns"], ScalePrior(*stored["prior"])
-            self.changes, self.weights = PooledChanges.from_json(stored["changes"]), np.array(stored["weights"])
+    def load_learned(self, folder: Path) -> None:
+        stored = json.loads((folder / PARAMETERS).read_text())
+        self.pooled, self.weights = PooledChanges.from_json(stored["pooled"]), np.array(stored["weights"])
         for name, member in self.members.items():
-            member._load_parameters(folder / name)
+            member.families = self.families
+            member.load_learned(folder / name)
 
 
 def greedy_weights(actual: np.ndarray, stacked: np.ndarray, per_scale: np.ndarray, known: np.ndarray) -> np.ndarray:

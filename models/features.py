@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import cached_property
 
 import numpy as np
 
@@ -298,6 +299,39 @@ def pair_features(table: IssueTable, rows: np.ndarray, steps: np.ndarray, countr
     """What depends on the step as well, of pairs (issue row, step): ``[n, G]`` float32."""
     target_ns = table.times_ns[rows] + steps * table.step_ns
     return np.column_stack([steps, calendar_features(target_ns, country), seasonal_features(table, rows, steps)]).astype(np.float32)
+
+
+class Issues:
+    """Issue rows with all steps of a horizon: what several learners read, computed once."""
+
+    def __init__(self, table: IssueTable, at: np.ndarray, horizon: int, country: str | None = None) -> None:
+        self.table, self.at, self.horizon, self.country = table, at, horizon, country
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """What is known whatever the step, ``[n, F]``."""
+        return issue_features(self.table, self.at)
+
+    @cached_property
+    def ahead(self) -> np.ndarray:
+        """What depends on the step, ``[n, H, G]``."""
+        steps = np.tile(np.arange(1, self.horizon + 1), len(self))
+        return pair_features(self.table, np.repeat(self.at, self.horizon), steps, self.country).reshape(len(self), self.horizon, -1)
+
+    @property
+    def actual(self) -> np.ndarray:
+        """Values that followed, ``[n, H]``; NaN where not observed."""
+        place = self.at[:, None] + np.arange(1, self.horizon + 1)
+        inside = self.table.position[self.at][:, None] + np.arange(1, self.horizon + 1) < self.table.length[self.at][:, None]
+        place = np.where(inside, place, self.at[:, None])
+        return np.where(inside & self.table.observed[place], self.table.values[place], np.nan)
+
+    def values(self, change: np.ndarray) -> np.ndarray:
+        """Scaled changes ``[n, H, Q]`` as values."""
+        return self.table.values[self.at][:, None, None] + self.table.scale[self.at][:, None, None] * change
 
 
 def design_matrix(table: IssueTable, rows: np.ndarray, steps: np.ndarray, country: str | None = None) -> np.ndarray:

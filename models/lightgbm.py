@@ -18,15 +18,14 @@ import lightgbm as lgb
 import numpy as np
 
 from models.base import QUANTILES, monotone
-from models.calibrated import CalibratedForecaster, learn_prior
-from models.features import IssueTable, ScalePrior, design_matrix, issue_table
+from models.features import Issues, IssueTable, design_matrix
+from models.global_learner import GlobalLearner
 from models.intervals import normal_interpolation
-from models.member import reading
-from models.sampling import sample_pairs, training_series
-from models.series import Panel
+from models.sampling import sample_pairs
 
 PARAMETERS = "lightgbm.json"
 LEARNED = (0.1, 0.25, 0.5, 0.75, 0.9)
+THREADED_ROWS = 20_000
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class LightGbmOptions:
     country: str | None = None
 
 
-class LightGbm(CalibratedForecaster):
+class LightGbm(GlobalLearner):
     """Global quantile trees on scaled changes from the last value."""
 
     name = "lightgbm"
@@ -65,33 +64,14 @@ class LightGbm(CalibratedForecaster):
     def __init__(self, **options: object) -> None:
         super().__init__(**options)
         self.boosters: list[lgb.Booster] = []
-        self.prior = ScalePrior()
-        self.families: dict[str, int] = {}
-        self.covariates: tuple[str, ...] = ()
 
-    def _fit(self, panel: Panel) -> None:
+    def learn(self, table: IssueTable, cut: np.ndarray) -> None:
         self.boosters = []
-        self.families = {family: i for i, family in enumerate(sorted(set(panel.families)))}
-        self.covariates = panel.covariate_names
-        cut = self.split(panel, self.options.holdout_fraction)
-        panel, cut = training_series(panel, cut, self.seed)
-        self.prior = learn_prior(panel, cut, self.horizon)
-        table = self._table(panel)
         rows, steps = sample_pairs(table, cut, self.horizon, self.options.max_train_rows, self.options.pairs_per_issue, self.seed)
         if len(rows) < 2 * self.options.min_data_in_leaf:
             return
         target = (table.values[rows + steps] - table.values[rows]) / table.unit[rows]
         self._train(design_matrix(table, rows, steps, self.options.country), target)
-
-    def _table(self, panel: Panel) -> IssueTable:
-        return issue_table(
-            panel,
-            season_length=self.season_length,
-            horizon=self.horizon,
-            prior=self.prior,
-            families=self.families,
-            covariates=self.covariates,
-        )
 
     def _train(self, features: np.ndarray, target: np.ndarray) -> None:
         shared: dict[str, Any] = {
@@ -126,36 +106,26 @@ class LightGbm(CalibratedForecaster):
                 break
         return booster.free_dataset()
 
-    def quantiles_at(self, panel: Panel, series: np.ndarray, rows: np.ndarray, horizon: int) -> np.ndarray:
+    def changes(self, issues: Issues) -> np.ndarray | None:
         if not self.boosters:
-            return self.own_changes(panel, series, rows, horizon)
-        table = self._table(panel)
-        at = table.first_rows[series] + rows
-        pairs, steps = np.repeat(at, horizon), np.tile(np.arange(1, horizon + 1), len(at))
-        learned = monotone(self._boosted(design_matrix(table, pairs, steps, self.options.country)))
-        change = normal_interpolation(learned, LEARNED).reshape(len(at), horizon, len(QUANTILES))
-        return table.values[at][:, None, None] + table.scale[at][:, None, None] * change
+            return None
+        n, horizon, further = issues.ahead.shape
+        features = np.column_stack([np.repeat(issues.known, horizon, axis=0), issues.ahead.reshape(n * horizon, further)])
+        learned = monotone(self._boosted(features))
+        return normal_interpolation(learned, LEARNED).reshape(n, horizon, len(QUANTILES))
 
     def _boosted(self, features: np.ndarray) -> np.ndarray:
-        with ThreadPoolExecutor(max(1, self.options.threads)) as pool:
+        if len(features) < THREADED_ROWS or self.options.threads < 2:
+            return np.column_stack([booster.predict(features, num_threads=1) for booster in self.boosters])
+        with ThreadPoolExecutor(self.options.threads) as pool:
             return np.column_stack(list(pool.map(lambda booster: booster.predict(features, num_threads=1), self.boosters)))
 
-    def _save_parameters(self, folder: Path) -> None:
+    def save_learned(self, folder: Path) -> None:
         for q, booster in zip(LEARNED, self.boosters, strict=False):
             booster.save_model(folder / f"q{round(100 * q)}.txt")
-        stored = {
-            "trained": bool(self.boosters),
-            "learned_until_ns": self.learned_until_ns,
-            "prior": [self.prior.overall, self.prior.by_family],
-            "families": self.families,
-            "covariates": self.covariates,
-        }
-        (folder / PARAMETERS).write_text(json.dumps(stored))
+        (folder / PARAMETERS).write_text(json.dumps({"trained": bool(self.boosters)}))
 
-    def _load_parameters(self, folder: Path) -> None:
-        with reading(folder):
-            stored = json.loads((folder / PARAMETERS).read_text())
-            self.learned_until_ns, self.families = stored["learned_until_ns"], stored["families"]
-            self.prior, self.covariates = ScalePrior(*stored["prior"]), tuple(stored["covariates"])
-            files = [folder / f"q{round(100 * q)}.txt" for q in LEARNED] if stored["trained"] else []
-            self.boosters = [lgb.Booster(model_str=file.read_text()) for file in files]
+    def load_learned(self, folder: Path) -> None:
+        trained = json.loads((folder / PARAMETERS).read_text())["trained"]
+        files = [folder / f"q{round(100 * q)}.txt" for q in LEARNED] if trained else []
+        self.boosters = [lgb.Booster(model_str=file.read_text()) for file in files]

@@ -9,17 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from models.base import QUANTILES
-from models.calibrated import CalibratedForecaster, learn_prior
-from models.features import IssueTable, ScalePrior, issue_features, issue_table, pair_features
-from models.member import reading
-from models.sampling import sample_issues, training_series
-from models.series import Panel
+from models.features import Issues, IssueTable
+from models.global_learner import GlobalLearner
+from models.sampling import sample_issues
 
 PARAMETERS, WEIGHTS = "lstm.json", "lstm.safetensors"
 CLIP_UNITS = 8.0  # inputs beyond this many units of scale are squashed
 MAX_FAMILIES = 16
-PREDICT_WINDOWS = 4096
+HELD_WINDOWS = 1500
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Windows:
     target: np.ndarray  # [n, H] scaled change
 
 
-class Lstm(CalibratedForecaster):
+class Lstm(GlobalLearner):
     """Recurrent encoder of the recent past, one head for every step and quantile."""
 
     name = "lstm"
@@ -70,80 +67,47 @@ class Lstm(CalibratedForecaster):
     def __init__(self, **options: object) -> None:
         super().__init__(**options)
         self.network: Any = None
-        self.prior = ScalePrior()
-        self.families: dict[str, int] = {}
-        self.covariates: tuple[str, ...] = ()
 
-    def _fit(self, panel: Panel) -> None:
+    def learn(self, table: IssueTable, cut: np.ndarray) -> None:
         from models.lstm_network import train
 
         self.network = None
-        self.families = {family: i for i, family in enumerate(sorted(set(panel.families))[:MAX_FAMILIES])}
-        self.covariates = panel.covariate_names
-        cut = self.split(panel, self.options.holdout_fraction)
-        panel, cut = training_series(panel, cut, self.seed)
-        self.prior = learn_prior(panel, cut, self.horizon)
-        table = self._table(panel)
         rng = np.random.default_rng(self.seed)
         learn = sample_issues(table, cut, self.horizon, 3 * self.options.max_windows, rng)
         held = sample_issues(table, table.length[table.first_rows], self.horizon, len(table.values), rng)
         held = held[table.position[held] >= cut[table.series[held]]]
         if len(learn) < 64 or len(held) < 8:
             return
-        held = rng.choice(held, size=min(len(held), 2_000), replace=False)
-        self.network = train(self._windows(table, learn, self.horizon), self._windows(table, held, self.horizon), self.options, self.seed)
+        held = rng.choice(held, size=min(len(held), HELD_WINDOWS), replace=False)
+        learned, stopped = (self._windows(Issues(table, rows, self.horizon, self.options.country), targets=True) for rows in (learn, held))
+        self.network = train(learned, stopped, self.options, self.seed)
 
-    def _table(self, panel: Panel) -> IssueTable:
-        return issue_table(
-            panel,
-            season_length=self.season_length,
-            horizon=self.horizon,
-            prior=self.prior,
-            families=self.families,
-            covariates=self.covariates,
-        )
-
-    def _windows(self, table: IssueTable, rows: np.ndarray, horizon: int, *, targets: bool = True) -> Windows:
+    def _windows(self, issues: Issues, *, targets: bool) -> Windows:
+        table, rows, horizon = issues.table, issues.at, issues.horizon
         value, unit = table.values[rows][:, None], table.unit[rows][:, None]
         stride = self.options.stride
         back = np.arange(self.options.window // stride * stride - 1, -1, -1)
         source = rows[:, None] - np.minimum(back, table.position[rows][:, None])  # the first value repeats before the series began
         past = _squash((table.values[source] - value) / unit).reshape(len(rows), -1, stride)
-        known = issue_features(table, rows)
-        family = table.family[rows][:, None] == np.arange(len(self.families))
-        pairs, steps = np.repeat(rows, horizon), np.tile(np.arange(1, horizon + 1), len(rows))
-        ahead = pair_features(table, pairs, steps, self.options.country)[:, 1:]
-        step = (steps / self.horizon)[:, None]
-        future = np.column_stack([_squash(np.nan_to_num(ahead)), np.isfinite(ahead[:, [-1]]), step, np.sqrt(step)])
+        family = table.family[rows][:, None] == np.arange(min(len(self.families), MAX_FAMILIES))
+        ahead = issues.ahead[:, :, 1:]
+        step = np.broadcast_to((np.arange(1, horizon + 1) / self.horizon)[:, None], (len(rows), horizon, 1))
+        known = np.isfinite(ahead[:, :, -1:])
         target = (table.values[rows[:, None] + 1 + np.arange(horizon)] - value) / unit if targets else np.zeros((len(rows), horizon))
         return Windows(
             past.astype(np.float32),
-            np.column_stack([_squash(np.nan_to_num(known)), np.isnan(known[:, -1:]), family]).astype(np.float32),
-            future.reshape(len(rows), horizon, -1).astype(np.float32),
+            np.column_stack([_squash(np.nan_to_num(issues.known)), family]).astype(np.float32),
+            np.concatenate([_squash(np.nan_to_num(ahead)), known, step, np.sqrt(step)], axis=2).astype(np.float32),
             target.astype(np.float32),
         )
 
-    def quantiles_at(self, panel: Panel, series: np.ndarray, rows: np.ndarray, horizon: int) -> np.ndarray:
+    def changes(self, issues: Issues) -> np.ndarray | None:
         from models.lstm_network import predict
 
-        if self.network is None:
-            return self.own_changes(panel, series, rows, horizon)
-        table = self._table(panel)
-        at = table.first_rows[series] + rows
-        out = np.empty((len(at), horizon, len(QUANTILES)))
-        for begin in range(0, len(at), PREDICT_WINDOWS):
-            own = slice(begin, begin + PREDICT_WINDOWS)
-            out[own] = predict(self.network, self._windows(table, at[own], horizon, targets=False))
-        return table.values[at][:, None, None] + table.scale[at][:, None, None] * out
+        return None if self.network is None else predict(self.network, self._windows(issues, targets=False))
 
-    def _save_parameters(self, folder: Path) -> None:
-        stored: dict[str, Any] = {
-            "trained": self.network is not None,
-            "learned_until_ns": self.learned_until_ns,
-            "prior": [self.prior.overall, self.prior.by_family],
-            "families": self.families,
-            "covariates": self.covariates,
-        }
+    def save_learned(self, folder: Path) -> None:
+        stored: dict[str, Any] = {"trained": self.network is not None}
         if self.network is not None:
             from models.lstm_network import save
 
@@ -151,15 +115,13 @@ class Lstm(CalibratedForecaster):
             save(self.network, folder / WEIGHTS)
         (folder / PARAMETERS).write_text(json.dumps(stored))
 
-    def _load_parameters(self, folder: Path) -> None:
-        with reading(folder):
-            stored = json.loads((folder / PARAMETERS).read_text())
-            self.learned_until_ns, self.families = stored["learned_until_ns"], stored["families"]
-            self.prior, self.covariates = ScalePrior(*stored["prior"]), tuple(stored["covariates"])
-            if stored["trained"]:
-                from models.lstm_network import load
+    def load_learned(self, folder: Path) -> None:
+        stored = json.loads((folder / PARAMETERS).read_text())
+        self.network = None
+        if stored["trained"]:
+            from models.lstm_network import load
 
-                self.network = load(stored["sizes"], folder / WEIGHTS)
+            self.network = load(stored["sizes"], folder / WEIGHTS)
 
 
 def _squash(values: np.ndarray) -> np.ndarray:

@@ -97,11 +97,14 @@ def train(learn: Windows, held: Windows, options: LstmOptions, seed: int) -> Qua
     return network.eval()
 
 
-def predict(network: QuantileLstm, windows: Windows) -> np.ndarray:
-    """Quantiles ``[n, H, Q]``."""
+def predict(network: QuantileLstm, windows: Windows, batch: int = 4096) -> np.ndarray:
+    """Quantiles ``[n, H, Q]``, in increasing order."""
+    parts = []
     with torch.no_grad(), one_thread():
-        *inputs, _ = _tensors(windows)
-        return network(*inputs).numpy().astype(np.float64)
+        for begin in range(0, len(windows.target), batch):
+            *inputs, _ = _tensors(windows, slice(begin, begin + batch))
+            parts.append(torch.sort(network(*inputs), dim=-1).values.numpy().astype(np.float64))
+    return np.concatenate(parts)
 
 
 def save(network: QuantileLstm, file: Path) -> None:
