@@ -22,7 +22,7 @@ LENGTHS = (1, 2, 3, 6, 12, 24, 48, 96, 192)
 PRIOR_CHANGES = 6.0  # one-step changes that weigh as much as what the level says
 SPIKE_FACTOR = 10.0  # a change beyond this multiple of the 95th percentile is cut when a scale is measured
 MOST_KINDS, MOST_SERIES, MOST_ROWS, REPLAYS = 24, 400, 2016, 6000
-LEAST_SERIES = 4  # of a kind of its own; with fewer, all series are one kind
+LEAST_SERIES = 3  # of a kind of its own; with fewer, all series are one kind
 LEAST_REPLAYS = 64
 
 
