@@ -53,8 +53,8 @@ ZERO_SHARE = 0.3
 ACTIONS = {
     "gaps": "left out of residuals and scores; lags carry the last value forward, nothing is interpolated",
     "ends_early": "forecast from its own last row, which is the row's issued_at",
-    "begins_late": "forecast like any other; what its history cannot tell comes from the other series or from its changes",
-    "short": "seasonal terms left out; seasonal_naive, arima and prophet fall back on empirical persistence where told so",
+    "begins_late": "while it is young it leans on what the other series did at its age",
+    "short": "seasonal terms left out; arima and prophet need 40 rows, seasonal_naive a season: empirical persistence until then",
     "constant": "all quantiles are that value until it moves",
     "stuck": "taken as measured; check the sensor",
     "zero_inflated": "quantiles never below 0; the lower ones are 0 where zeros are that frequent",
