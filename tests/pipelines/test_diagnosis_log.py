@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from queue import SimpleQueue
 
 import numpy as np
 import pandas as pd
 
-from models.backtest import BacktestConfig
 from models.diagnosis import COLUMNS
+from pipelines.cli import compose_config
+from pipelines.config import train_config
 from pipelines.stages.forecast_plots import log_target
 from pipelines.stages.forecasters import BOUNDS_FILE, backtest_target, series_path
 from registry.tracking import open_tracking
@@ -24,7 +26,10 @@ def test_findings_and_fallbacks_are_kept_and_logged(tmp_path) -> None:
     features.mkdir()
     (features / BOUNDS_FILE).write_text("{}")
     pd.concat([whole.drop(index=range(100, 120)), young]).to_parquet(series_path(features, "workload"))
-    backtest_target("workload", features, out, {}, BacktestConfig(horizon=6, origins=4, calibration_origins=0), "10min", SimpleQueue())
+    config = train_config(compose_config("train", ["forecaster=quick", "engine.workers=1"]))
+    backtest = replace(config.backtest, horizon=6, origins=4, calibration_origins=0)
+    config = replace(config, backtest=backtest, forecasters={})
+    backtest_target("workload", features, out, config, SimpleQueue())
 
     stored = json.loads((out / "diagnosis.json").read_text())
     assert {"gaps": 1, "begins_late": 1, "short": 1, "fallback": 1}.items() <= stored["counts"].items()
