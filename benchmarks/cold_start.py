@@ -29,7 +29,8 @@ from tqdm import tqdm
 
 from benchmarks.cold_start_chart import draw
 from benchmarks.cold_start_data import DATA_SETS, YoungData, load_data
-from models.backtest import NAIVES, coprime_step
+from models.backtest import NAIVES
+from models.backtest_plan import coprime_step
 from models.base import QUANTILE_COLUMNS, Forecaster
 from models.catalog import FORECASTERS, make_forecaster
 from models.metrics import bootstrap_ratio, quantile_loss, score
