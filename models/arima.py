@@ -70,6 +70,7 @@ class Arima(PanelForecaster):
     name = "arima"
     per_series = True
     options_class = ArimaOptions
+    learns_youth = True
 
     def __init__(self, **options: object) -> None:
         super().__init__(**options)  # type: ignore[arg-type]

@@ -21,9 +21,11 @@ from models.features import lookback
 from models.intervals import BANDS, horizon_bands
 from models.member import PanelForecaster
 from models.series import Panel
+from models.young import kinds_of
 
 REPLAY_SERIES = 256  # series replayed at most, spread over all
 REPLAY_TIMES = 72  # issue times replayed of each
+GROWN_HORIZONS = 8  # rows, in horizons, from which on a series stands for itself
 OPTIONS = AdaptiveOptions(memory_steps=48, gain=0.01)
 
 
@@ -42,7 +44,13 @@ class Replay:
 
 
 class CalibratedForecaster(PanelForecaster):
-    """A member that holds the newest part of the history back from training, and corrects its widths on it and on what follows."""
+    """A member that holds the newest part of the history back from training, and corrects its widths on it and on what follows.
+
+    A series of n known rows leans on what others did at its age by h^2 / (n^2 + h^2), with h the horizon: the features of a few rows are
+    not what a learner of whole series was trained on.
+    """
+
+    learns_youth = True
 
     def __init__(self, **options: object) -> None:
         super().__init__(**options)  # type: ignore[arg-type]
@@ -76,7 +84,18 @@ class CalibratedForecaster(PanelForecaster):
         raw = monotone(super()._quantiles(panel, horizon))
         scale = self._scales(panel)
         state = self._borrowed or self.intervals(panel, scale)
-        return state.apply(raw, horizon_bands(self.horizon)[:horizon], scale=scale[:, None])
+        return self._leaning_on_others(panel, state.apply(raw, horizon_bands(self.horizon)[:horizon], scale=scale[:, None]))
+
+    def _leaning_on_others(self, panel: Panel, quantiles: np.ndarray) -> np.ndarray:
+        """``quantiles`` ``[N, H, Q]``, those of young series drawn to what others did at their age."""
+        young = [i for i, values in enumerate(panel.values) if len(values) < GROWN_HORIZONS * self.horizon]
+        for i in young if self.young is not None else ():
+            values = panel.values[i]
+            changes = self.young.change_quantiles(kinds_of(panel.ids[i], panel.families[i]), values, quantiles.shape[1])
+            if changes is not None:
+                weight = self.horizon**2 / (np.isfinite(values).sum() ** 2 + self.horizon**2)
+                quantiles[i] = (1.0 - weight) * quantiles[i] + weight * (values[-1] + changes)
+        return quantiles
 
     def for_history(self, panel: Panel) -> Self:
         other = super().for_history(panel)
@@ -150,10 +169,10 @@ class CalibratedForecaster(PanelForecaster):
             self._replayed[panel.ids[i]][panel.starts_ns[i] + row * self.step_ns] = issued
 
     def _replay_rows(self, panel: Panel, index: int) -> np.ndarray:
-        """Observed rows on a grid of absolute times, after what was learned and before the last value."""
+        """Observed rows on a grid of absolute times, after what was learned, before the last value, and no longer of a newborn series."""
         values = panel.values[index]
         every = max(1, self.calibration_rows // REPLAY_TIMES)
-        rows = np.arange(max(0, len(values) - 1 - self.calibration_rows), len(values) - 1)
+        rows = np.arange(max(self.horizon, len(values) - 1 - self.calibration_rows), len(values) - 1)
         times_ns = panel.starts_ns[index] + rows * self.step_ns
         after = times_ns >= self.learned_until_ns.get(panel.ids[index], panel.starts_ns[index])
         return rows[after & ((times_ns // self.step_ns) % every == 0) & ~np.isnan(values[rows])]

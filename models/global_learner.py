@@ -12,7 +12,6 @@ import numpy as np
 from models.base import QUANTILES
 from models.calibrated import CalibratedForecaster
 from models.features import Issues, IssueTable, ScalePrior, issue_table, trailing_scale
-from models.intervals import change_quantiles
 from models.member import FALLBACK_ROWS, reading
 from models.sampling import training_series
 from models.series import Panel, forward_fill
@@ -83,7 +82,7 @@ class GlobalLearner(CalibratedForecaster):
         out = np.empty((len(series), horizon, len(QUANTILES)))
         for k, (i, row) in enumerate(zip(series.tolist(), rows.tolist(), strict=True)):
             values = panel.values[i][max(0, row + 1 - FALLBACK_ROWS) : row + 1]
-            out[k] = values[-1] + change_quantiles(values, horizon)
+            out[k] = values[-1] + self._changes(panel, i, values, horizon)
             self.fallbacks[panel.ids[i]] = "too little history to learn from"
         return out
 

@@ -42,8 +42,10 @@ def residual_quantiles(errors: np.ndarray, quantiles: tuple[float, ...] = QUANTI
     return out
 
 
-def change_quantiles(values: np.ndarray, horizon: int, rows: np.ndarray | None = None, prior_windows: float = 1.0) -> np.ndarray:
-    """Quantiles ``[H, Q]`` of the historical h-step changes of one series, leaning on a Gaussian random walk while the history is short.
+def change_quantiles(
+    values: np.ndarray, horizon: int, rows: np.ndarray | None = None, prior_windows: float = 1.0, prior: np.ndarray | None = None
+) -> np.ndarray:
+    """Quantiles ``[H, Q]`` of the historical h-step changes of one series, leaning on a prior while the history is short.
 
     Overlapping changes repeat each other, so those issued within the same h steps count as one window.
 
@@ -51,18 +53,20 @@ def change_quantiles(values: np.ndarray, horizon: int, rows: np.ndarray | None =
         values: ``[T]`` with NaN gaps.
         horizon: steps.
         rows: mask ``[T]`` of the issue times whose changes count; None for all.
-        prior_windows: separate windows that weigh as much as the random walk.
+        prior_windows: separate windows that weigh as much as the prior.
+        prior: ``[H, Q]``; default a Gaussian random walk of the series' own one-step changes.
     """
     changes = step_differences(values, horizon)
     changes = changes if rows is None else changes[rows]
-    one_step = np.diff(values)
-    one_step = one_step[np.isfinite(one_step)]
-    sigma = float(np.sqrt(np.mean(one_step**2))) if one_step.size else 0.0
-    steps = 1.0 + np.arange(horizon)
+    if prior is None:
+        one_step = np.diff(values)
+        one_step = one_step[np.isfinite(one_step)]
+        sigma = float(np.sqrt(np.mean(one_step**2))) if one_step.size else 0.0
+        prior = sigma * np.sqrt(1.0 + np.arange(horizon))[:, None] * NORMAL_SCORES
     issued = np.arange(len(values)) if rows is None else np.flatnonzero(rows)
     windows = np.array([len(np.unique(issued[np.isfinite(changes[:, h - 1])] // h)) for h in range(1, horizon + 1)])
     weight = (windows / (windows + prior_windows))[:, None]
-    return weight * residual_quantiles(changes) + (1.0 - weight) * sigma * np.sqrt(steps)[:, None] * NORMAL_SCORES
+    return weight * residual_quantiles(changes) + (1.0 - weight) * prior
 
 
 def horizon_bands(horizon: int, bands: int = BANDS) -> np.ndarray:

@@ -19,11 +19,13 @@ import pandas as pd
 from models.base import QUANTILE_COLUMNS, QUANTILES, Forecaster, monotone
 from models.intervals import change_quantiles
 from models.series import Panel, default_season_length, forward_fill, freq_step_ns, validate_series
+from models.young import YoungSeries, kinds_of
 from telemetry.errors import InputError
 
-MANIFEST, HISTORY = "forecaster.json", "history.parquet"
+MANIFEST, HISTORY, YOUNG = "forecaster.json", "history.parquet", "young.json"
 AUTO_FLOOR = "auto"
 FALLBACK_ROWS = 2048
+YOUNG_WINDOWS, CONDITIONED_WINDOWS = 12.0, 1.0  # separate windows that weigh as much as what other series did at that age
 NS_PER_HOUR = 3600 * 10**9
 
 
@@ -47,6 +49,7 @@ class PanelForecaster(Forecaster):
     """
 
     options_class: ClassVar[type] = NoOptions
+    learns_youth: ClassVar[bool] = False  # whether young series lean on what the others did at their age
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class PanelForecaster(Forecaster):
         self.bounds = {str(uid): _pair(uid, pair) for uid, pair in (bounds or {}).items()}
         self.options = self._checked_options(options)
         self.fallbacks: dict[str, str] = {}
+        self.young: YoungSeries | None = None
         self._history: Panel | None = None
 
     @classmethod
@@ -96,6 +100,7 @@ class PanelForecaster(Forecaster):
     def fit_panel(self, panel: Panel) -> None:
         """Learn from a panel, without keeping it as history: for a forecaster that is part of another."""
         self.fallbacks = {}
+        self.young = YoungSeries.fit(panel, self.horizon, self.season_length, self.seed) if self.learns_youth else None
         self._fit(panel)
 
     def update(self, series: pd.DataFrame) -> Self:
@@ -148,6 +153,8 @@ class PanelForecaster(Forecaster):
             staged.mkdir()
             (staged / MANIFEST).write_text(json.dumps(manifest, indent=1))
             history.to_frame().to_parquet(staged / HISTORY, index=False)
+            if self.young is not None:
+                (staged / YOUNG).write_text(json.dumps(self.young.to_json()))
             self._save_parameters(staged)
             if folder.exists():
                 os.replace(folder, Path(temporary) / "previous")
@@ -172,6 +179,9 @@ class PanelForecaster(Forecaster):
         loaded = cls(**manifest, **options)
         loaded._history = Panel.from_frame(history, loaded.step_ns)
         loaded.fallbacks = fallbacks
+        if cls.learns_youth:
+            with reading(folder):
+                loaded.young = YoungSeries.from_json(json.loads((folder / YOUNG).read_text()))
         loaded._load_parameters(folder)
         return loaded
 
@@ -225,7 +235,15 @@ class PanelForecaster(Forecaster):
         """Empirical persistence for one series, ``[H, Q]``; the reason is kept for the report."""
         self.fallbacks[panel.ids[index]] = reason
         values = panel.values[index][-FALLBACK_ROWS:]
-        return values[-1] + change_quantiles(values, horizon)
+        return values[-1] + self._changes(panel, index, values, horizon)
+
+    def _changes(self, panel: Panel, index: int, values: np.ndarray, horizon: int, rows: np.ndarray | None = None) -> np.ndarray:
+        """Quantiles ``[H, Q]`` of the changes in ``values`` of a series (after ``rows``, where given), leaning on others' at its age."""
+        kinds = kinds_of(panel.ids[index], panel.families[index])
+        prior = self.young.change_quantiles(kinds, values, horizon) if self.young is not None else None
+        if prior is None:
+            return change_quantiles(values, horizon, rows)
+        return change_quantiles(values, horizon, rows, YOUNG_WINDOWS if rows is None else CONDITIONED_WINDOWS, prior)
 
     def _clip(self, panel: Panel, quantiles: np.ndarray) -> np.ndarray:
         floors, caps = self._limits(panel)

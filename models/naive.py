@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from models.base import QUANTILES
-from models.intervals import NORMAL_SCORES, change_quantiles, residual_quantiles, step_differences
+from models.intervals import NORMAL_SCORES, residual_quantiles, step_differences
 from models.member import NS_PER_HOUR, PanelForecaster, filled, reading
 from models.metrics import quantile_loss
 from models.series import Panel, forward_fill
@@ -93,6 +93,7 @@ class EmpiricalPersistence(PanelForecaster):
     name = "empirical_persistence"
     per_series = True
     options_class = EmpiricalPersistenceOptions
+    learns_youth = True
 
     def __init__(self, **options: object) -> None:
         super().__init__(**options)  # type: ignore[arg-type]
@@ -118,7 +119,7 @@ class EmpiricalPersistence(PanelForecaster):
             rows = None
             if condition != "none":
                 rows = self._masks(dense, panel.times_ns(i), np.array([len(dense) - 1]))[condition][0]
-            out[i] = values[-1] + change_quantiles(values, horizon, rows)
+            out[i] = values[-1] + self._changes(panel, i, values, horizon, rows)
         return out
 
     def _save_parameters(self, folder: Path) -> None:

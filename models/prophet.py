@@ -2,7 +2,8 @@
 
 Prophet describes the seasonal path well and the present badly: it has no autoregression. The forecast is therefore the last value, plus a
 share of the change of Prophet's path, less a share of the present deviation from that path: both shares are what the history supports at
-each step, so that a path that misleads is shrunk away. The quantiles are those of the errors that this rule made, renewed at every update.
+each step, so that a path that misleads is shrunk away. A deviation beyond those of the history is a new level and pulls no further back.
+The quantiles are those of the errors that this rule made, renewed at every update.
 Prophet's own Monte-Carlo intervals are switched off: they cost most of its prediction time and know nothing of the anchor.
 """
 
@@ -27,6 +28,7 @@ from models.series import NS_PER_DAY, Panel
 
 PARAMETERS = "prophet.json"
 PATH_CHUNK_ROWS = 512
+REACH_QUANTILE = 0.99  # of the deviations from the path in the history: a larger one is a new level
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,13 @@ class ProphetForecaster(PanelForecaster):
     name = "prophet"
     per_series = True
     options_class = ProphetOptions
+    learns_youth = True
 
     def __init__(self, **options: object) -> None:
         super().__init__(**options)  # type: ignore[arg-type]
         self.models: dict[str, Any] = {}
         self.shares: dict[str, np.ndarray] = {}
+        self.reach: dict[str, float] = {}  # largest deviation from the path that pulls back
         self._paths: dict[str, tuple[int, np.ndarray]] = {}  # start in ns and Prophet's path from there on
 
     @property
@@ -70,7 +74,7 @@ class ProphetForecaster(PanelForecaster):
         return self.options.max_rows
 
     def _fit(self, panel: Panel) -> None:
-        self.models, self.shares, self._paths = {}, {}, {}
+        self.models, self.shares, self.reach, self._paths = {}, {}, {}, {}
         tail = panel.tail(self.options.max_rows)
         jobs = []
         for i, uid in enumerate(tail.ids[: self.options.max_fits]):
@@ -91,7 +95,9 @@ class ProphetForecaster(PanelForecaster):
             # on rows before those fitted, if there are enough: in its own sample a path looks better than it is
             older = len(values) - len(tail.values[i])
             judged = slice(0, older) if older >= max(2 * self.season_length, 4 * self.horizon) else slice(None)
-            self.shares[uid] = anchor_shares(values[judged], self._path(uid, times_ns[judged]), self.horizon)
+            path = self._path(uid, times_ns[judged])
+            self.shares[uid] = anchor_shares(values[judged], path, self.horizon)
+            self.reach[uid] = float(np.nanquantile(np.abs(values[judged] - path), REACH_QUANTILE))
 
     def _fit_one(self, times_ns: np.ndarray, values: np.ndarray) -> Any:
         from prophet import Prophet
@@ -132,15 +138,18 @@ class ProphetForecaster(PanelForecaster):
             values, times_ns = panel.values[i], panel.times_ns(i)
             path = self._path(uid, np.r_[times_ns, times_ns[-1] + (1 + np.arange(horizon)) * self.step_ns])
             known, ahead, now = path[: len(values)], path[len(values) :], path[len(values) - 1]
-            shares = self.shares[uid][:horizon]
-            centre = values[-1] + shares[:, 0] * (ahead - now) + shares[:, 1] * (now - values[-1])
-            out[i] = centre[:, None] + residual_quantiles(anchored_errors(values, known, shares))
+            shares, reach = self.shares[uid][:horizon], self.reach[uid]
+            centre = values[-1] + shares[:, 0] * (ahead - now) + shares[:, 1] * np.clip(now - values[-1], -reach, reach)
+            out[i] = centre[:, None] + residual_quantiles(anchored_errors(values, known, shares, reach))
         return out
 
     def _save_parameters(self, folder: Path) -> None:
         from prophet.serialize import model_to_json
 
-        stored = {uid: {"model": model_to_json(m), "shares": self.shares[uid].tolist()} for uid, m in self.models.items()}
+        stored = {
+            uid: {"model": model_to_json(m), "shares": self.shares[uid].tolist(), "reach": self.reach[uid]}
+            for uid, m in self.models.items()
+        }
         (folder / PARAMETERS).write_text(json.dumps(stored))
 
     def _load_parameters(self, folder: Path) -> None:
@@ -150,6 +159,7 @@ class ProphetForecaster(PanelForecaster):
             stored = json.loads((folder / PARAMETERS).read_text())
             self.models = {uid: model_from_json(s["model"]) for uid, s in stored.items()}
             self.shares = {uid: np.array(s["shares"]) for uid, s in stored.items()}
+            self.reach = {uid: float(s["reach"]) for uid, s in stored.items()}
 
 
 def anchor_shares(values: np.ndarray, path: np.ndarray, horizon: int) -> np.ndarray:
@@ -173,12 +183,13 @@ def anchor_shares(values: np.ndarray, path: np.ndarray, horizon: int) -> np.ndar
     return out
 
 
-def anchored_errors(values: np.ndarray, path: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Errors ``[T, H]`` that the anchored rule made; NaN where either end is not known."""
+def anchored_errors(values: np.ndarray, path: np.ndarray, shares: np.ndarray, reach: float = np.inf) -> np.ndarray:
+    """Errors ``[T, H]`` that the anchored rule made, deviations cut at ``reach``; NaN where either end is not known."""
     out = np.full((len(values), len(shares)), np.nan)
+    back_to_path = np.clip(path - values, -reach, reach)
     for h in range(1, min(len(shares), len(values) - 1) + 1):
         seasonal, back = shares[h - 1]
-        out[:-h, h - 1] = values[h:] - values[:-h] - seasonal * (path[h:] - path[:-h]) - back * (path[:-h] - values[:-h])
+        out[:-h, h - 1] = values[h:] - values[:-h] - seasonal * (path[h:] - path[:-h]) - back * back_to_path[:-h]
     return out
 
 

@@ -51,7 +51,7 @@ def closing_lines(config: TrainConfig, workspace: Workspace, seconds: float) -> 
         naive = scores["reference"]["name"]
         lines.append(f"{target}: {scores['n_series']} series, {scores['n_origins']} origins; ratio = WQL against {naive}")
         lines.append(forecaster_table(scores).to_string(index=False, float_format=lambda v: f"{v:.3f}"))
-        lines.append("")
+        lines += [*read_json(workspace.folder("forecasters") / target / "diagnosis.json")["summary"], ""]
     summary = read_json(workspace.folder("evaluate") / "summary.json") if "evaluate" in stages else None
     table = printed(workspace.folder("evaluate"), workspace.folder("forecasters")) if summary else None
     if table is not None:

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from models.base import QUANTILE_COLUMNS, QUANTILES
+from models.diagnosis import COLUMNS
 from pipelines.workspace import read_json
 from registry.plots import calibration, error_by_horizon, forecast_fan, skill_bars
 from registry.tracking import Run
@@ -79,7 +80,9 @@ def target_figures(folder: Path, series: pd.DataFrame) -> dict[str, Figure]:
 
 def log_target(run: Run, target: str, folder: Path, series_file: Path) -> None:
     """Log one target: figures and tables on its run, metrics by horizon step on a nested run per forecaster."""
-    run.log_text((folder / "backtest.json").read_text(), "backtest.json")
+    for file in ("backtest.json", "diagnosis.json"):
+        run.log_text((folder / file).read_text(), file)
+    run.log_table(pd.DataFrame(read_json(folder / "diagnosis.json")["findings"], columns=list(COLUMNS)), "diagnosis")
     choice = read_json(folder / "champion.json")
     run.set_tags({"candidate": choice["candidate"], "reason": choice["reason"]})
     for name, figure in target_figures(folder, pd.read_parquet(series_file)).items():

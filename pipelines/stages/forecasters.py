@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from models.backtest import NAIVES, run_backtest
 from models.catalog import make_forecaster
+from models.diagnosis import diagnose
 from models.selection import Decision, choose_champion, decision_ratio
 from pipelines.cli import quiet_libraries
 from pipelines.config import TrainConfig
@@ -77,6 +78,8 @@ def backtest_target(target: str, features: Path, out: Path, config: TrainConfig,
     scored = {**result.reference_scores, **result.scores}
     pd.concat([score.forecasts for score in scored.values()], ignore_index=True).to_parquet(out / "forecasts.parquet")
     write_json(out / "backtest.json", result.to_json())
+    fallbacks = {name: score.fallbacks for name, score in scored.items()}
+    write_json(out / "diagnosis.json", diagnose(series, freq, season_length=result.season_length, fallbacks=fallbacks).to_json())
     write_json(out / "champion.json", asdict(champion))
     reference = result.reference_scores[result.reference]
     ratios = {name: asdict(decision_ratio(score, reference, decision)) for name, score in scored.items() if score.error is None}
@@ -101,7 +104,7 @@ def _follow(events: Any, futures: list[Any], total: int, origins: int) -> None:
 
 
 def run_forecasters(context: StageContext, out: Path) -> None:
-    """Write per target ``backtest.json, champion.json, decision.json, forecasts.parquet``, and the fitted ``candidate/, reference/``."""
+    """Write per target ``backtest, diagnosis, champion, decision`` (JSON), ``forecasts.parquet`` and fitted ``candidate/, reference/``."""
     config, features = context.config, context.folder("features")
     spawn = multiprocessing.get_context("spawn")
     members = len({*NAIVES, *config.forecasters})
