@@ -7,7 +7,9 @@ is about to take them, so that no more than twice as many exist as there are wor
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -65,7 +67,7 @@ class Processes(AbstractContextManager):
     def map(self, function: Callable[[T, Any], R], tasks: Iterable[T], shared: Any = None) -> Iterator[tuple[int, R]]:
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=self._initializer)
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin, initargs=(self._initializer,))
         packed, pool = pickle.dumps(shared), self._pool
         pending: dict[Any, int] = {}
         try:
@@ -86,6 +88,18 @@ class Processes(AbstractContextManager):
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
+
+
+def _begin(initializer: Callable[[], None] | None) -> None:
+    """A worker's first act: end with its parent, even where that is killed."""
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    if initializer:
+        initializer()
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _finished(pending: dict[Any, int]) -> Iterator[tuple[int, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from telemetry.errors import InputError
 
 SUFFIXES = (".parquet", ".csv")
 DICTIONARY_COLUMNS = ("unique_id",)
+ROW_NUMBERS = re.compile(r"__index_level_\d+__|Unnamed: \d+")  # an index without a name, as pandas writes and reads it: no covariate
 
 
 def series_batches(file: Path) -> Batches:
@@ -58,7 +60,8 @@ def _csv(file: Path) -> Iterator[pd.DataFrame]:
 
 def _checked(batches: Iterator[pd.DataFrame], file: Path) -> Iterator[pd.DataFrame]:
     try:
-        yield from batches
+        for batch in batches:
+            yield batch[[column for column in batch.columns if not ROW_NUMBERS.fullmatch(str(column))]]
     except InputError:
         raise
     except (OSError, ValueError) as error:  # ArrowInvalid and pandas' parser errors are ValueErrors

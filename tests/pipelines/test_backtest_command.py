@@ -106,6 +106,14 @@ def rows_of(file: Path) -> pd.DataFrame:
     return pd.concat(series_batches(file)(), ignore_index=True)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_row_numbers_are_no_covariate(tmp_path: Path, suffix: str) -> None:
+    frame = rows_of(write_series(tmp_path / "a.parquet")).sample(frac=1.0, random_state=0)
+    file = tmp_path / f"shuffled{suffix}"
+    frame.to_csv(file) if suffix == ".csv" else frame.to_parquet(file)
+    assert list(rows_of(file).columns) == ["unique_id", "ds", "y", "price"]
+
+
 def test_readers_name_what_they_cannot_read(tmp_path: Path) -> None:
     assert rows_of(write_series(tmp_path / "a.csv"))["unique_id"].iloc[0] == "00042"
     with pytest.raises(InputError, match="no such file"):
