@@ -8,7 +8,7 @@ forecast and half from sums of draws of its children that move together as they 
 One pass over the nine quantiles of all series at one time step:
 
 1. parents, from the deepest up: quantile average of the own forecast and of the sum of the children's draws;
-2. means reconciled by MinTrace (Wickramasuriya et al. 2019, ``hierarchicalforecast``), the whole distribution moves with its mean;
+2. means reconciled by MinTrace (Wickramasuriya et al. 2019, ``hierarchicalforecast``), the half of the distribution on that side is stretched;
 3. medians reconciled by the same projection; the other quantiles give way where they would cross;
 In 2 and 3 leaves are clipped to their bounds, and what a parent has above its cap is taken from its leaves by their room above the floor.
 
@@ -33,6 +33,7 @@ COPULA_SHARE = 0.5
 MOST_DRAWS = 200
 FEWEST_DRAWS = 20
 SMALLEST_VARIANCE_SHARE = 1e-6
+MOST_STRETCH = 0.5
 MOST_SWEEPS, ROUNDING = 20, 1e-12
 Bounds = Mapping[str, Sequence[float | None]]
 
@@ -116,7 +117,7 @@ class Hierarchy:
         return floors, caps
 
     def projection(self, variances: np.ndarray) -> np.ndarray:
-        """MinTrace ``[B, N]`` from forecasts of all series to coherent leaves, for error variances ``[N]``."""
+        """MinTrace ``[B, N]`` from forecasts of all series to coherent leaves, for variances ``[N]`` of their errors."""
         if not self.n_parents:
             return np.eye(len(self.ids))
         least = SMALLEST_VARIANCE_SHARE * max(float(np.max(variances)), 1e-12)
@@ -166,27 +167,24 @@ def _depth(uid: str, parents: Mapping[str, str]) -> int:
 
 @dataclass(frozen=True)
 class Reconciler:
-    """What past windows taught about the errors of all series.
+    """What makes forecasts of all levels agree.
 
     Attributes:
         parents: child -> parent.
         bounds: ``{unique_id: (floor, cap)}``.
-        variances: mean squared error of each series' forecast mean.
         scores: normal scores ``[D]`` of past times by series: how series move together. Empty without enough of them.
     """
 
     parents: dict[str, str]
     bounds: dict[str, Sequence[float | None]]
-    variances: dict[str, float]
     scores: dict[str, np.ndarray]
 
     @classmethod
     def fit(cls, forecasts: pd.DataFrame, parents: Mapping[str, str], bounds: Bounds | None = None) -> Reconciler:
-        """Errors and their dependence from past forecasts with ``y``: ``unique_id, ds, origin, q10 ... q90, y``."""
+        """How series move together, from past forecasts with ``y``: ``unique_id, ds, origin, q10 ... q90, y``."""
         known = forecasts.dropna(subset=["y"])
         quantiles, y = known[list(QUANTILE_COLUMNS)].to_numpy(dtype=np.float64), known["y"].to_numpy(dtype=np.float64)
-        squares = pd.Series((y - mean_of(quantiles)) ** 2).groupby(known["unique_id"].to_numpy()).mean()
-        ids, rows = _row_matrix(known)
+        ids, rows, _ = _row_matrix(known)
         seen = (rows >= 0).sum(axis=0) >= FEWEST_DRAWS
         scores: dict[str, np.ndarray] = {}
         if seen.any():
@@ -194,7 +192,7 @@ class Reconciler:
             drawn = np.where(rows >= 0, middle_scores(quantiles, y)[rows], drawn)
             ranked = rank_scores(thinned(drawn[:, seen], MOST_DRAWS))
             scores = {str(uid): ranked[:, k] for k, uid in enumerate(ids[seen])}
-        return cls(dict(parents), dict(bounds or {}), {str(k): float(v) for k, v in squares.items()}, scores)
+        return cls(dict(parents), dict(bounds or {}), scores)
 
     def apply(self, forecasts: pd.DataFrame) -> pd.DataFrame:
         """Coherent forecasts.
@@ -210,28 +208,39 @@ class Reconciler:
             InputError: two forecasts of one series for one time and origin.
         """
         out = forecasts.reset_index(drop=True)
-        ids, rows = _row_matrix(out)
+        ids, rows, issue = _row_matrix(out)
+        column = {uid: k for k, uid in enumerate(ids)}
         patterns, place = np.unique(rows >= 0, axis=0, return_inverse=True)
         values = out[list(QUANTILE_COLUMNS)].to_numpy(dtype=np.float64)
         new, means = values.copy(), np.empty(len(out))
         for number, present in enumerate(patterns):
             hierarchy = Hierarchy.of(self.parents, list(ids[present]))
-            column = {uid: k for k, uid in enumerate(ids)}
-            picked = rows[place == number][:, [column[uid] for uid in hierarchy.ids]]  # [T, N]
-            new[picked], means[picked] = self.reconcile(hierarchy, values[picked])
+            order = [column[uid] for uid in hierarchy.ids]
+            for at in np.unique(issue[place == number]):
+                picked = rows[(place == number) & (issue == at)][:, order]  # [T, N]
+                new[picked], means[picked] = self.reconcile(hierarchy, values[picked])
         out[list(QUANTILE_COLUMNS)] = new
         out["mean"] = means
         return out
 
     def reconcile(self, hierarchy: Hierarchy, quantiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Coherent quantiles ``[T, N, Q]`` and means ``[T, N]`` of ``quantiles [T, N, Q]`` in the order of ``hierarchy.ids``."""
+        """Coherent forecasts of one issue.
+
+        Variances for MinTrace are those that the forecasts themselves claim, on average over the issue: a series that is sure of its
+        value stays where it is, and the doubtful ones give way.
+
+        Args:
+            quantiles: ``[T, N, Q]`` in the order of ``hierarchy.ids``.
+
+        Returns:
+            Quantiles ``[T, N, Q]`` and means ``[T, N]``.
+        """
         floors, caps = hierarchy.limits(self.bounds)
         low, high = floors[:, None], caps[:, None]
-        typical = float(np.median(list(self.variances.values()))) if self.variances else 1.0
-        projection = hierarchy.projection(np.array([self.variances.get(uid, typical) for uid in hierarchy.ids]))
         mixed = np.clip(self._with_copula(hierarchy, quantiles), low, high)
+        projection = hierarchy.projection(np.mean((mixed[..., -1] - mixed[..., 0]) ** 2, axis=0))
         means = hierarchy.coherent(mean_of(mixed), projection, floors, caps)
-        moved = np.clip(monotone(mixed + (means - mean_of(mixed))[..., None]), low, high)
+        moved = np.clip(monotone(_toward_mean(mixed, means)), low, high)
         medians = hierarchy.coherent(moved[..., MIDDLE], projection, floors, caps)[..., None]
         moved[..., :MIDDLE] = np.minimum(moved[..., :MIDDLE], medians)
         moved[..., MIDDLE + 1 :] = np.maximum(moved[..., MIDDLE + 1 :], medians)
@@ -265,7 +274,6 @@ class Reconciler:
         return {
             "parents": self.parents,
             "bounds": {uid: list(pair) for uid, pair in self.bounds.items()},
-            "variances": self.variances,
             "scores": {uid: values.tolist() for uid, values in self.scores.items()},
         }
 
@@ -273,11 +281,24 @@ class Reconciler:
     def from_json(cls, stored: Mapping[str, dict]) -> Reconciler:
         """What :meth:`to_json` gave."""
         scores = {uid: np.array(values) for uid, values in stored["scores"].items()}
-        return cls(dict(stored["parents"]), dict(stored["bounds"]), dict(stored["variances"]), scores)
+        return cls(dict(stored["parents"]), dict(stored["bounds"]), scores)
 
 
-def _row_matrix(forecasts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Series ids ``[N]`` and the row number of each in each issue and time ``[T, N]``, -1 where there is none."""
+def _toward_mean(quantiles: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Quantiles ``[..., Q]`` moved half way toward ``means [...]``: the half on that side of the median is stretched, by ``MOST_STRETCH``
+    at most.
+
+    Nothing is shifted, so an atom (a GPU that idles, most of the time) stays where it is; half way, because stretching also widens.
+    """
+    shift = 0.5 * (means - mean_of(quantiles))[..., None]
+    away = quantiles - quantiles[..., MIDDLE, None]
+    away = np.where(shift > 0, np.maximum(away, 0.0), np.minimum(away, 0.0))
+    reach = mean_of(away)[..., None]  # what the mean moves by when this half becomes twice as wide
+    return quantiles + np.clip(np.divide(shift, reach, out=np.zeros_like(shift), where=reach != 0), 0.0, MOST_STRETCH) * away
+
+
+def _row_matrix(forecasts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Series ids ``[N]``, the row number of each at each issue and time ``[T, N]`` (-1: none), and the issue's number ``[T]``."""
     keys = pd.DataFrame({"origin": forecasts["origin"].to_numpy() if "origin" in forecasts else 0, "ds": forecasts["ds"].to_numpy()})
     time = keys.groupby(["origin", "ds"], sort=False).ngroup().to_numpy()
     series, ids = pd.factorize(forecasts["unique_id"].to_numpy(dtype=object), sort=True)
@@ -285,7 +306,9 @@ def _row_matrix(forecasts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     rows[time, series] = np.arange(len(forecasts))
     if (rows >= 0).sum() < len(forecasts):
         raise InputError("two forecasts of one series for one time", where="reconciliation", remedy="give an origin column, one per issue")
-    return ids, rows
+    issue = np.zeros(len(rows), dtype=np.int64)
+    issue[time] = pd.factorize(keys["origin"])[0]
+    return ids, rows, issue
 
 
 def parents_of_places(places: pd.DataFrame, ids: Sequence[str]) -> dict[str, str]:

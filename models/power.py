@@ -171,7 +171,7 @@ class PowerModel:
         if loads is not None and load_history is not None:
             past = (_wide(power_history, begin), _wide(load_history, begin))
             responses = {uid: r for uid, curve in known.items() if (r := _response(uid, curve, *past, horizon)) is not None}
-        model = cls(horizon, known, responses, {}, Reconciler({}, {}, {}, {}), dict(bounds or {}))
+        model = cls(horizon, known, responses, {}, Reconciler({}, {}, {}), dict(bounds or {}))
         conditional = model.conditional(direct, loads, power_history, load_history)
         model = cls(horizon, known, responses, _shares(direct, conditional, horizon), model.reconciler, model.bounds)
         blended = model.blend(direct, conditional)
