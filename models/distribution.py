@@ -16,7 +16,7 @@ from models.base import QUANTILES, monotone
 SCORES = norm.ppf(QUANTILES)  # [Q]
 MIDDLE = len(QUANTILES) // 2
 MEAN_WEIGHTS = np.array([0.15, *[0.1] * (len(QUANTILES) - 2), 0.15])  # midpoint rule; the outer quantiles stand for their tails
-NODES = 15
+NODES, CHUNK = 25, 2000
 
 
 def tail_scales(quantiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,11 +87,15 @@ def mean_of(quantiles: np.ndarray) -> np.ndarray:
 
 def quantiles_of(draws: np.ndarray) -> np.ndarray:
     """The nine quantiles ``[..., Q]`` of equally likely draws ``[..., D]``."""
-    return np.moveaxis(np.quantile(draws, QUANTILES, axis=-1), 0, -1)
+    return np.moveaxis(np.quantile(draws, QUANTILES, axis=-1, method="hazen"), 0, -1)
 
 
 def sum_of_independent(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Quantiles of the sum of two independent distributions, both ``[n, Q]``, on ``NODES`` x ``NODES`` equally likely pairs of values."""
     nodes = norm.ppf((np.arange(NODES) + 0.5) / NODES)[None, :]
-    pairs = values_at(first, nodes)[:, :, None] + values_at(second, nodes)[:, None, :]  # [n, NODES, NODES]
-    return monotone(quantiles_of(pairs.reshape(len(pairs), -1)))
+    out = np.empty(first.shape)
+    for begin in range(0, len(first), CHUNK):
+        part = slice(begin, begin + CHUNK)
+        pairs = values_at(first[part], nodes)[:, :, None] + values_at(second[part], nodes)[:, None, :]  # [c, NODES, NODES]
+        out[part] = quantiles_of(pairs.reshape(len(pairs), -1))
+    return monotone(out)
