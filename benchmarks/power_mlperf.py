@@ -1,9 +1,9 @@
 """Power forecasts of measured training runs: MLPerf Training v4.0 node meters (``benchmarks.mlperf_logs``), 10 s means, 3 minutes ahead.
 
-Runs are walked in order of time; for each, everything is learned on runs that had *ended before it began*, and origins lie 80 s apart within
-it. The load is the share of the run's nodes' power that its phase asks for: 0 before and after, the start-up's share while it starts,
-1 in the timed part. Its forecast knows what a scheduler knows: which benchmark runs, in which phase it is and for how long, and how long
-the phases of earlier runs of that benchmark (else of all runs) lasted; never when this run will end. Node and site curves (idle and active watts) are fitted
+Runs are walked in order of time; for each, everything is learned on runs that had *ended before it began*, and origins lie 80 s apart
+within it. The load is the share of active power that a phase asks for: 0 before and after, the start-up's share while a run starts, 1 in
+the timed part. Its forecast knows what a scheduler knows: which benchmark runs, in which phase it is and for how long, and how long the
+phases of earlier runs of that benchmark (else of all runs) lasted; never when this run will end. Curves (idle and active watts) are fitted
 on those earlier runs (``envs.power.runs``), as is how watts follow them.
 
 Logs that are byte copies of another node's are left out; a site is the sum of the run's measured nodes. A run's nodes are series ``n0`` to
@@ -28,7 +28,7 @@ from models.base import QUANTILES
 from models.catalog import make_forecaster
 from models.hierarchy import Reconciler
 from models.intervals import NORMAL_SCORES
-from models.power import PowerCurve, PowerModel, Response, _shares
+from models.power import PowerCurve, PowerModel, Response, conditional_shares
 from models.series import seasonal_scale
 
 STEP_S, HORIZON, STRIDE, FIRST = 10, 18, 8, 6
@@ -180,16 +180,16 @@ class _Walk:
         ids = list(run.frame()["unique_id"].unique())
         site, count = ids[-1], len(ids) - 1
         response = response_of(past, curve, startup)
-        curves = {uid: curve for uid in ids[:-1]}
+        curves = dict.fromkeys(ids[:-1], curve)
         curves[site] = PowerCurve("load", curve.idle_w * count, curve.watts_per_unit * count, 1.0)
         whole = Response(response.gain, response.pull, response.rest * np.sqrt(count))  # nodes' rests taken as independent
-        responses = {uid: response for uid in ids[:-1]} | {site: whole}
-        bounds = {uid: (NODE_FLOOR_SHARE * curve.idle_w, NODE_CAP_W) for uid in ids[:-1]}
+        responses = dict.fromkeys(ids[:-1], response) | {site: whole}
+        bounds = dict.fromkeys(ids[:-1], (NODE_FLOOR_SHARE * curve.idle_w, NODE_CAP_W))
         bounds[site] = (count * NODE_FLOOR_SHARE * curve.idle_w, count * NODE_CAP_W)
-        parents = {uid: site for uid in ids[:-1]}
+        parents = dict.fromkeys(ids[:-1], site)
         ended = {n for n, other in enumerate(self.runs[:number]) if other.end < run.begin}
         direct, conditional, blended = (self._windows(name, ended) for name in ("direct", "conditional", "blended"))
-        shares = _shares(direct, conditional[Q].to_numpy(), HORIZON) if len(direct) else {}
+        shares = conditional_shares(direct, conditional[Q].to_numpy(), HORIZON) if len(direct) else {}
         alike = blended[blended["unique_id"].isin(ids) & blended["origin"].isin(_origins_with(blended, site))] if len(blended) else blended
         reconciler = Reconciler.fit(alike, parents, bounds) if len(alike) else Reconciler(parents, bounds, {})
         return PowerModel(HORIZON, curves, responses, shares, reconciler, bounds)

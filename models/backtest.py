@@ -154,6 +154,7 @@ def run_backtest(
     forecasters: Mapping[str, Mapping[str, Any]] | Iterable[str],
     config: BacktestConfig | None = None,
     progress: Progress | None = None,
+    plan: OriginPlan | None = None,
 ) -> BacktestResult:
     """Score forecasters by rolling origin.
 
@@ -163,6 +164,7 @@ def run_backtest(
         forecasters: names, or names with their options.
         config: how to cut the history.
         progress: called with forecaster, origins done and origins in all.
+        plan: origins shared with another backtest; None plans them for these series.
 
     Returns:
         Scores of all forecasters; one that raises is reported with its error and does not stop the others.
@@ -177,7 +179,7 @@ def run_backtest(
     table, report = validate_series(series, freq)
     panel = Panel.from_frame(table, freq_step_ns(freq))
     season_length = config.season_length or default_season_length(freq)
-    plan = plan_origins(panel, config, season_length)
+    plan = plan or plan_origins(panel, config, season_length)
     walk = _Walk(table, panel, plan, config, freq, season_length)
     scales = {uid: seasonal_scale(values, season_length) for uid, values in walk.train_values().items()}
     scores = {}

@@ -8,10 +8,10 @@ forecast and half from sums of draws of its children that move together as they 
 One pass over the nine quantiles of all series at one time step:
 
 1. parents, from the deepest up: quantile average of the own forecast and of the sum of the children's draws;
-2. means reconciled by MinTrace (Wickramasuriya et al. 2019, ``hierarchicalforecast``), the half of the distribution on that side is stretched;
-3. medians reconciled by the same projection; the other quantiles give way where they would cross;
-In 2 and 3 leaves are clipped to their bounds, and what a parent has above its cap is taken from its leaves by their room above the floor.
+2. means reconciled by MinTrace (Wickramasuriya et al. 2019, ``hierarchicalforecast``); each distribution is stretched toward its new mean;
+3. medians reconciled by the same projection; the other quantiles give way where they would cross.
 
+In 2 and 3 leaves are clipped to their bounds, and what a parent has above its cap is taken from its leaves by their room above the floor.
 ``docs/forecasts_power.md`` has the measurements that chose each step over its alternatives.
 """
 

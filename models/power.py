@@ -28,6 +28,7 @@ from telemetry.errors import InputError
 
 PRIOR_ROWS = 50.0
 MOST_ROWS = 4320
+FEWEST_ROWS = 60
 NAME = "power"
 Q = list(QUANTILE_COLUMNS)
 
@@ -157,7 +158,8 @@ class PowerModel:
         """Learn from calibration windows and from the history before them.
 
         Args:
-            direct: direct forecasts of past windows with what came: ``unique_id, issued_at, ds, step, origin, q10 ... q90, y``.
+            direct: direct forecasts of past windows with what came: ``unique_id, issued_at, ds, step, origin, q10 ... q90, y``. Without
+                rows nothing is learned, and levels are only reconciled.
             loads: load forecasts of the same issues (``unique_id, issued_at, ds, q10 ... q90``), or None.
             power_history, load_history: ``unique_id, ds, y``. Curves are fitted on rows up to the first issue of ``direct`` only; of later
                 rows only the value at each issue is read.
@@ -166,6 +168,8 @@ class PowerModel:
             bounds: ``{unique_id: (floor, cap)}`` in W.
             horizon: steps of a forecast.
         """
+        if direct.empty:
+            return cls(horizon, dict(curves or {}), {}, {}, Reconciler(dict(parents or {}), dict(bounds or {}), {}), dict(bounds or {}))
         begin = direct["issued_at"].min()
         known, responses = dict(curves or {}), {}
         if loads is not None and load_history is not None:
@@ -173,7 +177,7 @@ class PowerModel:
             responses = {uid: r for uid, curve in known.items() if (r := _response(uid, curve, *past, horizon)) is not None}
         model = cls(horizon, known, responses, {}, Reconciler({}, {}, {}), dict(bounds or {}))
         conditional = model.conditional(direct, loads, power_history, load_history)
-        model = cls(horizon, known, responses, _shares(direct, conditional, horizon), model.reconciler, model.bounds)
+        model = cls(horizon, known, responses, conditional_shares(direct, conditional, horizon), model.reconciler, model.bounds)
         blended = model.blend(direct, conditional)
         return cls(horizon, known, responses, model.shares, Reconciler.fit(blended, parents or {}, bounds), model.bounds)
 
@@ -274,16 +278,16 @@ def _limits(pair: Sequence[float | None] | None) -> tuple[float, float]:
     return (-np.inf if low is None else float(low)), (np.inf if high is None else float(high))
 
 
-def _shares(direct: pd.DataFrame, conditional: np.ndarray, horizon: int) -> dict[str, np.ndarray]:
-    """Share of the conditional forecast by level and horizon band, least loss on windows that are known."""
+def conditional_shares(direct: pd.DataFrame, conditional: np.ndarray, horizon: int) -> dict[str, np.ndarray]:
+    """Share of the conditional forecast by level and horizon band: least loss on known rows, 0 where they are fewer than 60."""
     usable = direct["y"].notna().to_numpy() & ~np.isnan(conditional).any(axis=1)
     levels = direct["unique_id"].map(level_of).to_numpy()
     bands = horizon_bands(horizon)[direct["step"].to_numpy() - 1]
     shares = {}
+    y, table = direct["y"].to_numpy(dtype=np.float64), direct[Q].to_numpy(dtype=np.float64)
     for level in sorted(set(levels[usable])):
         rows = usable & (levels == level)
-        found = blend_weights(
-            direct["y"].to_numpy(dtype=np.float64)[rows], conditional[rows], direct[Q].to_numpy(dtype=np.float64)[rows], bands[rows]
-        )
-        shares[str(level)] = np.concatenate([found, np.repeat(found[-1:], BANDS - len(found))])
+        found = blend_weights(y[rows], conditional[rows], table[rows], bands[rows])
+        enough = np.bincount(bands[rows], minlength=BANDS) >= FEWEST_ROWS
+        shares[str(level)] = np.where(enough, np.concatenate([found, np.zeros(BANDS - len(found))]), 0.0)
     return shares

@@ -15,7 +15,7 @@ from telemetry.errors import InputError
 DEPENDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ingest": (("source", "lake"), ()),
     "features": (("target", "trace", "grid", "cluster"), ("ingest",)),
-    "forecasters": (("target", "forecaster", "backtest", "seed"), ("features",)),
+    "forecasters": (("target", "forecaster", "power", "backtest", "seed"), ("features",)),
     "agent": (("agent", "reward", "cluster", "trace", "seed"), ("features",)),
     "evaluate": (("reward", "cluster", "trace", "seed", "registry"), ("features", "agent")),
     "promote": (("registry", "target"), ("features", "forecasters", "agent", "evaluate")),

@@ -14,12 +14,13 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from models.backtest import NAIVES, BacktestConfig, run_backtest
+from models.backtest import NAIVES, BacktestConfig, OriginPlan, run_backtest
 from models.catalog import make_forecaster
 from models.selection import choose_champion
 from pipelines.cli import quiet_libraries
 from pipelines.stages.context import StageContext
 from pipelines.stages.forecast_plots import log_target
+from pipelines.stages.power_levels import FOLDER, log_power_levels, reconcile_power, shared_plan
 from pipelines.workspace import write_json
 
 BOUNDS_FILE = "bounds.json"
@@ -42,14 +43,23 @@ def members_with(members: dict[str, dict[str, Any]], bounds: dict[str, list[floa
 
 
 def backtest_target(
-    target: str, features: Path, out: Path, members: dict[str, dict[str, Any]], config: BacktestConfig, freq: str, events: Any
+    target: str,
+    features: Path,
+    out: Path,
+    members: dict[str, dict[str, Any]],
+    config: BacktestConfig,
+    freq: str,
+    plan: OriginPlan | None,
+    events: Any,
 ) -> None:
     """Backtest one target and fit candidate and naive on all of it; runs in a process of its own and leaves everything in ``out``."""
     quiet_libraries()
     torch.set_num_threads(1)
     series = pd.read_parquet(series_path(features, target))
     options = members_with(members, bounds_of(features, target))
-    result = run_backtest(series, freq, options, config, progress=lambda name, done, total: events.put((target, name, done, total)))
+    result = run_backtest(
+        series, freq, options, config, progress=lambda name, done, total: events.put((target, name, done, total)), plan=plan
+    )
     champion = choose_champion(result)
     out.mkdir(parents=True)
     for folder, name in (("candidate", champion.candidate), ("reference", champion.reference)):
@@ -78,18 +88,29 @@ def _follow(events: Any, futures: list[Any], total: int) -> None:
 
 
 def run_forecasters(context: StageContext, out: Path) -> None:
-    """Write per target ``backtest.json``, ``champion.json``, ``forecasts.parquet`` and the fitted ``candidate/`` and ``reference/``."""
+    """Write per target ``backtest.json``, ``champion.json``, ``forecasts.parquet`` and the fitted ``candidate/`` and ``reference/``.
+
+    For power also ``levels/``: the champion's forecasts blended with what the load forecast says, and coherent from node to site.
+    """
     config, features = context.config, context.folder("features")
     spawn = multiprocessing.get_context("spawn")
     members = len({*NAIVES, *config.forecasters})
     origins = config.backtest.origins + config.backtest.calibration_origins
+    series = {target: pd.read_parquet(series_path(features, target)) for target in config.target.names}
+    plan = shared_plan(series, config.target.freq, config.backtest)
     with spawn.Manager() as manager, ProcessPoolExecutor(min(config.engine.workers, len(config.target.names)), mp_context=spawn) as pool:
         events = manager.Queue()
         futures = [
-            pool.submit(backtest_target, target, features, out / target, config.forecasters, config.backtest, config.target.freq, events)
+            pool.submit(
+                backtest_target, target, features, out / target, config.forecasters, config.backtest, config.target.freq, plan, events
+            )
             for target in config.target.names
         ]
         _follow(events, futures, members * origins * len(futures))
+    if "power" in config.target.names:
+        reconcile_power(out, features, bounds_of(features, "power"), config.power, config.backtest.horizon)
     for target in config.target.names:
         with context.run.child(f"forecast {target}", tags={"target": target}) as run:
             log_target(run, target, out / target, series_path(features, target))
+            if target == "power":
+                log_power_levels(run, out / target / FOLDER, series[target])

@@ -84,7 +84,7 @@ def replayed_power_parents(series: pd.DataFrame) -> dict[str, str]:
 
 
 def replayed_power_curves(path: Path) -> tuple[dict[str, PowerCurve], dict[str, tuple[float, float]]]:
-    """Curve of every virtual cluster on its ``gpu_demand``, and bounds in W: all GPUs of its largest size idle for the one, busy for the other.
+    """Curve of every virtual cluster on its ``gpu_demand``, and bounds in W: its fewest GPUs idle, its most GPUs busy.
 
     The size of a virtual cluster is what its owner knows: running plus idle GPUs. It changes a little over the month; the median is taken
     for the curve, the least and the most for the bounds.

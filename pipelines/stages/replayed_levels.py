@@ -1,9 +1,9 @@
 """Power of a public job trace at every level, replayed: real arrivals and GPU counts, measured curves, our simulator's placement.
 
-Nobody measured these watts. Jobs of four Philly virtual clusters (``public_traces.read_philly_gavel``, whose flaws hold here too) run in the
-compiled simulator, each virtual cluster in a pool of its own with 8-GPU V100 nodes, first come first served as far as they fit, at full
-power, on nodes that never sleep; a job draws what the committed curves measured for its class. What the watts do over time is thus what
-jobs do; noise of boards, of utilisation and of meters is not in it.
+Nobody measured these watts. Jobs of four Philly virtual clusters (``public_traces.read_philly_gavel``, whose flaws hold here too) run in
+the compiled simulator, each virtual cluster in a pool of its own with 8-GPU V100 nodes, first come first served as far as they fit, at
+full power, on nodes that never sleep; a job draws what the committed curves measured for its class. What the watts do over time is thus
+what jobs do; noise of boards, of utilisation and of meters is not in it.
 """
 
 from __future__ import annotations

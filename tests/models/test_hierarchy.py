@@ -58,7 +58,7 @@ def all_ids() -> list[str]:
 @given(seed=st.integers(0, 10_000), tight=st.booleans(), learned=st.booleans())
 def test_medians_and_means_add_up_bounds_hold_and_nothing_crosses(seed, tight, learned):
     frame = table(all_ids(), seed)
-    bounds = {uid: (20.0, 300.0) for uid in LEAVES}
+    bounds = dict.fromkeys(LEAVES, (20.0, 300.0))
     bounds |= {"power/pool/a": (None, 700.0), "power/site/s": (150.0, 640.0)} if tight else {}
     past = table(all_ids(), seed + 1, origins=8)
     reconciler = Reconciler.fit(past.assign(y=past["q50"]), PARENTS if learned else {}, bounds)

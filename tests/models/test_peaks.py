@@ -16,7 +16,7 @@ HORIZON = 8
 
 
 def windows(rho: float, count: int, seed: int) -> pd.DataFrame:
-    """Gaussian windows around 1000 W with sigma 50 whose steps correlate by ``rho`` to their neighbours, forecast correctly step by step."""
+    """Gaussian windows around 1000 W with sigma 50 with correlation ``rho`` between neighbours, forecast correctly step by step."""
     rng = np.random.default_rng(seed)
     steps = np.arange(HORIZON)
     root = np.linalg.cholesky(rho ** np.abs(steps[:, None] - steps[None, :]) + 1e-9 * np.eye(HORIZON))
