@@ -246,14 +246,16 @@ def mlperf_case(traces: Path, member: str, share: float = TRAIN_SHARE) -> dict[s
     for name in dict.fromkeys([*NAIVES, member, "conditional", "blended", "reconciled"]):
         frame = pd.concat(walk.done[name], ignore_index=True)
         number = frame["origin"] // 1000
-        frame["series"] = frame["unique_id"]
         variants[name] = (frame[number < cut], frame[number >= cut])
     ids = variants[member][1]["unique_id"].unique()
     before = pd.concat([run.frame() for run in runs[:cut]], ignore_index=True)
-    caps = before.groupby("unique_id")["y"].quantile(0.9).to_dict()
-    node = {uid: (None, NODE_CAP_W) for uid in ids if "/node/" in uid}
-    scales = {uid: seasonal_scale(rows["y"].to_numpy(), 1) for uid, rows in before.groupby("unique_id")}
-    settings = {"scales": scales, "caps": caps, "bounds": node, "horizon": HORIZON}
+    watts = before.loc[before["unique_id"].str.startswith("power/node/"), "y"]
+    counts = {uid: int(uid.split("/")[2].split("-")[0]) if "/site/" in uid else 1 for uid in ids}
+    cap_w, scale = float(watts.quantile(0.05) + watts.quantile(0.95)) / 2, seasonal_scale(watts.to_numpy(), 1)
+    caps = {uid: count * cap_w for uid, count in counts.items()}
+    scales = {uid: count * scale for uid, count in counts.items()}
+    limits = {uid: (0.0, count * NODE_CAP_W) for uid, count in counts.items()}
+    settings = {"scales": scales, "caps": caps, "bounds": limits, "horizon": HORIZON}
     scores = {name: score_levels(*pair, **settings) for name, pair in variants.items()}
     naive = min(("persistence", "seasonal_naive"), key=lambda name: np.mean([row["wql"] for row in scores[name].values()]))
     done = walk.model_of(len(runs) - 1, 0.5, PowerCurve("load", 1000.0, 1000.0, 1.0))

@@ -51,10 +51,10 @@ def _fan(axes: Axes, series: pd.DataFrame, forecasts: pd.DataFrame, windows: pd.
     axes.plot(fan["ds"], fan["q50"], color=PALETTE[0], lw=1.8, label="median, 40 and 80 % band")
     axes.plot(fan["ds"], fan["y"], color=PALETTE[1], lw=1.2, ls="--", label="actual")
     if np.isfinite(row["cap"]):
-        axes.axhline(row["cap"], color=PALETTE[3], lw=1.4, label=f"cap; passed within the window with {row['p_exceed']:.0%}")
+        axes.axhline(row["cap"], color=PALETTE[3], lw=1.4, label=f"cap; probability to pass it in the window: {row['p_exceed']:.0%}")
     axes.set_title(str(uid))
     axes.yaxis.set_major_formatter(EngFormatter(unit="W", sep=" "))
-    axes.legend(loc="upper left", fontsize=8)
+    axes.legend(loc="best", fontsize=8)
     time_axis(axes)
 
 
@@ -68,7 +68,7 @@ def _bars(axes: Axes, scores: Mapping[str, Any]) -> None:
     axes.set_xticks(np.arange(len(levels)), levels)
     axes.set_ylabel("WQL (lower is better)")
     gap = scores["incoherence_w"]
-    axes.set_title(f"Levels agree: medians off by {gap['direct']['mean']:.0f} W before, {gap['reconciled']['mean']:.2g} W after")
+    axes.set_title(f"Levels agree: medians off by {gap['direct']['mean']:.0f} W before, {gap['reconciled']['mean']:.0f} W after")
     axes.grid(visible=False, axis="x")
     axes.legend()
 
