@@ -96,11 +96,13 @@ class PowerConfig:
 
     Args:
         conditional: blend in forecasts conditional on the load forecast and the cluster's power curves.
+        parts: forecast GPUs and hosts of nodes too, by empirical persistence, as the lowest level.
         caps_w: caps in W by power series, whose passing is forecast.
         cap_quantile: for pools and sites without a cap of their own: this quantile of the history before the first calibration origin.
     """
 
     conditional: bool
+    parts: bool
     caps_w: dict[str, float]
     cap_quantile: float
 

@@ -15,7 +15,7 @@ from pipelines.config import PUBLIC_JOBS, TrainConfig
 from pipelines.stages.context import StageContext
 from pipelines.stages.forecasters import BOUNDS_FILE, series_path
 from pipelines.stages.ingest import open_lake
-from pipelines.stages.power_levels import lake_power_facts, write_power_facts
+from pipelines.stages.power_levels import PARTS_FILE, lake_power_facts, part_bounds, write_power_facts
 from pipelines.stages.real_traces import HELIOS, load_trace, public_grid, public_series, replayed_power_curves, replayed_power_parents
 from pipelines.workspace import write_json
 from registry.provenance import frame_hash
@@ -23,7 +23,7 @@ from telemetry.classes import CLASS_INDEX
 from telemetry.errors import InputError
 from telemetry.lake import Lake
 from telemetry.readers import ReadContext, reader_named
-from telemetry.series import SeriesConfig, cut_series
+from telemetry.series import METRICS_NEEDED, SeriesConfig, cut_series, power_parts
 
 SIMULATED_STATES = ("completed", "failed", "timeout", "cancelled")
 
@@ -118,8 +118,11 @@ def _power_facts(config: TrainConfig, lake: Lake, series: pd.DataFrame, out: Pat
         curves, bounds = replayed_power_curves(Path(str(config.target.path)) / HELIOS)
         write_power_facts(out, replayed_power_parents(series), curves)
         return dict(bounds)
-    write_power_facts(out, *lake_power_facts(lake.table("samples"), config.cluster, series))
-    return dict(power_bounds(series, config.cluster))
+    samples = lake.table("samples")
+    parts = power_parts(samples[samples["metric"] == METRICS_NEEDED["power"]], series, SeriesConfig(freq=config.target.freq)).frame
+    parts.to_parquet(out / PARTS_FILE)
+    write_power_facts(out, *lake_power_facts(samples, config.cluster, pd.concat([series, parts], ignore_index=True)))
+    return {**power_bounds(series, config.cluster), **part_bounds(parts, config.cluster)}
 
 
 def _series(config: TrainConfig, lake: Lake, target: str) -> tuple[pd.DataFrame, dict[str, int]]:

@@ -108,7 +108,7 @@ def run_forecasters(context: StageContext, out: Path) -> None:
         ]
         _follow(events, futures, members * origins * len(futures))
     if "power" in config.target.names:
-        reconcile_power(out, features, bounds_of(features, "power"), config.power, config.backtest.horizon)
+        reconcile_power(out, features, bounds_of(features, "power"), config.power, config.backtest, config.target.freq, plan)
     for target in config.target.names:
         with context.run.child(f"forecast {target}", tags={"target": target}) as run:
             log_target(run, target, out / target, series_path(features, target))

@@ -16,7 +16,7 @@ import pandas as pd
 
 from envs.cluster import ClusterSpec
 from envs.power.curves import levels_for
-from models.backtest import BacktestConfig, OriginPlan, plan_origins
+from models.backtest import BacktestConfig, OriginPlan, plan_origins, run_backtest
 from models.base import QUANTILE_COLUMNS
 from models.distribution import MIDDLE, exceedance_probability
 from models.hierarchy import Hierarchy, parents_of_places
@@ -29,7 +29,8 @@ from pipelines.workspace import read_json, write_json
 from registry.power_plots import power_levels_figure
 from registry.tracking import Run
 
-FACTS_FILE = "power.json"
+FACTS_FILE, PARTS_FILE = "power.json", "series_power_parts.parquet"
+PART_MEMBER = "empirical_persistence"
 FOLDER = "levels"
 CAPPED_LEVELS = ("pool", "site")
 Q = list(QUANTILE_COLUMNS)
@@ -68,6 +69,14 @@ def lake_power_facts(samples: pd.DataFrame, cluster: ClusterSpec, series: pd.Dat
     return parents, cluster_curves(cluster, parents, ids)
 
 
+def part_bounds(parts: pd.DataFrame, cluster: ClusterSpec) -> dict[str, list[float | None]]:
+    """Bounds in W of GPUs of the cluster's nodes (off, and the strongest class at full power) and of hosts (nothing, open)."""
+    most = {pool.name: float(levels_for(pool.gpu_model, (1.0,), cluster.curve_table)[1].max()) for pool in cluster.pools}
+    of_node = {f"{pool.name}-{index:04d}": most[pool.name] for pool in cluster.pools for index in range(pool.nodes)}
+    ids = [str(uid) for uid in parts["unique_id"].unique()]
+    return {uid: [0.0, of_node.get(uid.split("/")[2]) if uid.startswith("power/gpu/") else None] for uid in ids}
+
+
 # ---------------------------------------------------------------- stage forecasters
 
 
@@ -78,14 +87,23 @@ def shared_plan(series: Mapping[str, pd.DataFrame], freq: str, config: BacktestC
     """
     if len(series) < 2:
         return None
-    panels = [Panel.from_frame(validate_series(frame, freq)[0], freq_step_ns(freq)) for frame in series.values()]
+    panels = [_panel(frame, freq) for frame in series.values()]
     if len({int(panel.ends_ns.max()) for panel in panels}) > 1:
         return None
-    plans = [plan_origins(panel, config, config.season_length or default_season_length(freq)) for panel in panels]
+    plans = [own_plan(frame, freq, config) for frame in series.values()]
     if any(plan.align != "time" for plan in plans):
         return None
     spans = [int(panel.ends_ns.max()) - min(panel.starts_ns) for panel in panels]
     return plans[int(np.argmin(spans))]
+
+
+def _panel(frame: pd.DataFrame, freq: str) -> Panel:
+    return Panel.from_frame(validate_series(frame, freq)[0], freq_step_ns(freq))
+
+
+def own_plan(frame: pd.DataFrame, freq: str, config: BacktestConfig) -> OriginPlan:
+    """The plan that a backtest of these series makes for itself."""
+    return plan_origins(_panel(frame, freq), config, config.season_length or default_season_length(freq))
 
 
 def _served(folder: Path) -> pd.DataFrame:
@@ -101,17 +119,40 @@ def caps_of(config: PowerConfig, before: pd.DataFrame) -> dict[str, float]:
     return {str(uid): float(cap_w) for uid, cap_w in {**usual, **config.caps_w}.items()}
 
 
-def reconcile_power(out: Path, features: Path, bounds: dict[str, list[float]], config: PowerConfig, horizon: int) -> dict[str, Any]:
+def _with_parts(direct: pd.DataFrame, parts: pd.DataFrame, freq: str, backtest: BacktestConfig, plan: OriginPlan) -> pd.DataFrame:
+    """Forecasts of the parts of nodes at the same origins below those of the nodes; none where their history ends at another time."""
+    walked = run_backtest(parts, freq, {PART_MEMBER: {"condition": "none"}}, backtest, plan=plan).scores[PART_MEMBER].forecasts
+    issues = direct.groupby("origin")["issued_at"].max()
+    if walked.empty or not walked.groupby("origin")["issued_at"].max().eq(issues).all():
+        return direct
+    return pd.concat([direct, walked], ignore_index=True)
+
+
+def reconcile_power(
+    out: Path,
+    features: Path,
+    bounds: dict[str, list[float]],
+    config: PowerConfig,
+    backtest: BacktestConfig,
+    freq: str,
+    plan: OriginPlan | None,
+) -> dict[str, Any]:
     """Learn and score the power model; writes ``model.json``, ``forecasts.parquet``, ``windows.parquet`` and ``scores.json`` to
     ``out/power/levels``, and returns the scores.
 
     Args:
         out: folder of stage ``forecasters`` with ``power/`` and, for conditional forecasts, ``workload/``.
         features: folder of stage ``features``.
+        backtest, freq, plan: as the target ``power`` was backtested.
     """
+    horizon = backtest.horizon
     facts = read_json(features / FACTS_FILE)
     power = pd.read_parquet(features / "series_power.parquet")
     direct = _served(out / "power")
+    parts = pd.read_parquet(features / PARTS_FILE) if config.parts and (features / PARTS_FILE).exists() else power[:0]
+    if len(parts):
+        direct = _with_parts(direct, parts, freq, backtest, plan or own_plan(power, freq, backtest))
+        power = pd.concat([power, parts], ignore_index=True)
     past, test = (direct[direct["part"] == part].reset_index(drop=True) for part in ("calibration", "test"))
     if past.empty:  # a short history: nothing was held back to learn shares and dependence from
         past = test.iloc[:0]
@@ -133,7 +174,7 @@ def reconcile_power(out: Path, features: Path, bounds: dict[str, list[float]], c
     final = model.reconciler.apply(blended)
     calibrated = model.reconciler.apply(model.blend(past, given["calibration"])) if len(past) else past
     before = power[power["ds"] <= direct["issued_at"].min()]
-    limits = {uid: (low, high) for uid, (low, high) in bounds.items()}
+    limits = {uid: (-np.inf if low is None else low, np.inf if high is None else high) for uid, (low, high) in bounds.items()}
     windows = window_table(final, Paths.fit(calibrated, horizon), caps_of(config, before), limits)
     scores = level_scores({"direct": test, "blended": blended, "reconciled": final}, windows, facts["parents"], limits)
     scores["shares"] = {level: share.tolist() for level, share in model.shares.items()}
