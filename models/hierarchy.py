@@ -2,8 +2,8 @@
 
 What is guaranteed, and what is not. Means and medians add up, each to 1e-6 of the largest value: a parent's is the sum of its children's,
 and both lie within the physical bounds. The other quantiles do **not** add up, and must not: the sum of the nodes' q90 is what a site draws
-when every node has its bad hour at once. They are quantiles of each series' own distribution; a parent's comes half from its own
-forecast and half from sums of draws of its children that move together as they did in the past (an empirical copula).
+when every node has its bad hour at once. They are quantiles of each series' own distribution; a parent's comes partly from its own
+forecast and partly from sums of draws of its children that move together as they did in the past (an empirical copula).
 
 One pass over the nine quantiles of all series at one time step:
 
@@ -24,13 +24,16 @@ import numpy as np
 import pandas as pd
 from hierarchicalforecast.methods import MinTrace
 
-from models.base import QUANTILE_COLUMNS, monotone
+from models.base import QUANTILE_COLUMNS, QUANTILES, monotone
 from models.distribution import MIDDLE, mean_of, middle_scores, quantiles_of, values_at
+from models.metrics import quantile_loss
 from models.peaks import rank_scores, thinned
 from telemetry.errors import InputError
 
-COPULA_SHARE = 0.5
+COPULA_SHARES = (0.5, 0.25, 0.0)
+DOUBT = 1e3  # times more variance of parts that are forecast worse than their whole
 MOST_DRAWS = 200
+CHUNK = 256
 FEWEST_DRAWS = 20
 SMALLEST_VARIANCE_SHARE = 1e-6
 MOST_STRETCH = 0.5
@@ -89,6 +92,19 @@ class Hierarchy:
     def n_parents(self) -> int:
         """Series that are sums."""
         return len(self.children)
+
+    @property
+    def heights(self) -> np.ndarray:
+        """How far above its deepest leaf each series is, ``[N]``; 0 for leaves."""
+        heights = np.zeros(len(self.ids), dtype=np.int64)
+        for k in range(self.n_parents - 1, -1, -1):
+            heights[k] = 1 + heights[list(self.children[k])].max()
+        return heights
+
+    def by_height(self) -> list[list[int]]:
+        """Rows of the parents, those right above leaves first."""
+        heights = self.heights[: self.n_parents]
+        return [list(np.flatnonzero(heights == height)) for height in range(1, int(heights.max(initial=0)) + 1)]
 
     def incoherence(self, values: np.ndarray) -> np.ndarray:
         """Parent minus the sum of its children, ``[..., n_parents]``, for ``values [..., N]``."""
@@ -173,15 +189,24 @@ class Reconciler:
         parents: child -> parent.
         bounds: ``{unique_id: (floor, cap)}``.
         scores: normal scores ``[D]`` of past times by series: how series move together. Empty without enough of them.
+        shares: by series that is a sum, how much of its quantiles is taken from its children's draws.
     """
 
     parents: dict[str, str]
     bounds: dict[str, Sequence[float | None]]
     scores: dict[str, np.ndarray]
+    shares: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def fit(cls, forecasts: pd.DataFrame, parents: Mapping[str, str], bounds: Bounds | None = None) -> Reconciler:
-        """How series move together, from past forecasts with ``y``: ``unique_id, ds, origin, q10 ... q90, y``."""
+        """How series move together, and how far their sums are to be trusted, from past forecasts with ``y``.
+
+        The share of the children's draws is the one of ``COPULA_SHARES`` that lost least, summed over all parents at the same height
+        (nodes of GPUs, pools of nodes, ...): parts that are forecast worse than their whole do not spoil it.
+
+        Args:
+            forecasts: ``unique_id, ds, origin, q10 ... q90, y``.
+        """
         known = forecasts.dropna(subset=["y"])
         quantiles, y = known[list(QUANTILE_COLUMNS)].to_numpy(dtype=np.float64), known["y"].to_numpy(dtype=np.float64)
         ids, rows, _ = _row_matrix(known)
@@ -192,7 +217,28 @@ class Reconciler:
             drawn = np.where(rows >= 0, middle_scores(quantiles, y)[rows], drawn)
             ranked = rank_scores(thinned(drawn[:, seen], MOST_DRAWS))
             scores = {str(uid): ranked[:, k] for k, uid in enumerate(ids[seen])}
-        return cls(dict(parents), dict(bounds or {}), scores)
+        fitted = cls(dict(parents), dict(bounds or {}), scores)
+        return cls(fitted.parents, fitted.bounds, scores, fitted._learned_shares(ids, rows, quantiles, y))
+
+    def _learned_shares(self, ids: np.ndarray, rows: np.ndarray, quantiles: np.ndarray, y: np.ndarray) -> dict[str, float]:
+        """Share of each parent, from the deepest up; only times at which all series are known are looked at."""
+        hierarchy = Hierarchy.of(self.parents, [str(uid) for uid in ids])
+        column = {uid: k for k, uid in enumerate(ids)}
+        whole = rows[(rows >= 0).all(axis=1)][:, [column[uid] for uid in hierarchy.ids]]
+        if len(whole) < FEWEST_DRAWS or not self.scores:
+            return {}
+        table, came = quantiles[whole].copy(), y[whole]  # [T, N, Q], [T, N]
+        shares: dict[str, float] = {}
+        for parents in hierarchy.by_height():
+            summed = np.stack([self._summed(hierarchy, table, k) for k in parents], axis=1)  # [T, p, Q]
+            losses = [
+                quantile_loss(came[:, parents].ravel(), _mixed(share, summed, table[:, parents]).reshape(-1, len(QUANTILES))).sum()
+                for share in COPULA_SHARES
+            ]
+            best = COPULA_SHARES[int(np.argmin(losses))]
+            table[:, parents] = _mixed(best, summed, table[:, parents])
+            shares |= {hierarchy.ids[k]: best for k in parents}
+        return shares
 
     def apply(self, forecasts: pd.DataFrame) -> pd.DataFrame:
         """Coherent forecasts.
@@ -238,7 +284,7 @@ class Reconciler:
         floors, caps = hierarchy.limits(self.bounds)
         low, high = floors[:, None], caps[:, None]
         mixed = np.clip(self._with_copula(hierarchy, quantiles), low, high)
-        projection = hierarchy.projection(np.mean((mixed[..., -1] - mixed[..., 0]) ** 2, axis=0))
+        projection = hierarchy.projection(np.mean((mixed[..., -1] - mixed[..., 0]) ** 2, axis=0) * self._doubts(hierarchy))
         means = hierarchy.coherent(mean_of(mixed), projection, floors, caps)
         moved = np.clip(monotone(_toward_mean(mixed, means)), low, high)
         medians = hierarchy.coherent(moved[..., MIDDLE], projection, floors, caps)[..., None]
@@ -246,6 +292,13 @@ class Reconciler:
         moved[..., MIDDLE + 1 :] = np.maximum(moved[..., MIDDLE + 1 :], medians)
         moved[..., MIDDLE] = medians[..., 0]
         return moved, means
+
+    def _doubts(self, hierarchy: Hierarchy) -> np.ndarray:
+        """Factors on the variances ``[N]``: below a parent that takes nothing from its parts, the parts give way to it."""
+        doubts = np.ones(len(hierarchy.ids))
+        for k, rows in enumerate(hierarchy.children):
+            doubts[list(rows)] = doubts[k] * (DOUBT if self.shares.get(hierarchy.ids[k]) == 0.0 else 1.0)
+        return doubts
 
     def _scores_of(self, uid: str, count: int) -> np.ndarray:
         """Scores of one series; one that the past windows did not hold moves by itself."""
@@ -259,15 +312,21 @@ class Reconciler:
         if not self.scores or not hierarchy.n_parents:
             return quantiles
         mixed = quantiles.copy()
-        count = len(next(iter(self.scores.values())))
         for k in range(hierarchy.n_parents - 1, -1, -1):
-            rows = list(hierarchy.children[k])
-            scores = np.stack([self._scores_of(hierarchy.ids[row], count) for row in rows])  # [C, D]
-            for begin in range(0, len(quantiles), 256):
-                part = slice(begin, begin + 256)
-                summed = values_at(mixed[part][:, rows], scores).sum(axis=1)  # [T, D]
-                mixed[part, k] = COPULA_SHARE * quantiles_of(summed) + (1.0 - COPULA_SHARE) * quantiles[part, k]
+            share = self.shares.get(hierarchy.ids[k], COPULA_SHARES[0])
+            if share:
+                mixed[:, k] = _mixed(share, self._summed(hierarchy, mixed, k), mixed[:, k])
         return mixed
+
+    def _summed(self, hierarchy: Hierarchy, quantiles: np.ndarray, parent: int) -> np.ndarray:
+        """Quantiles ``[T, Q]`` of the sum of a parent's children, drawn together by the ranks of past errors."""
+        rows, count = list(hierarchy.children[parent]), len(next(iter(self.scores.values())))
+        scores = np.stack([self._scores_of(hierarchy.ids[row], count) for row in rows])  # [C, D]
+        out = np.empty((len(quantiles), len(QUANTILES)))
+        for begin in range(0, len(quantiles), CHUNK):
+            part = slice(begin, begin + CHUNK)
+            out[part] = quantiles_of(values_at(quantiles[part][:, rows], scores).sum(axis=1))
+        return out
 
     def to_json(self) -> dict[str, object]:
         """Plain types."""
@@ -275,13 +334,18 @@ class Reconciler:
             "parents": self.parents,
             "bounds": {uid: list(pair) for uid, pair in self.bounds.items()},
             "scores": {uid: values.tolist() for uid, values in self.scores.items()},
+            "shares": self.shares,
         }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, dict]) -> Reconciler:
         """What :meth:`to_json` gave."""
         scores = {uid: np.array(values) for uid, values in stored["scores"].items()}
-        return cls(dict(stored["parents"]), dict(stored["bounds"]), scores)
+        return cls(dict(stored["parents"]), dict(stored["bounds"]), scores, dict(stored["shares"]))
+
+
+def _mixed(share: float, summed: np.ndarray, own: np.ndarray) -> np.ndarray:
+    return share * summed + (1.0 - share) * own
 
 
 def _toward_mean(quantiles: np.ndarray, means: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ from telemetry.errors import InputError
 
 PRIOR_ROWS = 50.0
 MOST_ROWS = 4320
-FEWEST_ROWS = 60
+FEWEST_ROWS = 50
 NAME = "power"
 Q = list(QUANTILE_COLUMNS)
 
@@ -279,7 +279,7 @@ def _limits(pair: Sequence[float | None] | None) -> tuple[float, float]:
 
 
 def conditional_shares(direct: pd.DataFrame, conditional: np.ndarray, horizon: int) -> dict[str, np.ndarray]:
-    """Share of the conditional forecast by level and horizon band: least loss on known rows, 0 where they are fewer than 60."""
+    """Share of the conditional forecast by level and horizon band: least loss on known rows, 0 where they are fewer than 50."""
     usable = direct["y"].notna().to_numpy() & ~np.isnan(conditional).any(axis=1)
     levels = direct["unique_id"].map(level_of).to_numpy()
     bands = horizon_bands(horizon)[direct["step"].to_numpy() - 1]

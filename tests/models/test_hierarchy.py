@@ -181,3 +181,23 @@ def test_parents_follow_the_inventory_and_the_names():
     assert parents["power/gpu/n0/0"] == parents["power/host/n0"] == "power/node/n0"
     assert "power/gpu/elsewhere/0" not in parents
     assert len(QUANTILES) == len(Q)
+
+
+def test_parts_that_are_forecast_worse_than_their_whole_do_not_spoil_it():
+    frame, parents = correlated_plant(0.0, 3)
+    rng = np.random.default_rng(4)
+    is_pool = (frame["unique_id"] == "power/pool/p").to_numpy()[:, None]
+    lost = 120.0 * rng.normal(size=(len(frame), 1)) * ~is_pool  # nodes are forecast at random levels
+    frame[Q] = frame[Q].to_numpy() + lost
+    past, test = frame[frame["origin"] < 30], frame[frame["origin"] >= 30]
+    reconciler = Reconciler.fit(past, parents)
+    assert reconciler.shares == {"power/pool/p": 0.0}
+    out = reconciler.apply(test)
+    assert worst_gap(out, "q50", parents) < 1e-6
+
+    def loss(table: pd.DataFrame, level: str) -> float:
+        own = table[table["unique_id"].str.contains(level)]
+        return wql(own["y"].to_numpy(), own[Q].to_numpy())
+
+    assert loss(out, "pool") < 1.02 * loss(test, "pool")
+    assert loss(out, "node") < loss(test, "node"), "the parts learn from the whole"
