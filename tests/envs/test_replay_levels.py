@@ -50,8 +50,8 @@ def test_a_job_s_watts_are_on_its_gpu_while_it_runs(worlds):
     idle_w = float(facts.pools["gpu_idle_w"].iloc[0])
     start = int(events.loc[events["event"] == "start", "time_s"].iloc[0])
     assert start < STEP_S
-    assert gpu[1] > idle_w + 50
-    assert other[1] == pytest.approx(idle_w)
+    assert gpu[0] > idle_w + 50
+    assert other[0] == pytest.approx(idle_w)
     assert frame["ds"].min() == facts.window_start.tz_localize(None) + np.timedelta64(STEP_S, "s")
 
 
