@@ -50,7 +50,10 @@ def test_a_job_s_watts_are_on_its_gpu_while_it_runs(worlds):
     idle_w = float(facts.pools["gpu_idle_w"].iloc[0])
     start = int(events.loc[events["event"] == "start", "time_s"].iloc[0])
     assert start < STEP_S
-    assert gpu[0] > idle_w + 50
+    active_w = facts.curves[(facts.curves["pool"] == 0) & (facts.curves["level"] == 0)].set_index("curve")["gpu_power_w"]
+    assert gpu[0] == pytest.approx(active_w[facts.jobs["curve"].iloc[0]])
+    assert gpu[0] > idle_w
+    assert gpu[2] == pytest.approx(idle_w)
     assert other[0] == pytest.approx(idle_w)
     assert frame["ds"].min() == facts.window_start.tz_localize(None) + np.timedelta64(STEP_S, "s")
 
