@@ -6,6 +6,7 @@ from typing import Any
 
 from models.arima import Arima
 from models.base import Forecaster
+from models.ensemble import Ensemble
 from models.lightgbm import LightGbm
 from models.lstm import Lstm
 from models.naive import EmpiricalPersistence, Persistence, SeasonalNaive
@@ -13,7 +14,7 @@ from models.prophet import ProphetForecaster
 from telemetry.errors import InputError
 
 FORECASTERS: dict[str, type[Forecaster]] = {
-    cls.name: cls for cls in (Persistence, EmpiricalPersistence, SeasonalNaive, Arima, ProphetForecaster, LightGbm, Lstm)
+    cls.name: cls for cls in (Persistence, EmpiricalPersistence, SeasonalNaive, Arima, ProphetForecaster, LightGbm, Lstm, Ensemble)
 }
 
 

@@ -1,8 +1,6 @@
-"""From residuals to quantiles, and held-out corrections of quantiles that are too narrow or too wide."""
+"""From residuals to quantiles."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import norm
@@ -11,7 +9,6 @@ from models.base import QUANTILES
 
 MIN_RESIDUALS = 8
 BANDS = 3
-BLEND_GRID = (1.0, 0.75, 0.5, 0.25, 0.0)
 NORMAL_SCORES = norm.ppf(QUANTILES)  # [Q]
 
 
@@ -73,132 +70,12 @@ def horizon_bands(horizon: int, bands: int = BANDS) -> np.ndarray:
     return np.minimum(np.arange(horizon) * bands // max(horizon, 1), bands - 1)
 
 
-def width_factors(
-    actual: np.ndarray,
-    predicted: np.ndarray,
-    bands: np.ndarray,
-    *,
-    limits: tuple[float, float] = (0.5, 2.0),
-    prior_rows: int = 200,
-) -> np.ndarray:
-    """Factors on the distance from the median that make each quantile's held-out coverage nominal.
+def normal_interpolation(learned: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
+    """The nine quantiles ``[..., Q]`` from those at ``levels`` ``[..., L]``, linear on the scale of normal scores.
 
-    A multiplicative form of conformalised quantile regression (Romano et al. 2019): wide rows are stretched more than narrow ones.
-
-    Args:
-        actual: ``[n]`` values of a slice that the model did not see.
-        predicted: ``[n, Q]`` non-decreasing quantiles for them.
-        bands: ``[n]`` horizon band of each row.
-        limits: smallest and largest factor.
-        prior_rows: rows at which the factor is half way from 1 to its estimate.
-
-    Returns:
-        ``[B, Q]`` factors, 1 for the median and for bands without rows.
+    ``levels`` must reach from the first to the last of the nine.
     """
-    middle = len(QUANTILES) // 2
-    factors = np.ones((int(bands.max(initial=0)) + 1, len(QUANTILES)))
-    for band in range(len(factors)):
-        rows = bands == band
-        if not rows.any():
-            continue
-        centre, deviation = predicted[rows, middle], actual[rows] - predicted[rows, middle]
-        weight = rows.sum() / (rows.sum() + prior_rows)
-        for j, q in enumerate(QUANTILES):
-            distance = np.abs(predicted[rows, j] - centre)
-            usable = distance > 1e-9
-            if j == middle or usable.sum() < MIN_RESIDUALS:
-                continue
-            side = 1.0 if j > middle else -1.0
-            ratio = side * deviation[usable] / distance[usable]
-            factor = np.clip(np.quantile(ratio, q if j > middle else 1.0 - q), *limits)
-            factors[band, j] = factor**weight
-    return factors
-
-
-def apply_width_factors(quantiles: np.ndarray, factors: np.ndarray, bands: np.ndarray) -> np.ndarray:
-    """Stretch ``quantiles`` ``[..., H, Q]`` around their median by ``factors[bands]`` ``[H, Q]``."""
-    centre = quantiles[..., len(QUANTILES) // 2, None]
-    return centre + (quantiles - centre) * factors[bands]
-
-
-def blend_weights(actual: np.ndarray, predicted: np.ndarray, base: np.ndarray, bands: np.ndarray) -> np.ndarray:
-    """Share of ``predicted`` in its average with ``base`` that loses least on held-out rows, by horizon band ``[B]``.
-
-    Args:
-        actual: ``[n]``.
-        predicted, base: ``[n, Q]`` quantiles of the model and of what it falls back on.
-        bands: ``[n]`` horizon band of each row.
-    """
-    levels = np.asarray(QUANTILES)
-    weights = np.ones(int(bands.max(initial=0)) + 1)
-    for band in range(len(weights)):
-        rows = bands == band
-        losses = []
-        for weight in BLEND_GRID:
-            error = actual[rows, None] - (weight * predicted[rows] + (1.0 - weight) * base[rows])
-            losses.append(np.maximum(levels * error, (levels - 1.0) * error).sum())
-        weights[band] = BLEND_GRID[int(np.argmin(losses))]
-    return weights
-
-
-@dataclass(frozen=True)
-class Correction:
-    """What a held-out slice taught about a global model of scaled changes: how far to trust it, and how wide it should be.
-
-    Shapes: ``base [H, Q]`` pooled quantiles of the change per step, ``weights [B]``, ``factors [B, Q]``.
-    """
-
-    base: np.ndarray
-    weights: np.ndarray
-    factors: np.ndarray
-
-    @classmethod
-    def none(cls, horizon: int) -> Correction:
-        """The correction that changes nothing."""
-        return cls(np.zeros((horizon, len(QUANTILES))), np.ones(BANDS), np.ones((BANDS, len(QUANTILES))))
-
-    def apply(self, change: np.ndarray) -> np.ndarray:
-        """Corrected quantiles of the change, ``[N, H, Q]``; H may be shorter than that of the fit."""
-        steps = change.shape[1]
-        bands = horizon_bands(len(self.base))[:steps]
-        weight = self.weights[bands][:, None]
-        return apply_width_factors(weight * change + (1.0 - weight) * self.base[:steps], self.factors, bands)
-
-    def to_json(self) -> dict[str, list]:
-        """Plain lists."""
-        return {"base": self.base.tolist(), "weights": self.weights.tolist(), "factors": self.factors.tolist()}
-
-    @classmethod
-    def from_json(cls, stored: dict[str, list]) -> Correction:
-        """What ``to_json`` gave."""
-        return cls(*(np.array(stored[key]) for key in ("base", "weights", "factors")))
-
-
-def fit_correction(
-    held: np.ndarray, predicted: np.ndarray, held_steps: np.ndarray, learned: np.ndarray, learned_steps: np.ndarray, horizon: int
-) -> Correction:
-    """Correction from a held-out slice.
-
-    Args:
-        held: ``[n]`` scaled changes that the model did not see.
-        predicted: ``[n, Q]`` its quantiles for them.
-        held_steps: ``[n]`` their horizon steps, from 1.
-        learned: ``[m]`` scaled changes that it was trained on, for the pooled quantiles it falls back on.
-        learned_steps: ``[m]`` their horizon steps.
-        horizon: steps.
-    """
-    base = np.stack(
-        [
-            np.quantile(learned[learned_steps == h], QUANTILES) if (learned_steps == h).any() else np.zeros(len(QUANTILES))
-            for h in range(1, horizon + 1)
-        ]
-    )
-    bands = horizon_bands(horizon)[held_steps - 1]
-    weights = np.ones(BANDS)
-    found = blend_weights(held, predicted, base[held_steps - 1], bands)
-    weights[: len(found)] = found
-    mixed = weights[bands][:, None] * predicted + (1.0 - weights[bands][:, None]) * base[held_steps - 1]
-    factors = np.ones((BANDS, len(QUANTILES)))
-    found = width_factors(held, mixed, bands)
-    factors[: len(found)] = found
-    return Correction(base, weights, factors)
+    scores = norm.ppf(levels)
+    upper = np.clip(np.searchsorted(scores, NORMAL_SCORES - 1e-9), 1, len(levels) - 1)
+    share = (NORMAL_SCORES - scores[upper - 1]) / (scores[upper] - scores[upper - 1])
+    return (1.0 - share) * learned[..., upper - 1] + share * learned[..., upper]

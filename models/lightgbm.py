@@ -1,7 +1,8 @@
 """LightGBM, one global model per quantile, direct over all horizon steps.
 
-The target is the change from the last value in units of the series' own scale, so that one model serves every series and "no change" is the
-prediction of an empty tree. The horizon step is a feature. A held-out slice at the end of the history corrects the widths.
+The target is the change from the last value in units of the series' recent scale, so that one model serves every series and "no change"
+is the prediction of an empty tree. The horizon step is a feature. Five quantiles are learned and the four between them interpolated on
+the normal scale, which costs nothing that was measurable and saves nearly half of the time.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import lightgbm as lgb
 import numpy as np
 
 from models.base import QUANTILES, monotone
-from models.features import IssueTable, design_matrix, issue_table, series_scale
-from models.intervals import Correction, fit_correction
-from models.member import PanelForecaster, reading
-from models.series import Panel, forward_fill
+from models.features import Issues, IssueTable, design_matrix
+from models.global_learner import GlobalLearner
+from models.intervals import normal_interpolation
+from models.sampling import sample_pairs
 
 PARAMETERS = "lightgbm.json"
+LEARNED = (0.1, 0.25, 0.5, 0.75, 0.9)
+THREADED_ROWS = 20_000
 
 
 @dataclass(frozen=True)
@@ -35,83 +38,40 @@ class LightGbmOptions:
         num_leaves: leaves of a tree.
         min_data_in_leaf: rows of a leaf at least.
         max_train_rows: pairs (issue time, horizon step) sampled for training; 50,000 did as well as 100,000 in half the time.
+        pairs_per_issue: steps sampled per issue time at least.
         holdout_fraction: newest share of each series kept from training, on which the widths are corrected.
         threads: quantiles trained at a time.
-        max_seasons: seasons of history kept for the features.
+        country: ISO 3166 code whose public holidays are a feature; None for none.
     """
 
-    n_estimators: int = 90
+    n_estimators: int = 60
     learning_rate: float = 0.08
-    num_leaves: int = 24
-    min_data_in_leaf: int = 100
+    num_leaves: int = 12
+    min_data_in_leaf: int = 200
     max_train_rows: int = 50_000
+    pairs_per_issue: int = 3
     holdout_fraction: float = 0.15
     threads: int = 2
-    max_seasons: int = 8
+    country: str | None = None
 
 
-class LightGbm(PanelForecaster):
+class LightGbm(GlobalLearner):
     """Global quantile trees on scaled changes from the last value."""
 
     name = "lightgbm"
     options_class = LightGbmOptions
 
     def __init__(self, **options: object) -> None:
-        super().__init__(**options)  # type: ignore[arg-type]
+        super().__init__(**options)
         self.boosters: list[lgb.Booster] = []
-        self.scales: dict[str, float] = {}
-        self.correction = Correction.none(self.horizon)
 
-    @property
-    def history_rows(self) -> int:
-        return self.options.max_seasons * self.season_length + self.horizon + 64
-
-    def _fit(self, panel: Panel) -> None:
-        self.boosters, self.correction = [], Correction.none(self.horizon)
-        self.scales = {uid: series_scale(forward_fill(v), self.horizon) for uid, v in zip(panel.ids, panel.values, strict=True)}
-        moving = [i for i, uid in enumerate(panel.ids) if self.scales[uid] > 0]
-        if not moving:
+    def learn(self, table: IssueTable, cut: np.ndarray) -> None:
+        self.boosters = []
+        rows, steps = sample_pairs(table, cut, self.horizon, self.options.max_train_rows, self.options.pairs_per_issue, self.seed)
+        if len(rows) < 2 * self.options.min_data_in_leaf:
             return
-        table = self._table(panel.select(moving))
-        rng = np.random.default_rng(self.seed)
-        split = np.floor(table.length * (1.0 - self.options.holdout_fraction))
-        rows, steps = self._sample(table, rng, self.options.max_train_rows, np.zeros_like(split), split)
-        if len(rows) < 4 * self.options.min_data_in_leaf:
-            return
-        target = self._target(table, rows, steps)
-        self._train(self._matrix(table, rows, steps), target)
-        held_rows, held_steps = self._sample(table, rng, self.options.max_train_rows // 5, split, table.length)
-        if len(held_rows):
-            predicted = self._predict_matrix(self._matrix(table, held_rows, held_steps))
-            held_target = self._target(table, held_rows, held_steps)
-            self.correction = fit_correction(held_target, predicted, held_steps, target, steps, self.horizon)
-
-    def _table(self, panel: Panel) -> IssueTable:
-        scales = np.array([self._scale(uid, values) for uid, values in zip(panel.ids, panel.values, strict=True)])
-        return issue_table(panel, scales, self.season_length)
-
-    def _scale(self, uid: str, values: np.ndarray) -> float:
-        """Scale of the fit; a series that was constant or unknown then is measured on its history now."""
-        return self.scales.get(uid, 0.0) or series_scale(forward_fill(values), self.horizon)
-
-    def _sample(
-        self, table: IssueTable, rng: np.random.Generator, size: int, begin: np.ndarray, end: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs of issue row at or after ``begin`` and step whose target lies before ``end`` (row numbers within the series)."""
-        rows = np.flatnonzero((table.position >= begin) & (table.position + 1 < end) & (table.position >= 2))
-        if not len(rows):
-            return rows, rows
-        rows = rng.choice(rows, size=min(size, len(rows) * self.horizon))
-        steps = rng.integers(1, self.horizon + 1, size=len(rows))
-        fits = table.position[rows] + steps < end[rows]
-        return rows[fits], steps[fits]
-
-    def _matrix(self, table: IssueTable, rows: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        return design_matrix(table, rows, steps, season_length=self.season_length, step_ns=self.step_ns)
-
-    @staticmethod
-    def _target(table: IssueTable, rows: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        return (table.values[rows + steps] - table.values[rows]) / table.scale[rows]
+        target = (table.values[rows + steps] - table.values[rows]) / table.unit[rows]
+        self._train(design_matrix(table, rows, steps, self.options.country), target)
 
     def _train(self, features: np.ndarray, target: np.ndarray) -> None:
         shared: dict[str, Any] = {
@@ -138,7 +98,7 @@ class LightGbm(PanelForecaster):
             return self._grow(booster)
 
         with ThreadPoolExecutor(max(1, self.options.threads)) as pool:
-            self.boosters = list(pool.map(boost, QUANTILES))
+            self.boosters = list(pool.map(boost, LEARNED))
 
     def _grow(self, booster: lgb.Booster) -> lgb.Booster:
         for _ in range(self.options.n_estimators):
@@ -146,31 +106,26 @@ class LightGbm(PanelForecaster):
                 break
         return booster.free_dataset()
 
-    def _predict_matrix(self, features: np.ndarray) -> np.ndarray:
-        return monotone(np.column_stack([booster.predict(features, num_threads=1) for booster in self.boosters]))
-
-    def _quantiles(self, panel: Panel, horizon: int) -> np.ndarray:
+    def changes(self, issues: Issues) -> np.ndarray | None:
         if not self.boosters:
-            reason = "too little history to train on"
-            return np.stack([self._fall_back(panel, i, horizon, reason) for i in range(len(panel))])
-        table = self._table(panel)
-        last = table.last_rows
-        rows, steps = np.repeat(last, horizon), np.tile(np.arange(1, horizon + 1), len(last))
-        change = self._predict_matrix(self._matrix(table, rows, steps)).reshape(len(last), horizon, len(QUANTILES))
-        change = self.correction.apply(change)
-        constant = np.array([self._scale(uid, v) == 0 for uid, v in zip(panel.ids, panel.values, strict=True)])
-        scale = np.where(constant, 0.0, table.scale[last])
-        return table.values[last][:, None, None] + scale[:, None, None] * change
+            return None
+        n, horizon, further = issues.ahead.shape
+        features = np.column_stack([np.repeat(issues.known, horizon, axis=0), issues.ahead.reshape(n * horizon, further)])
+        learned = monotone(self._boosted(features))
+        return normal_interpolation(learned, LEARNED).reshape(n, horizon, len(QUANTILES))
 
-    def _save_parameters(self, folder: Path) -> None:
-        for q, booster in zip(QUANTILES, self.boosters, strict=False):
+    def _boosted(self, features: np.ndarray) -> np.ndarray:
+        if len(features) < THREADED_ROWS or self.options.threads < 2:
+            return np.column_stack([booster.predict(features, num_threads=1) for booster in self.boosters])
+        with ThreadPoolExecutor(self.options.threads) as pool:
+            return np.column_stack(list(pool.map(lambda booster: booster.predict(features, num_threads=1), self.boosters)))
+
+    def save_learned(self, folder: Path) -> None:
+        for q, booster in zip(LEARNED, self.boosters, strict=False):
             booster.save_model(folder / f"q{round(100 * q)}.txt")
-        stored = {"scales": self.scales, "correction": self.correction.to_json(), "trained": bool(self.boosters)}
-        (folder / PARAMETERS).write_text(json.dumps(stored))
+        (folder / PARAMETERS).write_text(json.dumps({"trained": bool(self.boosters)}))
 
-    def _load_parameters(self, folder: Path) -> None:
-        with reading(folder):
-            stored = json.loads((folder / PARAMETERS).read_text())
-            self.scales, self.correction = stored["scales"], Correction.from_json(stored["correction"])
-            files = [folder / f"q{round(100 * q)}.txt" for q in QUANTILES] if stored["trained"] else []
-            self.boosters = [lgb.Booster(model_str=file.read_text()) for file in files]
+    def load_learned(self, folder: Path) -> None:
+        trained = json.loads((folder / PARAMETERS).read_text())["trained"]
+        files = [folder / f"q{round(100 * q)}.txt" for q in LEARNED] if trained else []
+        self.boosters = [lgb.Booster(model_str=file.read_text()) for file in files]

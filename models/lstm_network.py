@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 class QuantileLstm(nn.Module):
     """Encoder state and per-step features to nine quantiles of the scaled change.
 
-    Shapes: past ``[B, W, 1]``, static ``[B, F]``, future ``[B, H, G]`` -> ``[B, H, Q]``.
+    Shapes: past ``[B, W / stride, stride]``, static ``[B, F]``, future ``[B, H, G]`` -> ``[B, H, Q]``.
     """
 
-    def __init__(self, hidden: int, static: int, future: int) -> None:
+    def __init__(self, hidden: int, stride: int, static: int, future: int) -> None:
         super().__init__()
-        self.sizes = {"hidden": hidden, "static": static, "future": future}
-        self.encoder = nn.LSTM(1, hidden, batch_first=True)
+        self.sizes = {"hidden": hidden, "stride": stride, "static": static, "future": future}
+        self.encoder = nn.LSTM(stride, hidden, batch_first=True)
         self.context = nn.Linear(hidden + static, hidden)
         self.step = nn.Linear(future, hidden)
         self.head = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, len(QUANTILES)))
@@ -68,7 +68,7 @@ def train(learn: Windows, held: Windows, options: LstmOptions, seed: int) -> Qua
     """Network with the least held-out pinball loss; the global torch generator is left as it was."""
     with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(seed)
-        network = QuantileLstm(options.hidden, learn.static.shape[1], learn.future.shape[2])
+        network = QuantileLstm(options.hidden, options.stride, learn.static.shape[1], learn.future.shape[2])
         optimizer = torch.optim.Adam(network.parameters(), lr=options.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs)
         levels = torch.tensor(QUANTILES, dtype=torch.float32)
@@ -98,12 +98,12 @@ def train(learn: Windows, held: Windows, options: LstmOptions, seed: int) -> Qua
 
 
 def predict(network: QuantileLstm, windows: Windows, batch: int = 4096) -> np.ndarray:
-    """Quantiles ``[n, H, Q]``."""
+    """Quantiles ``[n, H, Q]``, in increasing order."""
     parts = []
     with torch.no_grad(), one_thread():
         for begin in range(0, len(windows.target), batch):
             *inputs, _ = _tensors(windows, slice(begin, begin + batch))
-            parts.append(network(*inputs).numpy().astype(np.float64))
+            parts.append(torch.sort(network(*inputs), dim=-1).values.numpy().astype(np.float64))
     return np.concatenate(parts)
 
 

@@ -85,10 +85,14 @@ class PanelForecaster(Forecaster):
     def fit(self, series: pd.DataFrame) -> Self:
         table, _ = validate_series(series, self.freq, where=f"{self.name}.fit")
         panel = Panel.from_frame(table, self.step_ns)
-        self.fallbacks = {}
-        self._fit(panel)
+        self.fit_panel(panel)
         self._history = panel.tail(self.history_rows)
         return self
+
+    def fit_panel(self, panel: Panel) -> None:
+        """Learn from a panel, without keeping it as history: for a forecaster that is part of another."""
+        self.fallbacks = {}
+        self._fit(panel)
 
     def update(self, series: pd.DataFrame) -> Self:
         history = self._known_history()
@@ -166,9 +170,27 @@ class PanelForecaster(Forecaster):
     def _fit(self, panel: Panel) -> None:
         """Learn parameters from the whole history."""
 
-    @abstractmethod
     def _quantiles(self, panel: Panel, horizon: int) -> np.ndarray:
         """Quantiles ``[N, H, Q]`` of the next ``horizon`` steps of each series of ``panel``."""
+        return self.quantiles_at(panel, np.arange(len(panel)), np.array([len(v) - 1 for v in panel.values]), horizon)
+
+    def quantiles_at(self, panel: Panel, series: np.ndarray, rows: np.ndarray, horizon: int) -> np.ndarray:
+        """Forecasts issued at earlier rows of ``panel`` with the parameters of the fit, ``[n, H, Q]``; nothing after a row is read.
+
+        Here each history is cut at its row and continued by ``_quantiles``; members override one of the two.
+
+        Args:
+            panel: history.
+            series: ``[n]`` series numbers.
+            rows: ``[n]`` rows within these series, each an observation.
+            horizon: steps.
+        """
+        out = np.empty((len(series), horizon, len(QUANTILES)))
+        for row in np.unique(rows).tolist():
+            own = np.flatnonzero(rows == row)
+            begin = max(row + 1 - self.history_rows, 0)
+            out[own] = self._quantiles(panel.select(series[own]).between([begin] * len(own), [row + 1] * len(own)), horizon)
+        return out
 
     def _save_parameters(self, folder: Path) -> None:
         """Write learned parameters; members without any write nothing."""
@@ -190,6 +212,11 @@ class PanelForecaster(Forecaster):
         return values[-1] + change_quantiles(values, horizon)
 
     def _clip(self, panel: Panel, quantiles: np.ndarray) -> np.ndarray:
+        floors, caps = self._limits(panel)
+        return np.clip(quantiles, floors[:, None, None], caps[:, None, None])
+
+    def _limits(self, panel: Panel) -> tuple[np.ndarray, np.ndarray]:
+        """Floor and cap of each series ``[N]``."""
         floors, caps = np.full(len(panel), -np.inf), np.full(len(panel), np.inf)
         for i, uid in enumerate(panel.ids):
             floor, cap = self.bounds.get(uid, (self.floor, self.cap))
@@ -197,7 +224,7 @@ class PanelForecaster(Forecaster):
                 floor = 0.0 if np.nanmin(panel.values[i]) >= 0 else None
             floors[i] = -np.inf if floor is None else floor
             caps[i] = np.inf if cap is None else cap
-        return np.clip(quantiles, floors[:, None, None], caps[:, None, None])
+        return floors, caps
 
     def _forecast_frame(self, panel: Panel, quantiles: np.ndarray) -> pd.DataFrame:
         n, horizon, _ = quantiles.shape

@@ -1,7 +1,8 @@
 """Series in, checked: long frames become panels on a regular grid, with every gap counted.
 
 A long frame holds ``unique_id, ds, y``. A panel holds the same numbers as one float array per series on the grid
-``start + i * step``; a row that is missing (or whose ``y`` is NaN) is NaN there.
+``start + i * step``; a row that is missing (or whose ``y`` is NaN) is NaN there. Further numeric columns are covariates, known at their
+``ds`` and not before; further text columns that are constant per series say what kind of series it is; other columns are ignored.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from telemetry.errors import InputError
 from telemetry.times import utc_times
 
 REQUIRED_COLUMNS = ("unique_id", "ds", "y")
+FAMILY = "family"
 NS_PER_DAY = 86_400 * 10**9
 
 
@@ -68,12 +70,13 @@ def validate_series(frame: pd.DataFrame, freq: str, *, where: str = "series") ->
     """Check and normalise a long frame.
 
     Args:
-        frame: at least ``unique_id, ds, y``; other columns are kept in the input and left out of the result.
+        frame: at least ``unique_id, ds, y``; further columns as told at the top of the module.
         freq: step of the grid.
         where: name of the frame for error messages.
 
     Returns:
-        ``unique_id`` (str), ``ds`` (tz-naive UTC ns), ``y`` (float) sorted, without NaN; and the counts.
+        ``unique_id`` (str), ``ds`` (tz-naive UTC ns), ``y`` (float) sorted, without NaN; numeric columns beyond these as float (their NaN
+        stay), text columns joined to ``family``; and the counts.
 
     Raises:
         InputError: missing column, unreadable time or number, infinite value, contradicting duplicate, timestamp off the grid, no rows.
@@ -93,6 +96,7 @@ def validate_series(frame: pd.DataFrame, freq: str, *, where: str = "series") ->
     table = pd.DataFrame(
         {"unique_id": frame["unique_id"].astype(str).to_numpy(), "ds": _utc_naive(frame["ds"], where), "y": _numbers(frame["y"], where)}
     )
+    _add_further_columns(table, frame)
     missing_values = int(table["y"].isna().sum())
     table = table.dropna(subset=["y"])
     if table.empty:
@@ -110,6 +114,24 @@ def validate_series(frame: pd.DataFrame, freq: str, *, where: str = "series") ->
     table = unique.sort_values(["unique_id", "ds"], kind="stable", ignore_index=True)
     gap_rows = _check_grid(table, freq_step_ns(freq), freq, where)
     return table, SeriesReport(len(table), table["unique_id"].nunique(), missing_values, exact_duplicates, gap_rows)
+
+
+def _add_further_columns(table: pd.DataFrame, frame: pd.DataFrame) -> None:
+    """Covariates as float columns, and ``family`` from text columns."""
+    labels = []
+    for name in frame.columns:
+        if name in REQUIRED_COLUMNS:
+            continue
+        column = frame[name]
+        if pd.api.types.is_bool_dtype(column) or pd.api.types.is_numeric_dtype(column):
+            values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+            table[str(name)] = np.where(np.isfinite(values), values, np.nan)
+        elif isinstance(column.dtype, pd.CategoricalDtype) or pd.api.types.is_string_dtype(column):
+            text = column.astype(str).reset_index(drop=True)
+            if text.groupby(table["unique_id"]).nunique().le(1).all():
+                labels.append(text)
+    if labels:
+        table[FAMILY] = ["/".join(parts) for parts in zip(*labels, strict=True)]
 
 
 def _utc_naive(ds: pd.Series, where: str) -> np.ndarray:
@@ -159,30 +181,44 @@ def _check_grid(table: pd.DataFrame, step_ns: int, freq: str, where: str) -> int
 
 @dataclass
 class Panel:
-    """Series on their grids: ``values[i][k]`` is series ``ids[i]`` at ``starts_ns[i] + k * step_ns``; NaN is a gap."""
+    """Series on their grids: ``values[i][k]`` is series ``ids[i]`` at ``starts_ns[i] + k * step_ns``; NaN is a gap.
+
+    ``covariates[i][name][k]`` is known at the same time as ``values[i][k]``; ``families[i]`` says what kind of series it is.
+    """
 
     step_ns: int
     ids: list[str] = field(default_factory=list)
     starts_ns: list[int] = field(default_factory=list)
     values: list[np.ndarray] = field(default_factory=list)
+    families: list[str] = field(default_factory=list)
+    covariates: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.families = self.families or [family_of(uid) for uid in self.ids]
+        self.covariates = self.covariates or [{} for _ in self.ids]
 
     @classmethod
     def from_frame(cls, table: pd.DataFrame, step_ns: int) -> Panel:
         """Panel of a frame that ``validate_series`` returned."""
         panel = cls(step_ns)
         ids, ns, y = table["unique_id"].to_numpy(), table["ds"].to_numpy().astype(np.int64), table["y"].to_numpy(dtype=np.float64)
+        further = {name: table[name].to_numpy(dtype=np.float64) for name in table.columns if name not in (*REQUIRED_COLUMNS, FAMILY)}
+        labels = table[FAMILY].to_numpy() if FAMILY in table.columns else None
         first = np.flatnonzero(~table["unique_id"].duplicated().to_numpy())
         for begin, end in zip(first, np.append(first[1:], len(table)), strict=True):
-            position = (ns[begin:end] - ns[begin]) // step_ns
-            values = np.full(int(position[-1]) + 1, np.nan)
-            values[position] = y[begin:end]
-            panel._add(str(ids[begin]), int(ns[begin]), values)
+            place = (ns[begin:end] - ns[begin]) // step_ns
+            uid, length = str(ids[begin]), int(place[-1]) + 1
+            family = family_of(uid) if labels is None else f"{family_of(uid)}/{labels[begin]}".strip("/")
+            covariates = {name: _on_grid(column[begin:end], place, length) for name, column in further.items()}
+            panel._add(uid, int(ns[begin]), _on_grid(y[begin:end], place, length), family, covariates)
         return panel
 
-    def _add(self, uid: str, start_ns: int, values: np.ndarray) -> None:
+    def _add(self, uid: str, start_ns: int, values: np.ndarray, family: str, covariates: dict[str, np.ndarray]) -> None:
         self.ids.append(uid)
         self.starts_ns.append(start_ns)
         self.values.append(values)
+        self.families.append(family)
+        self.covariates.append(covariates)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -191,6 +227,15 @@ class Panel:
     def ends_ns(self) -> np.ndarray:
         """Time of the last observation of each series ``[N]``, ns since the epoch."""
         return np.array([s + (len(v) - 1) * self.step_ns for s, v in zip(self.starts_ns, self.values, strict=True)], dtype=np.int64)  # [N]
+
+    @property
+    def covariate_names(self) -> tuple[str, ...]:
+        """Covariates that any series has, sorted."""
+        return tuple(sorted({name for covariates in self.covariates for name in covariates}))
+
+    def covariate(self, name: str, index: int) -> np.ndarray:
+        """Covariate of one series on its grid ``[T]``; NaN where it has none."""
+        return self.covariates[index].get(name, np.full(len(self.values[index]), np.nan))
 
     def times_ns(self, index: int) -> np.ndarray:
         """Grid times of one series, ns since the epoch."""
@@ -207,10 +252,10 @@ class Panel:
             InputError: a row is not newer than what is known, or lies off the known grid.
         """
         known = {uid: i for i, uid in enumerate(self.ids)}
-        out = Panel(self.step_ns, list(self.ids), list(self.starts_ns), list(self.values))
-        for uid, start_ns, values in zip(newer.ids, newer.starts_ns, newer.values, strict=True):
+        out = self.select(range(len(self)))
+        for j, (uid, start_ns, values) in enumerate(zip(newer.ids, newer.starts_ns, newer.values, strict=True)):
             if uid not in known:
-                out._add(uid, start_ns, values)
+                out._add(uid, start_ns, values, newer.families[j], newer.covariates[j])
                 continue
             i = known[uid]
             gap, rest = divmod(start_ns - self.starts_ns[i], self.step_ns)
@@ -224,32 +269,63 @@ class Panel:
                 )
             if rest:
                 raise InputError(f"series {uid!r} continues off its grid at {pd.Timestamp(start_ns)}", where="update")
-            out.values[i] = np.concatenate([self.values[i], np.full(gap, np.nan), values])
+            between = np.full(gap, np.nan)
+            out.values[i] = np.concatenate([self.values[i], between, values])
+            out.covariates[i] = {
+                name: np.concatenate([self.covariate(name, i), between, newer.covariate(name, j)])
+                for name in sorted({*self.covariates[i], *newer.covariates[j]})
+            }
         return out if keep is None else out.tail(keep)
 
     def tail(self, rows: int) -> Panel:
         """The last ``rows`` grid points of each series, beginning with an observation."""
+        return self.between(np.array([max(0, len(values) - rows) for values in self.values]), [len(values) for values in self.values])
+
+    def between(self, begins: Sequence[int] | np.ndarray, ends: Sequence[int] | np.ndarray) -> Panel:
+        """Rows from ``begins`` up to ``ends`` of each series, moved up to its first observation; a series without one is left out."""
         out = Panel(self.step_ns)
-        for uid, start_ns, values in zip(self.ids, self.starts_ns, self.values, strict=True):
-            cut = max(0, len(values) - rows)
-            cut += int(np.argmin(np.isnan(values[cut:])))
-            out._add(uid, start_ns + cut * self.step_ns, values[cut:])
+        for i, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+            known = np.flatnonzero(~np.isnan(self.values[i][begin:end]))
+            if not len(known):
+                continue
+            cut = slice(int(begin) + int(known[0]), int(end))
+            covariates = {name: column[cut] for name, column in self.covariates[i].items()}
+            start_ns = self.starts_ns[i] + cut.start * self.step_ns
+            out._add(self.ids[i], start_ns, self.values[i][cut], self.families[i], covariates)
         return out
 
     def select(self, indices: Iterable[int]) -> Panel:
         """Panel of the series at ``indices``."""
         chosen = list(indices)
-        return Panel(self.step_ns, [self.ids[i] for i in chosen], [self.starts_ns[i] for i in chosen], [self.values[i] for i in chosen])
+        parts = (self.ids, self.starts_ns, self.values, self.families, self.covariates)
+        return Panel(self.step_ns, *([part[i] for i in chosen] for part in parts))  # type: ignore[arg-type]
 
     def to_frame(self) -> pd.DataFrame:
-        """Long frame of the observations; gaps are left out."""
+        """Long frame of the observations with covariates and family; gaps are left out."""
         if not self.ids:
             return pd.DataFrame({"unique_id": pd.Series(dtype=str), "ds": pd.Series(dtype="datetime64[ns]"), "y": pd.Series(dtype=float)})
-        y = np.concatenate(self.values)
-        ns = np.concatenate([self.times_ns(i) for i in range(len(self))])
-        uid = np.repeat(np.array(self.ids, dtype=object), [len(v) for v in self.values])
-        known = ~np.isnan(y)
-        return pd.DataFrame({"unique_id": uid[known], "ds": ns[known].astype("datetime64[ns]"), "y": y[known]})
+        lengths = [len(v) for v in self.values]
+        columns = {
+            "unique_id": np.repeat(np.array(self.ids, dtype=object), lengths),
+            "ds": np.concatenate([self.times_ns(i) for i in range(len(self))]).astype("datetime64[ns]"),
+            "y": np.concatenate(self.values),
+            **{name: np.concatenate([self.covariate(name, i) for i in range(len(self))]) for name in self.covariate_names},
+        }
+        own = [family.removeprefix(family_of(uid)).strip("/") for uid, family in zip(self.ids, self.families, strict=True)]
+        if any(own):
+            columns[FAMILY] = np.repeat(np.array(own, dtype=object), lengths)
+        return pd.DataFrame(columns)[~np.isnan(columns["y"])].reset_index(drop=True)
+
+
+def family_of(unique_id: str) -> str:
+    """What kind of series an id names: all before its last slash (``power/node/a`` is a ``power/node``)."""
+    return unique_id.rpartition("/")[0]
+
+
+def _on_grid(column: np.ndarray, place: np.ndarray, length: int) -> np.ndarray:
+    out = np.full(length, np.nan)
+    out[place] = column
+    return out
 
 
 def forward_fill(values: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ QUICK = {
     "lightgbm": {"n_estimators": 12, "max_train_rows": 3000, "min_data_in_leaf": 20, "threads": 1},
     "lstm": {"epochs": 2, "max_windows": 600, "hidden": 12, "window": 12},
 }
+QUICK["ensemble"] = {"member_options": {name: QUICK[name] for name in ("lightgbm", "lstm")}}
 
 
 def series_frame(values: dict[str, np.ndarray], freq: str = "10min", start: str = "2025-03-03") -> pd.DataFrame:

@@ -9,16 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from models.base import QUANTILE_COLUMNS, QUANTILES, monotone
-from models.intervals import (
-    Correction,
-    blend_weights,
-    change_quantiles,
-    fit_correction,
-    residual_quantiles,
-    step_differences,
-    width_factors,
-)
+from models.base import QUANTILE_COLUMNS, QUANTILES
+from models.intervals import change_quantiles, normal_interpolation, residual_quantiles, step_differences
 from models.metrics import bootstrap_ratio, coverage80, peak_error, pinball, quantile_loss, ramp_error, score, width80, wql
 from models.series import seasonal_scale
 
@@ -137,31 +129,11 @@ def test_changes_of_a_long_random_walk_have_its_spread() -> None:
     assert np.ptp(change_quantiles(values[:3], 4)[3]) > 0
 
 
-def test_width_factors_make_held_out_coverage_nominal() -> None:
-    rng = np.random.default_rng(4)
-    actual = rng.normal(size=40_000)
-    predicted = np.tile(norm.ppf(QUANTILES) * 0.6, (len(actual), 1))  # too narrow
-    bands = np.zeros(len(actual), dtype=int)
-    factors = width_factors(actual, predicted, bands)
-    np.testing.assert_allclose(np.delete(factors[0], 4), 1 / 0.6, rtol=0.06)
-    assert coverage80(actual, predicted * factors[0]) == pytest.approx(0.8, abs=0.01)
-
-
-def test_blending_keeps_what_is_right() -> None:
-    rng = np.random.default_rng(5)
-    actual, bands = rng.normal(size=4000), np.zeros(4000, dtype=int)
-    right, wrong = (np.tile(norm.ppf(QUANTILES) + shift, (4000, 1)) for shift in (0.0, 2.0))
-    assert blend_weights(actual, right, wrong, bands)[0] == 1.0
-    assert blend_weights(actual, wrong, right, bands)[0] == 0.0
-
-
-def test_correction_survives_json_and_none_changes_nothing() -> None:
-    rng = np.random.default_rng(6)
-    change = monotone(rng.normal(size=(3, 5, 9)))
-    np.testing.assert_allclose(Correction.none(8).apply(change), change, rtol=1e-12)
-    steps = np.tile(np.arange(1, 9), 100)
-    held = rng.normal(size=800)
-    fitted = fit_correction(held, np.tile(norm.ppf(QUANTILES) * 3, (800, 1)), steps, rng.normal(size=800), steps, 8)
-    again = Correction.from_json(fitted.to_json())
-    np.testing.assert_array_equal(again.apply(change), fitted.apply(change))
-    assert np.ptp(fitted.apply(change)) < np.ptp(change) * 1.5
+def test_quantiles_between_learned_ones_lie_on_the_normal_curve() -> None:
+    levels = (0.1, 0.25, 0.5, 0.75, 0.9)
+    learned = 3.0 + 2.0 * norm.ppf(levels)
+    np.testing.assert_allclose(normal_interpolation(learned, levels), 3.0 + 2.0 * norm.ppf(QUANTILES), rtol=1e-12)
+    rows = np.sort(np.random.default_rng(0).normal(size=(50, 5)), axis=1)
+    found = normal_interpolation(rows, levels)
+    assert (np.diff(found, axis=1) >= 0).all()
+    np.testing.assert_allclose(found[:, [0, 4, 8]], rows[:, [0, 2, 4]])

@@ -12,7 +12,7 @@ from series_makers import QUICK, daily, series_frame
 from models import arima as arima_module
 from models.base import QUANTILE_COLUMNS, QUANTILES
 from models.catalog import make_forecaster
-from models.features import design_matrix, issue_table
+from models.features import LAGS, calendar_features, design_matrix, issue_features, issue_table, seasonal_features, trailing_scale
 from models.metrics import quantile_loss
 from models.prophet import anchor_shares, anchored_errors
 from models.series import Panel, freq_step_ns, validate_series
@@ -104,33 +104,65 @@ def test_prophet_s_errors_are_the_forecast_s_own() -> None:
     assert np.isnan(errors[[1, 2, 3], 0]).all()
 
 
-def test_features_do_not_change_when_the_future_does() -> None:
-    """Features of (t, h) before and after everything later than t is replaced."""
-    frame, _ = validate_series(series_frame({"a": daily(700, 1), "b": daily(650, 2)}), "10min")
-    panel = Panel.from_frame(frame, freq_step_ns("10min"))
-    scales = np.array([2.0, 3.0])
-    for t in (5, 150, 431, 640):
-        other = Panel(panel.step_ns, panel.ids, panel.starts_ns, [v.copy() for v in panel.values])
-        for values in other.values:
-            values[t + 1 :] = np.random.default_rng(t).permutation(values[t + 1 :]) * 50.0 - 7.0
-        rows, steps = [], np.arange(1, 19)
-        for each in (panel, other):
-            table = issue_table(each, scales, 144)
-            at = np.repeat(np.flatnonzero(table.position == t), 18)
-            rows.append(design_matrix(table, at, np.tile(steps, 2), season_length=144, step_ns=panel.step_ns))
-        np.testing.assert_array_equal(rows[0], rows[1])
+def features(panel: Panel, t: int, season_length: int = 144) -> np.ndarray:
+    """All features of the 18 pairs issued at row ``t`` of every series that has it."""
+    table = issue_table(panel, season_length=season_length, horizon=18, covariates=panel.covariate_names)
+    at = np.repeat(np.flatnonzero(table.position == t), 18)
+    return design_matrix(table, at, np.tile(np.arange(1, 19), len(at) // 18), "US")
 
 
-def test_features_of_the_last_row_are_those_of_any_row() -> None:
+@pytest.mark.parametrize("season_length", [1, 7, 24, 144, 300])
+def test_features_do_not_change_when_the_future_does(season_length: int) -> None:
+    """Features of (t, h) before and after everything later than t is replaced, covariates included."""
+    frame = series_frame({"a": daily(700, 1), "b": daily(650, 2)})
+    frame["queue"] = np.random.default_rng(0).poisson(3.0, len(frame)).astype(float)
+    panel = Panel.from_frame(validate_series(frame, "10min")[0], freq_step_ns("10min"))
+    for t in (0, 5, 150, 431, 640):
+        rng = np.random.default_rng(t)
+        other = panel.select(range(2))
+        for i, values in enumerate(panel.values):
+            future = rng.permutation(values[t + 1 :]) * 50.0 - 7.0
+            queue = panel.covariates[i]["queue"]
+            other.values[i] = np.r_[values[: t + 1], future]
+            other.covariates[i] = {"queue": np.r_[queue[: t + 1], 9.0 * rng.permutation(queue[t + 1 :])]}
+        np.testing.assert_allclose(features(panel, t, season_length), features(other, t, season_length), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("season_length", [24, 144])
+def test_features_of_the_last_row_are_those_of_any_row(season_length: int) -> None:
     """Training rows and prediction rows come out of the same numbers: cutting the series at t changes nothing at t."""
     values = daily(600, 1)
-    for t in (300, 599):
-        tables = [issue_table(Panel(600 * 10**9, ["a"], [0], [v]), np.ones(1), 144) for v in (values, values[: t + 1])]
-        matrices = [design_matrix(x, np.full(18, t), np.arange(1, 19), season_length=144, step_ns=600 * 10**9) for x in tables]
-        np.testing.assert_allclose(matrices[0], matrices[1], rtol=1e-9, atol=1e-9)
+    for t in (0, 1, 30, 300, 599):
+        panels = [Panel(600 * 10**9, ["a"], [0], [v]) for v in (values, values[: t + 1])]
+        whole, cut = (features(panel, t, season_length) for panel in panels)
+        np.testing.assert_allclose(whole, cut, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["arima", "prophet", "lightgbm", "lstm"])
+def test_features_are_what_their_names_say() -> None:
+    """Lags, means, earlier seasons and holidays against the series itself."""
+    values = daily(144 * 9, 3)
+    table = issue_table(Panel(600 * 10**9, ["pool/a"], [0], [values]), season_length=144, horizon=18)
+    t, h = 1200, 5
+    known = issue_features(table, np.array([t]))[0]
+    unit = table.scale[t]
+    assert unit == pytest.approx(trailing_scale(values[: t + 1], 18, 1008)[-1])
+    assert unit == pytest.approx(
+        np.mean([np.abs(values[t - 1007 : t + 1] - values[t - 1007 - k : t + 1 - k]).mean() for k in (1, 9, 18)]), rel=0.02
+    )
+    assert known[1] == pytest.approx((values[t - 2] - values[t]) / unit, rel=1e-5)
+    assert known[len(LAGS) + 2] == pytest.approx((values[t - 11 : t + 1].mean() - values[t]) / unit, rel=1e-4, abs=1e-5)
+    ahead = seasonal_features(table, np.array([t]), np.array([h]))[0]
+    assert ahead[0] == pytest.approx((values[t + h - 144] - values[t]) / unit)
+    assert ahead[6] == pytest.approx((values[t + h - 144] - values[t - 144]) / unit)
+    smooth = np.median([values[t + h - 144 * k - 2 : t + h - 144 * k + 3].mean() for k in range(1, 8)])
+    assert ahead[-1] == pytest.approx((smooth - values[t]) / unit)
+    july = np.array([pd.Timestamp(day).value for day in ("2025-07-03 12:00", "2025-07-04 12:00")])
+    assert calendar_features(july, "US")[:, 4].tolist() == [0.0, 1.0]
+    with pytest.raises(InputError, match="ISO 3166"):
+        calendar_features(july, "Utopia")
+
+
+@pytest.mark.parametrize("name", ["arima", "prophet", "lightgbm", "lstm", "ensemble"])
 def test_learners_learn_a_rhythm_that_persistence_cannot(name: str) -> None:
     """A clean daily rhythm: every learner must beat the last value clearly, on an unseen day."""
     rng = np.random.default_rng(5)
@@ -145,6 +177,8 @@ def test_learners_learn_a_rhythm_that_persistence_cannot(name: str) -> None:
         **({"epochs": 6, "max_windows": 1500} if name == "lstm" else {"n_estimators": 40} if name == "lightgbm" else {}),
     }
     quick |= {"max_rows": 576} if "max_rows" in quick else {}
+    if name == "ensemble":
+        quick = {"member_options": {"lightgbm": {"threads": 1, "min_data_in_leaf": 20}, "lstm": {"epochs": 6, "max_windows": 1500}}}
     losses = {}
     for member, options in ((name, quick), ("persistence", {})):
         forecaster = make_forecaster(member, freq="10min", horizon=18, **options).fit(frame[position < 1000])

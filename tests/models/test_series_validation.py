@@ -17,9 +17,9 @@ def frame() -> pd.DataFrame:
 
 
 def test_good_frame_is_sorted_and_counted(frame: pd.DataFrame) -> None:
-    table, report = validate_series(frame.sample(frac=1.0, random_state=0).assign(price=1.0), "10min")
+    table, report = validate_series(frame.sample(frac=1.0, random_state=0).assign(price=1, tenant="x"), "10min")
     assert table["unique_id"].tolist() == ["a"] * 4 + ["b"] * 5
-    assert list(table.columns) == ["unique_id", "ds", "y"]
+    assert list(table.columns) == ["unique_id", "ds", "y", "price", "family"]
     assert (report.rows, report.series, report.gap_rows, report.missing_values, report.exact_duplicates) == (9, 2, 0, 0, 0)
 
 
@@ -95,3 +95,18 @@ def test_append_keeps_the_grid_and_bounds_the_tail(frame: pd.DataFrame) -> None:
     off = Panel.from_frame(series_frame({"a": np.array([9.0])}, start="2025-03-03 01:03"), panel.step_ns)
     with pytest.raises(InputError, match="off its grid"):
         panel.append(off)
+
+
+def test_panels_carry_covariates_and_families(frame: pd.DataFrame) -> None:
+    frame = frame.assign(queue=np.arange(9.0), node_type=["h100"] * 5 + ["a100"] * 4)
+    frame.loc[2, "queue"] = np.nan
+    table, _ = validate_series(frame, "10min")
+    panel = Panel.from_frame(table, freq_step_ns("10min"))
+    assert panel.families == ["a100", "h100"]
+    assert panel.covariate_names == ("queue",)
+    first, later = table[table.groupby("unique_id").cumcount() < 3], table[table.groupby("unique_id").cumcount() >= 3]
+    joined = Panel.from_frame(first, panel.step_ns).append(Panel.from_frame(later, panel.step_ns))
+    for i in range(2):
+        np.testing.assert_array_equal(joined.covariate("queue", i), panel.covariate("queue", i))
+    pd.testing.assert_frame_equal(panel.to_frame(), table)
+    assert "family" not in validate_series(frame.assign(node_type=["x", "y"] + ["z"] * 7), "10min")[0]
