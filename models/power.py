@@ -23,12 +23,14 @@ import pandas as pd
 from models.base import QUANTILE_COLUMNS, QUANTILES, monotone
 from models.distribution import sum_of_independent
 from models.hierarchy import Bounds, Reconciler
-from models.intervals import BANDS, blend_weights, horizon_bands, residual_quantiles
+from models.intervals import BANDS, horizon_bands, residual_quantiles
+from models.metrics import quantile_loss
 from telemetry.errors import InputError
 
 PRIOR_ROWS = 50.0
 MOST_ROWS = 4320
 FEWEST_ROWS = 50
+SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
 NAME = "power"
 Q = list(QUANTILE_COLUMNS)
 
@@ -286,8 +288,11 @@ def conditional_shares(direct: pd.DataFrame, conditional: np.ndarray, horizon: i
     shares = {}
     y, table = direct["y"].to_numpy(dtype=np.float64), direct[Q].to_numpy(dtype=np.float64)
     for level in sorted(set(levels[usable])):
-        rows = usable & (levels == level)
-        found = blend_weights(y[rows], conditional[rows], table[rows], bands[rows])
-        enough = np.bincount(bands[rows], minlength=BANDS) >= FEWEST_ROWS
-        shares[str(level)] = np.where(enough, np.concatenate([found, np.zeros(BANDS - len(found))]), 0.0)
+        share = np.zeros(BANDS)
+        for band in range(BANDS):
+            rows = usable & (levels == level) & (bands == band)
+            if rows.sum() >= FEWEST_ROWS:
+                losses = [quantile_loss(y[rows], s * conditional[rows] + (1.0 - s) * table[rows]).sum() for s in SHARES]
+                share[band] = SHARES[int(np.argmin(losses))]
+        shares[str(level)] = share
     return shares
