@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from models.base import QUANTILES
 from models.catalog import make_forecaster
 from models.hierarchy import Reconciler
 from models.intervals import NORMAL_SCORES
+from models.member import HISTORY
 from models.power import PowerCurve, PowerModel, Response, conditional_shares
 from models.series import seasonal_scale
 
@@ -135,9 +137,9 @@ def response_of(past: Sequence[GriddedRun], curve: PowerCurve, startup: float) -
 class _Walk:
     """Forecasts of all runs in order of time; ``done`` holds, by forecast, the windows of runs that have ended."""
 
-    def __init__(self, runs: Sequence[GriddedRun], member: str) -> None:
+    def __init__(self, runs: Sequence[GriddedRun], member: str, folder: Path) -> None:
         self.runs, self.member = runs, member
-        self.fitted: dict[str, Any] = {}
+        self.folder = folder
         self.fitted_at: dict[str, int] = {}
         self.done: dict[str, list[pd.DataFrame]] = {}
 
@@ -146,33 +148,31 @@ class _Walk:
 
     def direct(self, name: str, number: int, origins: Sequence[int]) -> pd.DataFrame:
         """Direct forecasts of one run; a member that learns across series has been fitted on runs that ended before it began."""
-        run = self.runs[number]
-        frame, parts = run.frame(), []
-        learns = name not in NAIVES
-        past = self.past_of(number)
-        if learns and number - self.fitted_at.get(name, -REFIT_RUNS) >= REFIT_RUNS:
-            known = [p.frame().assign(unique_id=lambda f, k=k: f["unique_id"] + f"#{k}") for k, p in enumerate(past[-3 * RECENT_RUNS :])]
-            options = {"threads": 1} if name == "lightgbm" else {}
-            member = make_forecaster(name, freq=FREQ, horizon=HORIZON, season_length=SEASON, **options)
-            self.fitted[name], self.fitted_at[name] = member.fit(pd.concat(known, ignore_index=True)), number
+        run, frame, parts = self.runs[number], self.runs[number].frame(), []
         ends = run.begin + pd.to_timedelta((1 + np.array(origins)) * STEP_S, unit="s")
-        model, seen = self.fitted.get(name), None
-        own = "@" + str(number)
+        model = None if name in NAIVES else self._learned(name, number, frame[frame["ds"] <= ends[0]])
         for k, end in enumerate(ends):
-            known = frame[(frame["ds"] <= end) & (frame["ds"] > seen if seen is not None else True)]
-            if learns:
-                model.update(known.assign(unique_id=known["unique_id"] + own))
-                forecast = model.predict()
-                forecast = forecast[forecast["unique_id"].str.endswith(own)]
-                forecast = forecast.assign(unique_id=forecast["unique_id"].str.removesuffix(own))
-            else:
+            if model is None:
                 naive = make_forecaster(name, freq=FREQ, horizon=HORIZON, season_length=SEASON)
                 forecast = naive.fit(frame[frame["ds"] <= end]).predict()
+            else:
+                forecast = model.update(frame[(frame["ds"] <= end) & (frame["ds"] > ends[max(k - 1, 0)])]).predict()
             parts.append(forecast.assign(origin=number * 1000 + k))
-            seen = end
         out = pd.concat(parts, ignore_index=True).merge(frame, on=["unique_id", "ds"])
         out["step"] = ((out["ds"] - out["issued_at"]).dt.total_seconds() // STEP_S).astype(int)
         return out
+
+    def _learned(self, name: str, number: int, known: pd.DataFrame) -> Any:
+        """A member with parameters of earlier runs and the history of this run alone: its saved folder with another history in it."""
+        if name not in self.fitted_at or number - self.fitted_at[name] >= REFIT_RUNS:
+            past = self.past_of(number)[-3 * RECENT_RUNS :]
+            frames = [p.frame().assign(unique_id=lambda f, k=k: f["unique_id"] + f"#{k}") for k, p in enumerate(past)]
+            options = {"threads": 1} if name == "lightgbm" else {}
+            member = make_forecaster(name, freq=FREQ, horizon=HORIZON, season_length=SEASON, **options)
+            member.fit(pd.concat(frames, ignore_index=True)).save(self.folder / name)
+            self.fitted_at[name] = number
+        known.assign(ds=known["ds"].astype("datetime64[ns]")).to_parquet(self.folder / name / HISTORY, index=False)
+        return type(make_forecaster(name, freq=FREQ, horizon=HORIZON)).load(self.folder / name)
 
     def model_of(self, number: int, startup: float, curve: PowerCurve) -> PowerModel:
         """The power model of one run, from runs that ended before it began and from their forecasts."""
@@ -237,10 +237,11 @@ def _origins_with(frame: pd.DataFrame, uid: str) -> set[int]:
 def mlperf_case(traces: Path, member: str, share: float = TRAIN_SHARE) -> dict[str, Any]:
     """Scores on measured runs; the first ``share`` of them only teach, and of the rest the first third teaches shares and paths."""
     runs = sorted((gridded(run) for run in read_runs(traces / "c_power").runs), key=lambda run: run.begin)
-    walk = _Walk(runs, member)
     first = round(share * len(runs))
-    for number in tqdm(range(first, len(runs)), desc="mlperf", leave=False):
-        walk.run(number)
+    with TemporaryDirectory() as folder:
+        walk = _Walk(runs, member, Path(folder))
+        for number in tqdm(range(first, len(runs)), desc="mlperf", leave=False):
+            walk.run(number)
     cut = first + (len(runs) - first) // 3
     variants = {}
     for name in dict.fromkeys([*NAIVES, member, "conditional", "blended", "reconciled"]):
