@@ -53,14 +53,14 @@ def _each_quantile(method: str) -> Callable[[Case, Case], np.ndarray]:
         errors = _errors(past)
         model = MinTrace(method)
         model.fit(S=case.hierarchy.summing, y_hat=np.zeros((len(errors), 1)), y_insample=errors, y_hat_insample=np.zeros_like(errors))
-        return np.einsum("nb,bm,ohmq->ohnq", case.hierarchy.summing, model.P, case.quantiles)
+        return (case.hierarchy.summing @ model.P) @ case.quantiles
 
     return reconciled
 
 
 def _bottom_up_comonotone(past: Case, case: Case) -> np.ndarray:
     first = case.hierarchy.n_parents
-    return np.einsum("nb,ohbq->ohnq", case.hierarchy.summing, case.quantiles[:, :, first:])
+    return case.hierarchy.summing @ case.quantiles[:, :, first:]
 
 
 def _bottom_up_copula(past: Case, case: Case) -> np.ndarray:
