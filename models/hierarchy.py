@@ -46,7 +46,7 @@ class Hierarchy:
     """A forest of series: every parent is the sum of its children.
 
     Attributes:
-        ids: parents before their children, all parents before all leaves.
+        ids: parents before their children, children in the order of their parents, all parents before all leaves.
         parents: child -> parent, only among ``ids``.
         summing: ``[N, B]``, 1 where leaf b (row ``N - B + b``) is a part of series n.
         children: rows of the children of each parent row.
@@ -72,9 +72,9 @@ class Hierarchy:
         known = dict.fromkeys([*parents.values(), *parents] if ids is None else ids)
         broken = {parent for child, parent in parents.items() if child not in known}
         kept = {child: parent for child, parent in parents.items() if child in known and parent in known and parent not in broken}
-        depth = {uid: _depth(uid, kept) for uid in known}
+        paths = {uid: _path(uid, kept) for uid in known}
         inner = set(kept.values())
-        order = sorted(known, key=lambda uid: (uid not in inner, depth[uid]))
+        order = sorted(known, key=lambda uid: (uid not in inner, len(paths[uid]), paths[uid]))
         row = {uid: i for i, uid in enumerate(order)}
         leaves = [uid for uid in order if uid not in inner]
         summing = np.zeros((len(order), len(leaves)))
@@ -172,13 +172,14 @@ def _shared_out(leaves: np.ndarray, excess: np.ndarray, low: np.ndarray, high: n
     return leaves - excess[..., None] * np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
 
 
-def _depth(uid: str, parents: Mapping[str, str]) -> int:
+def _path(uid: str, parents: Mapping[str, str]) -> tuple[str, ...]:
+    """From the root down to ``uid``."""
     seen = [uid]
     while seen[-1] in parents:
         if parents[seen[-1]] in seen:
             raise InputError(f"{uid!r} is a part of itself", where="hierarchy", allowed="a forest")
         seen.append(parents[seen[-1]])
-    return len(seen)
+    return tuple(reversed(seen))
 
 
 @dataclass(frozen=True)
