@@ -28,7 +28,9 @@ import pandas as pd
 from benchmarks.power_mlperf import mlperf_case
 from benchmarks.power_reconcilers import WAYS, Case
 from benchmarks.power_scores import Q, levels_in, lines_of, ratios_by_level, score_levels
-from models.backtest import BacktestConfig, BacktestResult, run_backtest
+from models.backtest import run_backtest
+from models.backtest_plan import BacktestConfig
+from models.backtest_scores import BacktestResult
 from models.hierarchy import Hierarchy
 from models.metrics import coverage80, wql
 from models.power import PowerCurve, PowerModel, level_of

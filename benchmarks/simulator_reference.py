@@ -114,9 +114,9 @@ def _reference_of(world: World) -> Any:
         peak = 0.5 if values["until_s"] >= 0 else 0.0
         return ref.Job(**values, pools_allowed=allowed, peak_load=peak)
 
-    reserve, load = grid.warm_reserve[0].tolist(), grid.load[0].tolist()
+    by_pool = (grid.warm_reserve[0].tolist(), grid.load[0].tolist(), grid.keep_awake[0].tolist())
     carbon_g = (grid.carbon[0] * 1000.0).tolist()
-    table = ref.Grid(int(grid.step_s[0]), int(grid.history_steps[0]), grid.price[0].tolist(), carbon_g, grid.pue[0].tolist(), reserve, load)
+    table = ref.Grid(int(grid.step_s[0]), int(grid.history_steps[0]), grid.price[0].tolist(), carbon_g, grid.pue[0].tolist(), *by_pool)
     outages = [(int(node), int(at), int(end)) for at, begins, node, end in world.outages[0] if begins]
     levels = len(world.cluster.level_fractions)
 

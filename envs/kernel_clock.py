@@ -6,7 +6,7 @@ from envs import events
 from envs import fields as fx
 from envs.kernel_compile import compiled
 from envs.kernel_decisions import NOTHING, begin_decisions, next_question, plan_job
-from envs.kernel_placement import fall_asleep, node_up, wake_done
+from envs.kernel_nodes import fall_asleep, node_up, wake_ahead, wake_done
 from envs.kernel_power import WHOLE, charge_sites, column_at, commit, committed_state_nw, whole_row
 from envs.kernel_queue import NEVER, clear_ready, heap_take, heap_time, log_event, set_ready
 from envs.kernel_runs import end_job, fail_node, follow_load, reject_job, start_job, wait_again
@@ -247,6 +247,7 @@ def advance(c):
             if next_question(c):
                 return
             fall_asleep(c)
+            wake_ahead(c)
             if i[fx.UNFINISHED] > 0 and i[fx.COLUMN] == c.o[fx.N_COLUMNS] - 1 and _next_event(c) == NEVER:
                 _reject_stranded(c)
             if i[fx.UNFINISHED] == 0:

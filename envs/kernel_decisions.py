@@ -6,7 +6,7 @@ from envs import events
 from envs import fields as fx
 from envs.kernel_compile import compiled
 from envs.kernel_placement import fits
-from envs.kernel_power import committed_state_nw, held_milli, rack_of, speed_of, worker_nw
+from envs.kernel_power import committed_state_nw, held_milli, pool_and_site_allow, rack_of, speed_of, worker_nw
 from envs.kernel_queue import (
     INDEX_BITS,
     INDEX_MASK,
@@ -171,7 +171,7 @@ def _level_within_budget(c, job, p, level, own):
     if more <= 0:
         return True
     workers = c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.WORKERS]
-    if not _pool_and_site_allow(c, p, workers * more):
+    if not pool_and_site_allow(c, p, workers * more):
         return False
     budget = c.k[o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH + fx.RACK_BUDGET_NW]
     if budget == 0:
@@ -193,24 +193,13 @@ def _level_within_budget(c, job, p, level, own):
 
 
 @compiled
-def _pool_and_site_allow(c, p, more_nw):
-    o, i = c.o, c.i
-    site = site_of(c, p)
-    pool_budget = c.k[o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH + fx.POOL_BUDGET_NW]
-    site_budget = c.k[o[fx.K_SITE] + site * fx.SITE_CONSTANTS_WIDTH + fx.SITE_BUDGET_NW]
-    if pool_budget > 0 and i[o[fx.I_POOL] + p * fx.POOL_WIDTH + fx.COMMITTED_NW] + more_nw > pool_budget:
-        return False
-    return not (site_budget > 0 and i[o[fx.I_SITE] + site * fx.SITE_WIDTH + fx.SITE_COMMITTED_NW] + more_nw > site_budget)
-
-
-@compiled
 def _within_budget(c, job, p, level, woken):
     """Whether a run that wakes ``woken`` nodes leaves pool and site within their budgets."""
     if not c.o[fx.HAS_BUDGET]:
         return True
     workers = c.j[c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.WORKERS]
     wake_nw = committed_state_nw(c, p, WAKING) - committed_state_nw(c, p, SLEEPING)
-    return _pool_and_site_allow(c, p, workers * worker_nw(c, job, p, level, True) + woken * wake_nw)
+    return pool_and_site_allow(c, p, workers * worker_nw(c, job, p, level, True) + woken * wake_nw)
 
 
 @compiled

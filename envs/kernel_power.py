@@ -156,6 +156,18 @@ def commit(c, p, node, nw):
 
 
 @compiled
+def pool_and_site_allow(c, p, more_nw):
+    """Whether pool and site have ``more_nw`` left in their budgets."""
+    o, i = c.o, c.i
+    site = c.k[o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH + fx.POOL_SITE]
+    pool_budget = c.k[o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH + fx.POOL_BUDGET_NW]
+    site_budget = c.k[o[fx.K_SITE] + site * fx.SITE_CONSTANTS_WIDTH + fx.SITE_BUDGET_NW]
+    if pool_budget > 0 and i[o[fx.I_POOL] + p * fx.POOL_WIDTH + fx.COMMITTED_NW] + more_nw > pool_budget:
+        return False
+    return not (site_budget > 0 and i[o[fx.I_SITE] + site * fx.SITE_WIDTH + fx.SITE_COMMITTED_NW] + more_nw > site_budget)
+
+
+@compiled
 def rack_of(c, p, node):
     k = c.o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH
     return c.k[k + fx.FIRST_RACK] + (node - c.k[k + fx.POOL_FIRST_NODE]) // c.k[k + fx.NODES_PER_RACK]

@@ -7,7 +7,8 @@ import math
 from envs import events
 from envs import fields as fx
 from envs.kernel_compile import compiled
-from envs.kernel_placement import node_down, place, release
+from envs.kernel_nodes import node_down
+from envs.kernel_placement import place, release
 from envs.kernel_power import (
     charge_transfer,
     commit,

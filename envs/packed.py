@@ -85,6 +85,7 @@ def pack_world(world: World, *, event_log: bool = False) -> PackedWorld:
     o[fx.N_RECORDS], o[fx.N_RACKS] = _records(world, int(o[fx.N_GPUS])), int(_racks(world).sum())
     o[fx.N_LOG] = 2 * (8 * jobs + 6 * int(o[fx.N_NODES]) + 4) if event_log else 0
     o[fx.HAS_BUDGET], o[fx.HAS_LEASES] = int(has_budget(world)), int((world.jobs.until_s >= 0).any())
+    o[fx.HAS_AWAKE] = int((world.grid.keep_awake > 0).any())
     k, kf = _pack_cluster(world, o)
     j, jf = _pack_jobs(world, o, shape, first)
     g, gf = _pack_grid(world, o)
@@ -234,6 +235,7 @@ def _pack_grid(world: World, o: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     whole, real = _Block(o, windows, np.int64, first=4), _Block(o, windows, np.float64)
     whole.part(fx.G_RESERVE, grid.warm_reserve)
+    whole.part(fx.G_AWAKE, grid.keep_awake)
     whole.part(fx.G_OUTAGE, outages)
     real.part(fx.GF_VALUES, np.stack([padded(name) for name in fx.GRID_VALUES], axis=1))
     real.part(fx.GF_LOAD, grid.load)

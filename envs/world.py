@@ -12,6 +12,7 @@ import pandas as pd
 from envs.cluster import ClusterSpec
 from envs.power.curves import levels_for
 from envs.power.networks import with_networks
+from envs.reserve import keep_awake
 from envs.windows import DAY_S, WindowTables, check_grid, prepare_jobs
 from telemetry.classes import WORKLOAD_CLASSES
 from telemetry.errors import InputError
@@ -115,7 +116,8 @@ class Grid(NamedTuple):
     cum_price: np.ndarray  # float64 [M, S, T + 1]
     cum_carbon: np.ndarray  # float64 [M, S, T + 1]
     cum_pue: np.ndarray  # float64 [M, S, T + 1]
-    warm_reserve: np.ndarray  # int64 [M, P, T]
+    warm_reserve: np.ndarray  # int64 [M, P, T], idle nodes that stay awake
+    keep_awake: np.ndarray  # int64 [M, P, T], nodes that shall be awake, with or without jobs
     load: np.ndarray  # float64 [M, V, T], of one replica of each service, in units of the reference GPU
 
 
@@ -478,6 +480,7 @@ def _build_grid(
     cluster: ClusterSpec, windows: Sequence[WindowTables], warm_reserve: np.ndarray | None, services: tuple[tuple[str, ...], ...]
 ) -> Grid:
     parts = [_window_grid(cluster, window, row) for row, window in enumerate(windows)]
+    pools = [pool.name for pool in cluster.pools]
     width = max(part["price"].shape[1] for part in parts)
 
     def stacked(name: str) -> np.ndarray:
@@ -504,6 +507,7 @@ def _build_grid(
         cum_carbon=summed(carbon * pue),
         cum_pue=summed(pue),
         warm_reserve=_reserve(warm_reserve, len(windows), len(cluster.pools), width),
+        keep_awake=keep_awake([(w.reserve, w.start, p["step_s"], p["history"]) for w, p in zip(windows, parts, strict=True)], pools, width),
         load=_loads(windows, parts, services, width),
     )
 

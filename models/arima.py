@@ -68,6 +68,7 @@ class Arima(PanelForecaster):
     """Per series ARIMA errors around Fourier terms; quantiles are those of the in-sample h-step errors, renewed at every update."""
 
     name = "arima"
+    per_series = True
     options_class = ArimaOptions
 
     def __init__(self, **options: object) -> None:
@@ -143,7 +144,7 @@ class Arima(PanelForecaster):
         for i, uid in enumerate(panel.ids):
             fitted = self.parameters.get(uid)
             if fitted is None:
-                reason = self.fallbacks.get(uid, f"not fitted: new since the fit, or beyond the first {self.options.max_fits} series")
+                reason = self.fallbacks.get(uid, "not fitted: new since the fit, or beyond max_fits")
                 out[i] = self._fall_back(panel, i, horizon, reason)
                 continue
             values, times_ns = forward_fill(panel.values[i]), panel.times_ns(i)

@@ -26,6 +26,7 @@ class Forecaster(ABC):
     """
 
     name: ClassVar[str]
+    per_series: ClassVar[bool] = False  # whether each series is forecast from its own history alone, so that parts can be forecast apart
 
     def __init__(self, *, freq: str, horizon: int, season_length: int, seed: int = 0) -> None:
         self.freq = freq

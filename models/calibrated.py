@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 
@@ -47,6 +48,7 @@ class CalibratedForecaster(PanelForecaster):
         super().__init__(**options)  # type: ignore[arg-type]
         self.learned_until_ns: dict[str, int] = {}
         self._replayed: dict[str, dict[int, np.ndarray]] = {}  # by series and issue time, [H, Q]
+        self._borrowed: AdaptiveIntervals | None = None
 
     @property
     def calibration_rows(self) -> int:
@@ -73,7 +75,22 @@ class CalibratedForecaster(PanelForecaster):
     def _quantiles(self, panel: Panel, horizon: int) -> np.ndarray:
         raw = monotone(super()._quantiles(panel, horizon))
         scale = self._scales(panel)
-        return self.intervals(panel, scale).apply(raw, horizon_bands(self.horizon)[:horizon], scale=scale[:, None])
+        state = self._borrowed or self.intervals(panel, scale)
+        return state.apply(raw, horizon_bands(self.horizon)[:horizon], scale=scale[:, None])
+
+    def for_history(self, panel: Panel) -> Self:
+        other = super().for_history(panel)
+        other._replayed = {}
+        return other
+
+    def correction(self) -> AdaptiveIntervals:
+        """What the history teaches now."""
+        panel = self._known_history()
+        return self.intervals(panel, self._scales(panel))
+
+    def borrow(self, correction: AdaptiveIntervals) -> None:
+        """Predict with the correction of this forecaster over other series, not with one of its own."""
+        self._borrowed = correction
 
     def intervals(self, panel: Panel, scale: np.ndarray) -> AdaptiveIntervals:
         """Correction that the newest rows of ``panel`` teach: set up on the older third of the replay, led on through the rest."""

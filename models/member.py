@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from abc import abstractmethod
@@ -84,7 +85,10 @@ class PanelForecaster(Forecaster):
 
     def fit(self, series: pd.DataFrame) -> Self:
         table, _ = validate_series(series, self.freq, where=f"{self.name}.fit")
-        panel = Panel.from_frame(table, self.step_ns)
+        return self.fit_history(Panel.from_frame(table, self.step_ns))
+
+    def fit_history(self, panel: Panel) -> Self:
+        """``fit`` on checked series whose grids begin and end with an observation."""
         self.fit_panel(panel)
         self._history = panel.tail(self.history_rows)
         return self
@@ -95,11 +99,23 @@ class PanelForecaster(Forecaster):
         self._fit(panel)
 
     def update(self, series: pd.DataFrame) -> Self:
-        history = self._known_history()
+        self._known_history()
         if len(series):
             table, _ = validate_series(series, self.freq, where=f"{self.name}.update")
-            self._history = history.append(Panel.from_frame(table, self.step_ns), keep=self.history_rows)
+            self.update_panel(Panel.from_frame(table, self.step_ns))
         return self
+
+    def update_panel(self, newer: Panel) -> Self:
+        """``update`` with checked series whose grids begin and end with an observation."""
+        self._history = self._known_history().append(newer, keep=self.history_rows)
+        return self
+
+    def for_history(self, panel: Panel) -> Self:
+        """This forecaster with its parameters over the history of other series, or of some of its own; this one stays as it is."""
+        other = copy.copy(self)
+        other._history = panel.tail(self.history_rows)
+        other.fallbacks = {uid: self.fallbacks[uid] for uid in panel.ids if uid in self.fallbacks}
+        return other
 
     def predict(self, horizon: int | None = None, covariates: pd.DataFrame | None = None) -> pd.DataFrame:
         """Forecast frame; ``covariates`` are accepted and not used. ``horizon`` may not exceed the one given at construction."""

@@ -6,10 +6,14 @@ non-zero loss, or no rows) is NaN; zero loss over a zero denominator is 0.
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
+
 import numpy as np
 import pandas as pd
 
 from models.base import QUANTILE_COLUMNS, QUANTILES
+from telemetry.errors import InputError
 
 MEDIAN = len(QUANTILES) // 2
 METRIC_NAMES = ("wql", "sql", "mase", "coverage80", "width80")
@@ -24,6 +28,55 @@ def pinball(actual: np.ndarray, predicted: np.ndarray, quantile: float | np.ndar
 def quantile_loss(actual: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
     """Twice the pinball loss averaged over the nine quantiles, ``[n]``: a discrete CRPS, equal to |error| for a point mass."""
     return 2.0 * pinball(actual[:, None], quantiles, np.asarray(QUANTILES)).mean(axis=1)
+
+
+def critical_fractile(shortage: float, idle: float) -> float:
+    """The quantile that a reserve should cover: ``shortage / (shortage + idle)``, the newsvendor's (Arrow, Harris and Marschak 1951).
+
+    Args:
+        shortage: what a unit of demand beyond the reserve costs, in any unit of money.
+        idle: what a unit of the reserve beyond demand costs, in the same unit.
+
+    Raises:
+        InputError: a cost that is not a finite number above 0.
+    """
+    for name, cost in (("shortage", shortage), ("idle", idle)):
+        if not (math.isfinite(cost) and cost > 0):
+            raise InputError(f"{name} cost {cost}", where="critical fractile", allowed="a finite number above 0")
+    return shortage / (shortage + idle)
+
+
+def quantile_at(quantiles: np.ndarray, fractile: float) -> np.ndarray:
+    """Any quantile ``[n]`` from the nine ``[n, Q]``: linear between two of them, by the probability.
+
+    Beyond 0.1 and 0.9 the tail is that of a normal distribution whose median is q50 and which passes q90 (above) or q10 (below); each side
+    has its own width, and a side without width stays where it is.
+
+    Raises:
+        InputError: a fractile that is not between 0 and 1.
+    """
+    if not 0.0 < fractile < 1.0:
+        raise InputError(f"fractile {fractile}", where="quantile", allowed="between 0 and 1, both excluded")
+    levels = np.asarray(QUANTILES)
+    if levels[0] <= fractile <= levels[-1]:
+        right = max(int(np.searchsorted(levels, fractile)), 1)
+        share = (fractile - levels[right - 1]) / (levels[right] - levels[right - 1])
+        return quantiles[:, right - 1] + share * (quantiles[:, right] - quantiles[:, right - 1])
+    outer, level = (quantiles[:, -1], levels[-1]) if fractile > levels[-1] else (quantiles[:, 0], levels[0])
+    normal = NormalDist()
+    return quantiles[:, MEDIAN] + (outer - quantiles[:, MEDIAN]) * (normal.inv_cdf(fractile) / normal.inv_cdf(float(level)))
+
+
+def decision_pinball(actual: np.ndarray, quantiles: np.ndarray, fractile: float, capacity: np.ndarray | None = None) -> np.ndarray:
+    """Pinball loss at the critical fractile, ``[n]``, in the unit of y; times (shortage + idle) it is the cost of the reserve.
+
+    Args:
+        capacity: ``[n]``, the most that can be reserved: demand and reserve count up to it, for beyond it no forecast helps.
+    """
+    reserve = quantile_at(quantiles, fractile)
+    if capacity is not None:
+        actual, reserve = np.minimum(actual, capacity), np.minimum(reserve, capacity)
+    return pinball(actual, reserve, fractile)
 
 
 def ratio(numerator: float, denominator: float) -> float:

@@ -28,6 +28,7 @@ class Persistence(PanelForecaster):
     """The last value, with a Gaussian random walk around it: sigma_h = sigma_1 sqrt(h) (Hyndman and Athanasopoulos, 5.5)."""
 
     name = "persistence"
+    per_series = True
 
     def _fit(self, panel: Panel) -> None:
         """Nothing to learn: the history tail is the model."""
@@ -43,6 +44,7 @@ class SeasonalNaive(PanelForecaster):
     """The value one season before, Gaussian around it: sigma_h = sigma_season sqrt(seasons ahead); short series repeat the last value."""
 
     name = "seasonal_naive"
+    per_series = True
 
     def _fit(self, panel: Panel) -> None:
         """Nothing to learn: the history tail is the model."""
@@ -89,6 +91,7 @@ class EmpiricalPersistence(PanelForecaster):
     """The last value plus the quantiles of the historical h-step changes."""
 
     name = "empirical_persistence"
+    per_series = True
     options_class = EmpiricalPersistenceOptions
 
     def __init__(self, **options: object) -> None:

@@ -56,6 +56,7 @@ class ProphetForecaster(PanelForecaster):
     """Per series the last value, moved along Prophet's path and back towards it as far as history supports."""
 
     name = "prophet"
+    per_series = True
     options_class = ProphetOptions
 
     def __init__(self, **options: object) -> None:
@@ -125,7 +126,7 @@ class ProphetForecaster(PanelForecaster):
         out = np.empty((len(panel), horizon, len(QUANTILES)))
         for i, uid in enumerate(panel.ids):
             if uid not in self.models:
-                reason = self.fallbacks.get(uid, f"not fitted: new since the fit, or beyond the first {self.options.max_fits} series")
+                reason = self.fallbacks.get(uid, "not fitted: new since the fit, or beyond max_fits")
                 out[i] = self._fall_back(panel, i, horizon, reason)
                 continue
             values, times_ns = panel.values[i], panel.times_ns(i)

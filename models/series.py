@@ -39,10 +39,13 @@ def freq_step_ns(freq: str) -> int:
         InputError: not a pandas frequency of fixed length.
     """
     try:
-        step_ns = int(pd.Timedelta(pd.tseries.frequencies.to_offset(freq)).as_unit("ns").value)
+        offset = pd.tseries.frequencies.to_offset(freq)
+        if isinstance(offset, pd.offsets.Week):  # seven days, on whichever weekday the data has
+            offset = offset.n * pd.offsets.Day(7)
+        step_ns = int(pd.Timedelta(offset).as_unit("ns").value)
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"frequency {freq!r} has no fixed length", where="freq", allowed="a fixed pandas frequency such as 1min, 10min, 1h, 1D"
+            f"frequency {freq!r} has no fixed length", where="freq", allowed="a fixed pandas frequency such as 1min, 10min, 1h, 1D, W"
         ) from error
     if step_ns <= 0:
         raise InputError(f"frequency {freq!r} is not positive", where="freq", allowed="1min, 10min, 1h, 1D, ...")
@@ -57,13 +60,14 @@ def default_season_length(freq: str) -> int:
 
 
 def infer_freq(frame: pd.DataFrame) -> str:
-    """Most common distance between neighbouring timestamps, as a frequency in seconds (``600s``)."""
+    """Most common distance between neighbouring timestamps, as a frequency in seconds (``600s``) or nanoseconds."""
     ordered = frame.sort_values(["unique_id", "ds"])
     steps = ordered.groupby("unique_id")["ds"].diff().dropna()
     steps = steps[steps > pd.Timedelta(0)]
     if steps.empty:
         raise InputError("no series has two timestamps, so its frequency is unknown", where="freq", remedy="pass freq=10min or the like")
-    return f"{int(steps.mode().iloc[0].total_seconds())}s"
+    step_ns = int(steps.mode().iloc[0].as_unit("ns").value)
+    return f"{step_ns}ns" if step_ns % 10**9 else f"{step_ns // 10**9}s"
 
 
 def validate_series(frame: pd.DataFrame, freq: str, *, where: str = "series") -> tuple[pd.DataFrame, SeriesReport]:
@@ -94,7 +98,7 @@ def validate_series(frame: pd.DataFrame, freq: str, *, where: str = "series") ->
     if frame["unique_id"].isna().any():
         raise InputError(f"{int(frame['unique_id'].isna().sum())} row(s) without a unique_id", where=where)
     table = pd.DataFrame(
-        {"unique_id": frame["unique_id"].astype(str).to_numpy(), "ds": _utc_naive(frame["ds"], where), "y": _numbers(frame["y"], where)}
+        {"unique_id": frame["unique_id"].astype(str).to_numpy(), "ds": utc_naive(frame["ds"], where), "y": numbers(frame["y"], where)}
     )
     _add_further_columns(table, frame)
     missing_values = int(table["y"].isna().sum())
@@ -134,7 +138,12 @@ def _add_further_columns(table: pd.DataFrame, frame: pd.DataFrame) -> None:
         table[FAMILY] = ["/".join(parts) for parts in zip(*labels, strict=True)]
 
 
-def _utc_naive(ds: pd.Series, where: str) -> np.ndarray:
+def utc_naive(ds: pd.Series, where: str) -> np.ndarray:
+    """Times as tz-naive UTC ``datetime64[ns]``; a time without a zone is UTC.
+
+    Raises:
+        InputError: numbers, an unreadable text, or none.
+    """
     if pd.api.types.is_numeric_dtype(ds):
         raise InputError(f"ds holds numbers (first {ds.iloc[0]!r}), not timestamps", where=where, remedy="convert with pandas.to_datetime")
     if not pd.api.types.is_datetime64_any_dtype(ds):
@@ -150,13 +159,19 @@ def _utc_naive(ds: pd.Series, where: str) -> np.ndarray:
     return ds.to_numpy().astype("datetime64[ns]")
 
 
-def _numbers(y: pd.Series, where: str) -> np.ndarray:
+def numbers(column: pd.Series, where: str) -> np.ndarray:
+    """A column as floats, NaN where it has no value.
+
+    Raises:
+        InputError: not a number, or infinite.
+    """
     try:
-        values = pd.to_numeric(y).to_numpy(dtype=np.float64, na_value=np.nan)
+        values = pd.to_numeric(column).to_numpy(dtype=np.float64, na_value=np.nan)
     except (ValueError, TypeError) as error:
-        raise InputError(f"y is not numeric: {error}", where=where) from error
+        raise InputError(f"{column.name} is not numeric: {error}", where=where) from error
     if np.isinf(values).any():
-        raise InputError(f"{int(np.isinf(values).sum())} infinite value(s) in y", where=where, remedy="drop them or mark them missing")
+        found = f"{int(np.isinf(values).sum())} infinite value(s) in {column.name}"
+        raise InputError(found, where=where, remedy="drop them or mark them missing")
     return values
 
 

@@ -13,49 +13,41 @@ The JSON::
          "series": {"<unique_id>": {wql, sql, mase, coverage80, width80, ..., fit_s, predict_s}},
          "by_horizon": [{"step": 1, wql, ...}, ...],
          "calibration": {...}, "skill": {wql_ratio, wql_ratio_low, wql_ratio_high, sql_ratio, mase_ratio},
+         "coverage80_by_band": {near, middle, far}, "crossings": 0, "cpu_s": {fit, update, predict},
          "fits": 1, "fallbacks": {"<unique_id>": "reason"}},
        "prophet": {"status": "failed", "error": "...", "wql": null, ...}}}
 
-Seconds are wall clock over all origins; per series they are an equal share of the forecaster's. A metric that is not defined (no scale, no
-observed row) is null.
+Seconds are wall clock over all origins, added up over chunks of series, so that more workers do not change them; ``cpu_s`` is the CPU's.
+Per series they are an equal share of the forecaster's. ``coverage80_by_band`` is that of the near, middle and far third of the horizon,
+``crossings`` the scored rows whose quantiles are out of order. A metric that is not defined (no scale, no observed row) is null.
+
+Any number of series is read in batches, walked in chunks and scored where the chunks run: memory does not grow with the forecasts.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from models.backtest import NAIVES, BacktestConfig, BacktestResult, run_backtest
+from models.backtest import NAIVES, backtest_key, run_backtest
+from models.backtest_plan import BacktestConfig
+from models.backtest_scores import BacktestResult
 from models.catalog import FORECASTERS, forecaster_class
-from models.series import infer_freq, validate_series
-from pipelines.cli import build, hydra_command
+from models.engine import Engine
+from models.partial_results import PartialResults
+from models.series_store import SeriesStore, read_store
+from pipelines.cli import build, hydra_command, quiet_libraries
+from pipelines.engine import EngineConfig
+from pipelines.series_files import freq_of, series_batches
 from pipelines.workspace import write_json
 from telemetry.errors import InputError
-
-READERS = {".parquet": pd.read_parquet, ".csv": lambda file: pd.read_csv(file, dtype={"unique_id": str})}
-
-
-def read_series(file: Path) -> pd.DataFrame:
-    """Frame of a Parquet or CSV file (CSV also gzipped).
-
-    Raises:
-        InputError: no such file, another format, or not readable.
-    """
-    kind = next((s for s in reversed(file.suffixes) if s in READERS), "")
-    if not file.is_file():
-        raise InputError("no such file", where=str(file), remedy="pass series=FILE.parquet or series=FILE.csv")
-    if not kind:
-        raise InputError(f"unknown format {file.suffix!r}", where=str(file), allowed=", ".join(READERS))
-    try:
-        return READERS[kind](file)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read: {str(error).splitlines()[0]}", where=str(file), remedy="check that the file is whole") from error
 
 
 def member_options(node: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -82,15 +74,14 @@ def chosen_members(names: list[str] | str | None, options: Mapping[str, dict[str
 
 def score_table(result: BacktestResult) -> str:
     """The overall metrics as text, best WQL first, failures last."""
-    lines = [
-        f"{'forecaster':<22}{'WQL':>9}{'SQL':>9}{'MASE':>9}{'cover80':>9}{'width80':>11}{'fit s':>9}{'predict s':>11}{'WQL/naive':>11}"
-    ]
+    heads = f"{'forecaster':<22}{'WQL':>9}{'SQL':>9}{'MASE':>9}{'cover80':>9}{'width80':>11}"
+    lines = [f"{heads}{'fit s':>9}{'predict s':>11}{'CPU s':>9}{'WQL/naive':>11}"]
     done = [s for s in result.scores.values() if s.error is None]
     for s in sorted(done, key=lambda s: s.overall["wql"]):
         o = s.overall
         lines.append(
             f"{s.name:<22}{o['wql']:>9.4f}{o['sql']:>9.3f}{o['mase']:>9.3f}{o['coverage80']:>9.3f}{o['width80']:>11.4g}"
-            f"{s.fit_s:>9.2f}{s.predict_s:>11.2f}{s.skill.get('wql_ratio', float('nan')):>11.3f}"
+            f"{s.fit_s:>9.2f}{s.predict_s:>11.2f}{sum(s.cpu_s.values()):>9.2f}{s.skill.get('wql_ratio', float('nan')):>11.3f}"
         )
     lines += [f"{name:<22}failed: {error}" for name, error in result.failed.items()]
     return "\n".join(lines)
@@ -104,11 +95,45 @@ def main(cfg: DictConfig) -> int:
     settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     config = replace(build(BacktestConfig, cfg.backtest, "backtest"), horizon=_count(cfg, "horizon"), origins=_count(cfg, "origins"))
     members = chosen_members(settings["forecasters"], member_options(settings["forecaster"]))
-    file = Path(str(settings["series"]))
-    frame = read_series(file)
-    freq = str(settings["freq"]) if settings["freq"] is not None else infer_freq(_timed(frame, file))
-    result = _run(frame, freq, members, config)
-    size = f"{result.report.series} series, {result.report.rows} rows at {freq}"
+    engine = build(EngineConfig, settings["engine"], "engine").start(quiet_libraries)
+    out, forecasts = (Path(str(settings[key])) if settings[key] is not None else None for key in ("out", "forecasts"))
+    if forecasts and forecasts.exists():
+        raise InputError("already there", where=str(forecasts), remedy="choose another folder for forecasts=, or remove it")
+    file, work = Path(str(settings["series"])), Path(str(settings["work_dir"]))
+    batches = series_batches(file)
+    freq = str(settings["freq"]) if settings["freq"] is not None else freq_of(batches, file)
+    work.mkdir(parents=True, exist_ok=True)
+    store = read_store(batches, freq, where=str(file), folder=work)
+    partials = PartialResults(work, backtest_key(store, freq, config))
+    if not settings["resume"]:
+        partials.forget()
+    with engine:
+        result = _run(store, freq, members, config, engine, partials, forecasts)
+    _print(file, result)
+    if forecasts:
+        publish_forecasts(partials, result, members, forecasts)
+        print(f"wrote {forecasts}")
+    if out:
+        write_json(out, result.to_json())
+        print(f"wrote {out}")
+    partials.forget()
+    return 1 if result.failed else 0
+
+
+def publish_forecasts(partials: PartialResults, result: BacktestResult, members: Mapping[str, Any], folder: Path) -> None:
+    """Forecast files of all pieces, moved to ``folder/<forecaster>``; the folder appears whole."""
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.absolute().parent, prefix=f".{folder.name}.") as fresh:
+        whole = Path(fresh) / "whole"
+        for name in dict.fromkeys([*NAIVES, *members]):
+            (whole / name).mkdir(parents=True)
+            for file in partials.member(name, members.get(name, {})).forecast_files():
+                shutil.move(file, whole / name / file.name)
+        shutil.move(whole, folder)
+
+
+def _print(file: Path, result: BacktestResult) -> None:
+    size = f"{result.report.series} series, {result.report.rows} rows at {result.freq}"
     print(f"{file}: {size}; {result.n_origins} origins, {result.plan.step} steps apart")
     print(score_table(result))
     print(f"reference: {result.reference or 'none'}; scored on the same windows")
@@ -118,26 +143,28 @@ def main(cfg: DictConfig) -> int:
         if scored.fallbacks:
             reason = next(iter(scored.fallbacks.values()))
             print(f"note: {name} fell back on empirical persistence for {len(scored.fallbacks)} series: {reason}")
-    if settings["out"] is not None:
-        write_json(Path(str(settings["out"])), result.to_json())
-        print(f"wrote {settings['out']}")
-    return 1 if result.failed else 0
 
 
-def _run(frame: pd.DataFrame, freq: str, members: dict[str, dict[str, Any]], config: BacktestConfig) -> BacktestResult:
+def _run(
+    store: SeriesStore,
+    freq: str,
+    members: dict[str, dict[str, Any]],
+    config: BacktestConfig,
+    engine: Engine,
+    partials: PartialResults,
+    forecasts: Path | None,
+) -> BacktestResult:
+    done: dict[str, int] = {}
     with tqdm(total=None, desc="backtest", unit="origin", leave=False) as bar:
 
-        def progress(name: str, done: int, total: int) -> None:
+        def progress(name: str, pieces: int, total: int) -> None:
             bar.total = total * len({*NAIVES, *members})
             bar.set_description(name, refresh=False)
-            bar.update()
+            bar.update(pieces - done.get(name, 0))
+            done[name] = pieces
 
-        return run_backtest(frame, freq, members, config, progress)
-
-
-def _timed(frame: pd.DataFrame, file: Path) -> pd.DataFrame:
-    """Frame with readable times, for finding the frequency; the smallest grid checks names, times and numbers."""
-    return validate_series(frame, "1ns", where=str(file))[0]
+        keep = "files" if forecasts else "none"
+        return run_backtest(store, freq, members, config, progress, engine=engine, partials=partials, forecasts=keep)
 
 
 def _count(cfg: DictConfig, key: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from envs.agent.config import AgentConfig
 from envs.cluster import ClusterSpec
 from envs.cluster_io import cluster_from_mapping
 from envs.reward import RewardSpec
-from models.backtest import BacktestConfig
+from models.backtest_plan import BacktestConfig
 from models.catalog import forecaster_class
+from models.selection import Decision
 from pipelines.cli import build
+from pipelines.engine import EngineConfig
 from pipelines.workspace import STAGES
 from telemetry.errors import InputError
 
@@ -124,19 +127,37 @@ class RegistryConfig:
     coverage_low: float
     coverage_high: float
     bootstrap_samples: int
+    decision_tolerance: float = 0.05
+    decision_kwh_tolerance: float = 0.005
+    decision_sla_tolerance: float = 0.001
 
 
 @dataclass(frozen=True)
-class EngineConfig:
-    """Where the work runs."""
+class ReserveConfig:
+    """What is decided by demand forecasts: costs of a reserve of warm GPUs, and how it is simulated (``conf/reserve``)."""
 
-    kind: str
-    workers: int
+    shortage_usd_per_gpu_hour: float = 0.045
+    idle_usd_per_gpu_hour: float = 0.009
+    sleep_after_s: int = 0
+    wake_latency_s: int | None = None
+    tie: float = 0.01
+    tolerance: float = 0.05
 
     def __post_init__(self) -> None:
-        _one_of(self.kind, ("local",), "engine.kind")
-        if self.workers < 1:
-            raise InputError(f"{self.workers}", where="engine.workers", allowed="at least 1")
+        self.decision({})
+        if self.sleep_after_s < 0:
+            raise InputError(f"{self.sleep_after_s}", where="reserve.sleep_after_s", allowed="seconds from 0")
+        if self.wake_latency_s is not None and self.wake_latency_s < 1:
+            raise InputError(f"{self.wake_latency_s}", where="reserve.wake_latency_s", allowed="seconds from 1, or null")
+
+    def decision(self, capacity: Mapping[str, float]) -> Decision:
+        """The decision on series that reserves are set for, with the GPUs of each; on all series when there are none."""
+        return Decision(self.shortage_usd_per_gpu_hour, self.idle_usd_per_gpu_hour, capacity, self.tolerance, self.tie)
+
+    @property
+    def fractile(self) -> float:
+        """Quantile of demand that is kept warm."""
+        return self.decision({}).fractile
 
 
 @dataclass(frozen=True)
@@ -153,6 +174,7 @@ class TrainConfig:
     trace: TraceConfig
     grid: GridConfig
     reward: RewardSpec
+    reserve: ReserveConfig
     agent: AgentConfig
     registry: RegistryConfig
     engine: EngineConfig
@@ -208,6 +230,7 @@ def train_config(cfg: DictConfig) -> TrainConfig:
         trace=build(TraceConfig, raw["trace"], "trace"),
         grid=build(GridConfig, raw["grid"], "grid"),
         reward=build(RewardSpec, raw["reward"], "reward"),
+        reserve=build(ReserveConfig, raw["reserve"], "reserve"),
         agent=build(AgentConfig, raw["agent"], "agent"),
         registry=build(RegistryConfig, raw["registry"], "registry"),
         engine=build(EngineConfig, raw["engine"], "engine"),

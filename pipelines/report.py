@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pipelines.config import TrainConfig
+from pipelines.stages.reserve import printed
 from pipelines.workspace import Workspace, read_json
 
 
@@ -52,6 +53,11 @@ def closing_lines(config: TrainConfig, workspace: Workspace, seconds: float) -> 
         lines.append(forecaster_table(scores).to_string(index=False, float_format=lambda v: f"{v:.3f}"))
         lines.append("")
     summary = read_json(workspace.folder("evaluate") / "summary.json") if "evaluate" in stages else None
+    table = printed(workspace.folder("evaluate"), workspace.folder("forecasters")) if summary else None
+    if table is not None:
+        lines.append(f"warm reserve by forecast: the demand's quantile {config.reserve.fractile:.3f} is kept awake; means per test window")
+        lines.append(table.to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep=""))
+        lines.append("")
     if summary:
         judged = summary["best_judge"]
         lines.append(

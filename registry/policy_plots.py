@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -43,6 +43,35 @@ def pareto(results: pd.DataFrame, *, highlight: str = "champion", x: str = "cost
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     axes.set(xlabel=label, ylabel="jobs that miss their objective", title="Cost against service (lower left is better)")
     _name_points(axes, means)
+    return figure
+
+
+@styled
+def reserve_trade(means: pd.DataFrame, *, highlight: str = "champion", bounds: Sequence[str] = ()) -> Figure:
+    """What each forecaster's warm reserve costs in kWh, against the jobs that miss their objective and the time that GPUs are waited for.
+
+    Args:
+        means: a row a forecaster: ``policy, energy_kwh, sla_violation_rate, waited_gpu_hours``.
+        highlight: forecaster drawn as a star.
+        bounds: names that are no forecasters, drawn as crosses.
+    """
+    sides = {"sla_violation_rate": "jobs that miss their objective", "waited_gpu_hours": "GPU-hours waited per window"}
+    need(means, ("policy", "energy_kwh", *sides), "reserves")
+    figure, grid = new_figure(13.0, 4.8, ncols=2)
+    table = means.set_index("policy")
+    for axes, (column, label) in zip(grid[0], sides.items(), strict=True):
+        for name, colour in colours(list(table.index)).items():
+            star, cross = name == highlight, name in bounds
+            marker, size = ("*", 190) if star else ("X", 70) if cross else ("o", 55)
+            axes.scatter(
+                table.loc[name, "energy_kwh"], table.loc[name, column], color=INK if cross else colour, s=size, marker=marker, zorder=3
+            )
+        axes.margins(0.2, 0.25)
+        axes.set(xlabel="energy per window, kWh", ylabel=label, title=f"kWh against {label.split(' per ')[0]}")
+        _name_points(axes, table[["energy_kwh", column]])
+    if np.ptp(table["sla_violation_rate"]) == 0:  # matplotlib would enlarge the nothing between equal rates
+        grid[0, 0].set_ylim(0.0, max(2.0 * float(table["sla_violation_rate"].iloc[0]), 0.01))
+    grid[0, 0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=2))
     return figure
 
 

@@ -84,9 +84,12 @@ class Books:
             self._levels[job] = level
             self._commit(job, 1)
         elif event == "wake":
-            if node not in self.woken:
+            if node in self.woken:
+                self.woken.remove(node)
+            elif self.woken or self.nodes[node].state != SLEEPING:  # the reserve wakes nodes when no gang's are left to be named
                 raise InputError(f"node {node} wakes where the rule places nobody", where="event log", remedy="is it whole and in order?")
-            self.woken.remove(node)
+            else:
+                self.nodes[node].state = WAKING
         elif event in NODE_STATE_AFTER:
             self.nodes[node].state = NODE_STATE_AFTER[event]
         return None

@@ -15,10 +15,10 @@ from telemetry.errors import InputError
 DEPENDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ingest": (("source", "lake"), ()),
     "features": (("target", "trace", "grid", "cluster"), ("ingest",)),
-    "forecasters": (("target", "forecaster", "power", "backtest", "seed"), ("features",)),
+    "forecasters": (("target", "forecaster", "power", "backtest", "cluster", "reserve", "seed"), ("features",)),
     "agent": (("agent", "reward", "cluster", "trace", "seed"), ("features",)),
-    "evaluate": (("reward", "cluster", "trace", "seed", "registry"), ("features", "agent")),
-    "promote": (("registry", "target"), ("features", "forecasters", "agent", "evaluate")),
+    "evaluate": (("target", "reward", "reserve", "cluster", "trace", "seed", "registry"), ("features", "forecasters", "agent")),
+    "promote": (("registry", "reserve", "target"), ("features", "forecasters", "agent", "evaluate")),
 }
 
 

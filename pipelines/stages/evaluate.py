@@ -20,6 +20,7 @@ from pipelines.replay import one_window, replay
 from pipelines.stages.agent import part_world
 from pipelines.stages.context import StageContext
 from pipelines.stages.policy_plots import policy_figures
+from pipelines.stages.reserve import log_reserves, run_reserves
 from pipelines.workspace import fingerprint, write_json
 from registry.gates import skill_interval
 from registry.loading import VerificationError, load_policy
@@ -111,7 +112,7 @@ def _replay_page(world: World, policies: dict[str, Policy], summary: dict, confi
 
 
 def run_evaluate(context: StageContext, out: Path) -> None:
-    """Write ``rows.parquet`` (policy x window x seed), ``paired.parquet``, ``summary.json`` and the event log of one window."""
+    """Write ``rows.parquet`` (policy x window x seed), ``paired.parquet``, ``summary.json``, ``reserve.*`` and one event log."""
     config, features = context.config, context.folder("features")
     agent = AgentPolicy.load(context.folder("agent") / "policy")
     worlds = test_worlds(config, features)
@@ -124,6 +125,9 @@ def run_evaluate(context: StageContext, out: Path) -> None:
     summary = _summary(frame, config, version)
     write_json(out / "summary.json", summary)
     _day(next(iter(worlds.values())), agent, config).to_parquet(out / "events.parquet")
+    run_reserves(config, features, context.folder("forecasters"), out)
+    with context.run.child("reserve") as run:
+        log_reserves(run, out, context.folder("forecasters"))
     with context.run.child("evaluate", tags={"policies": ", ".join(policies)}) as run:
         for name, means in summary["means"].items():
             run.log_metrics({f"{name}/{key}": value for key, value in means.items()})

@@ -84,8 +84,10 @@ def log_target(run: Run, target: str, folder: Path, series_file: Path) -> None:
     run.set_tags({"candidate": choice["candidate"], "reason": choice["reason"]})
     for name, figure in target_figures(folder, pd.read_parquet(series_file)).items():
         run.log_figure(figure, name)
+    decided = read_json(folder / "decision.json")
     for name, entry in _scored(folder).items():
         numbers = {key: value for key, value in entry["overall"].items() if value is not None}
+        numbers |= {f"decision_{key}": value for key, value in decided["ratios"].get(name, {}).items() if value is not None}
         with run.child(name, tags={"forecaster": name, "target": target}) as child:
             child.log_metrics({**numbers, **{key: value for key, value in entry["skill"].items() if value is not None}})
             steps = {

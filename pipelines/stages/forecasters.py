@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -14,10 +15,14 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from models.backtest import NAIVES, BacktestConfig, OriginPlan, run_backtest
+from models.backtest import NAIVES, run_backtest
+from models.backtest_plan import OriginPlan
 from models.catalog import make_forecaster
-from models.selection import choose_champion
+from models.selection import Decision, choose_champion, decision_ratio
 from pipelines.cli import quiet_libraries
+from pipelines.config import TrainConfig
+from pipelines.engine import EngineConfig
+from pipelines.reserve import reserve_capacity
 from pipelines.stages.context import StageContext
 from pipelines.stages.forecast_plots import log_target
 from pipelines.stages.power_levels import FOLDER, log_power_levels, reconcile_power, shared_plan
@@ -42,53 +47,63 @@ def members_with(members: dict[str, dict[str, Any]], bounds: dict[str, list[floa
     return {name: {**options, **({"bounds": bounds} if bounds else {})} for name, options in named.items()}
 
 
-def backtest_target(
-    target: str,
-    features: Path,
-    out: Path,
-    members: dict[str, dict[str, Any]],
-    config: BacktestConfig,
-    freq: str,
-    plan: OriginPlan | None,
-    events: Any,
-) -> None:
+def decision_of(config: TrainConfig, series: Iterable[str]) -> Decision:
+    """What is decided by forecasts of these series."""
+    return config.reserve.decision(reserve_capacity(config.cluster, series))
+
+
+def engine_share(engine: EngineConfig, targets: int) -> EngineConfig:
+    """What each of ``targets`` processes may use: its share of the local workers, or all of the Ray cluster."""
+    return replace(engine, workers=max(1, engine.workers // targets)) if engine.kind == "local" else engine
+
+
+def backtest_target(target: str, features: Path, out: Path, config: TrainConfig, plan: OriginPlan | None, events: Any) -> None:
     """Backtest one target and fit candidate and naive on all of it; runs in a process of its own and leaves everything in ``out``."""
     quiet_libraries()
     torch.set_num_threads(1)
     series = pd.read_parquet(series_path(features, target))
-    options = members_with(members, bounds_of(features, target))
-    result = run_backtest(
-        series, freq, options, config, progress=lambda name, done, total: events.put((target, name, done, total)), plan=plan
-    )
-    champion = choose_champion(result)
+    backtest, freq = config.backtest, config.target.freq
+    options = members_with(config.forecasters, bounds_of(features, target))
+    with engine_share(config.engine, len(config.target.names)).start(quiet_libraries) as workers:
+        result = run_backtest(
+            series, freq, options, backtest, lambda name, done, total: events.put((target, name, done, total)), engine=workers, plan=plan
+        )
+    decision = decision_of(config, series["unique_id"].unique())
+    champion = choose_champion(result, decision=decision)
     out.mkdir(parents=True)
     for folder, name in (("candidate", champion.candidate), ("reference", champion.reference)):
         if name:
             events.put((target, f"final fit of {name}", 0, 0))
-            common = {"freq": freq, "horizon": config.horizon, "season_length": config.season_length, "seed": config.seed}
+            common = {"freq": freq, "horizon": backtest.horizon, "season_length": backtest.season_length, "seed": backtest.seed}
             make_forecaster(name, **{**common, **options[name]}).fit(series).save(out / folder)
     scored = {**result.reference_scores, **result.scores}
     pd.concat([score.forecasts for score in scored.values()], ignore_index=True).to_parquet(out / "forecasts.parquet")
     write_json(out / "backtest.json", result.to_json())
     write_json(out / "champion.json", asdict(champion))
+    reference = result.reference_scores[result.reference]
+    ratios = {name: asdict(decision_ratio(score, reference, decision)) for name, score in scored.items() if score.error is None}
+    write_json(out / "decision.json", {**asdict(decision), "fractile": decision.fractile, "reference": result.reference, "ratios": ratios})
 
 
-def _follow(events: Any, futures: list[Any], total: int) -> None:
+def _follow(events: Any, futures: list[Any], total: int, origins: int) -> None:
     """Progress over all targets until every worker is done; the first failure is raised."""
+    shares: dict[tuple[str, str], float] = {}
     with tqdm(total=total, desc="forecasters", unit="origin", dynamic_ncols=True) as bar:
         while not all(future.done() for future in futures) or not events.empty():
             try:
-                target, name, _done, steps = events.get(timeout=0.2)
+                target, name, done, pieces = events.get(timeout=0.2)
             except Empty:
                 continue
             bar.set_postfix_str(f"{target}: {name}")
-            bar.update(1 if steps else 0)
+            if pieces:
+                shares[target, name] = origins * done / pieces
+            bar.update(int(sum(shares.values())) - bar.n)
     for future in futures:
         future.result()
 
 
 def run_forecasters(context: StageContext, out: Path) -> None:
-    """Write per target ``backtest.json``, ``champion.json``, ``forecasts.parquet`` and the fitted ``candidate/`` and ``reference/``.
+    """Write per target ``backtest.json, champion.json, decision.json, forecasts.parquet``, and the fitted ``candidate/, reference/``.
 
     For power also ``levels/``: the champion's forecasts blended with what the load forecast says, and coherent from node to site.
     """
@@ -100,13 +115,8 @@ def run_forecasters(context: StageContext, out: Path) -> None:
     plan = shared_plan(series, config.target.freq, config.backtest)
     with spawn.Manager() as manager, ProcessPoolExecutor(min(config.engine.workers, len(config.target.names)), mp_context=spawn) as pool:
         events = manager.Queue()
-        futures = [
-            pool.submit(
-                backtest_target, target, features, out / target, config.forecasters, config.backtest, config.target.freq, plan, events
-            )
-            for target in config.target.names
-        ]
-        _follow(events, futures, members * origins * len(futures))
+        futures = [pool.submit(backtest_target, target, features, out / target, config, plan, events) for target in config.target.names]
+        _follow(events, futures, members * origins * len(futures), origins)
     if "power" in config.target.names:
         reconcile_power(out, features, bounds_of(features, "power"), config.power, config.backtest, config.target.freq, plan)
     for target in config.target.names:

@@ -16,14 +16,16 @@ import pandas as pd
 
 from envs.cluster import ClusterSpec
 from envs.power.curves import levels_for
-from models.backtest import BacktestConfig, OriginPlan, plan_origins, run_backtest
+from models.backtest import run_backtest
+from models.backtest_plan import BacktestConfig, OriginPlan, plan_origins
 from models.base import QUANTILE_COLUMNS
 from models.distribution import MIDDLE, exceedance_probability
 from models.hierarchy import Hierarchy, parents_of_places
 from models.metrics import coverage80, peak_error, ramp_error, wql
 from models.peaks import Paths, brier_score, reliability, window_scores, window_table
 from models.power import PowerCurve, PowerModel, level_of
-from models.series import Panel, default_season_length, freq_step_ns, validate_series
+from models.series import default_season_length
+from models.series_store import SeriesStore, frame_batches, read_store
 from pipelines.config import PowerConfig
 from pipelines.workspace import read_json, write_json
 from registry.power_plots import power_levels_figure
@@ -87,23 +89,23 @@ def shared_plan(series: Mapping[str, pd.DataFrame], freq: str, config: BacktestC
     """
     if len(series) < 2:
         return None
-    panels = [_panel(frame, freq) for frame in series.values()]
-    if len({int(panel.ends_ns.max()) for panel in panels}) > 1:
+    stores = [_store(frame, freq) for frame in series.values()]
+    if len({int(store.ends_ns.max()) for store in stores}) > 1:
         return None
-    plans = [own_plan(frame, freq, config) for frame in series.values()]
+    plans = [own_plan(store, freq, config) for store in stores]
     if any(plan.align != "time" for plan in plans):
         return None
-    spans = [int(panel.ends_ns.max()) - min(panel.starts_ns) for panel in panels]
+    spans = [int(store.ends_ns.max()) - int(store.starts_ns.min()) for store in stores]
     return plans[int(np.argmin(spans))]
 
 
-def _panel(frame: pd.DataFrame, freq: str) -> Panel:
-    return Panel.from_frame(validate_series(frame, freq)[0], freq_step_ns(freq))
+def _store(frame: pd.DataFrame, freq: str) -> SeriesStore:
+    return read_store(frame_batches(frame), freq)
 
 
-def own_plan(frame: pd.DataFrame, freq: str, config: BacktestConfig) -> OriginPlan:
+def own_plan(store: SeriesStore, freq: str, config: BacktestConfig) -> OriginPlan:
     """The plan that a backtest of these series makes for itself."""
-    return plan_origins(_panel(frame, freq), config, config.season_length or default_season_length(freq))
+    return plan_origins(store, config, config.season_length or default_season_length(freq))
 
 
 def _served(folder: Path) -> pd.DataFrame:
@@ -151,7 +153,7 @@ def reconcile_power(
     direct = _served(out / "power")
     parts = pd.read_parquet(features / PARTS_FILE) if config.parts and (features / PARTS_FILE).exists() else power[:0]
     if len(parts):
-        direct = _with_parts(direct, parts, freq, backtest, plan or own_plan(power, freq, backtest))
+        direct = _with_parts(direct, parts, freq, backtest, plan or own_plan(_store(power, freq), freq, backtest))
         power = pd.concat([power, parts], ignore_index=True)
     past, test = (direct[direct["part"] == part].reset_index(drop=True) for part in ("calibration", "test"))
     if past.empty:  # a short history: nothing was held back to learn shares and dependence from

@@ -23,8 +23,21 @@ from pipelines.stages.forecast_plots import target_figures
 from pipelines.stages.forecasters import series_path
 from pipelines.stages.incumbent import champion_evidence
 from pipelines.stages.policy_plots import policy_figures
+from pipelines.stages.reserve import TARGET, decision_evidence, reserve_figure
 from pipelines.workspace import read_json, write_json
-from registry.gates import AgentOverJudge, BeatsChampion, Coverage, Digest, Gate, NoPickle, SkillOverNaive, StandIn, all_passed, run_gates
+from registry.gates import (
+    AgentOverJudge,
+    BeatsChampion,
+    Coverage,
+    Decision,
+    Digest,
+    Gate,
+    NoPickle,
+    SkillOverNaive,
+    StandIn,
+    all_passed,
+    run_gates,
+)
 from registry.manifest import Manifest
 from registry.packaging import draft_package, judge_weights, register, seal_package
 from registry.promotion import champion_version, submit
@@ -96,6 +109,8 @@ def _promote_target(context: StageContext, out: Path, target: str) -> list[dict[
     series = pd.read_parquet(series_path(context.folder("features"), target))
     registered = f"{target}-forecaster"
     figures = target_figures(folder, series)
+    reserve = reserve_figure(context.folder("evaluate"), choice["candidate"]) if target == TARGET else None
+    figures |= {"reserve": reserve} if reserve is not None else {}
     example = series.groupby("unique_id").tail(3)[["unique_id", "ds", "y"]].reset_index(drop=True)
     skill = {"naive": choice["reference"], "windows": scores["n_origins"], "skill": 1 - choice["wql_ratio"]}
     skill |= {"low": 1 - choice["wql_ratio_high"], "high": 1 - choice["wql_ratio_low"]}
@@ -128,8 +143,11 @@ def _promote_target(context: StageContext, out: Path, target: str) -> list[dict[
     learned = None
     if choice["candidate"]:
         coverage = Coverage(low=config.registry.coverage_low, high=config.registry.coverage_high)
-        evidence = {"skill_over_naive": skill, "champion": champion_evidence(context, target, choice["candidate"])}
-        learned = candidate(choice["candidate"], "candidate", (SkillOverNaive(), coverage, BeatsChampion()), evidence)
+        simulated, decided = decision_evidence(context.folder("evaluate"), context.folder("forecasters"), target)
+        thresholds = (config.reserve.tolerance, config.registry.decision_kwh_tolerance, config.registry.decision_sla_tolerance)
+        decision = Decision(simulated, *thresholds)
+        evidence = {"skill_over_naive": skill, "decision": decided, "champion": champion_evidence(context, target, choice["candidate"])}
+        learned = candidate(choice["candidate"], "candidate", (SkillOverNaive(), decision, coverage, BeatsChampion()), evidence)
     return _with_stand_in(context, out, learned, lambda word: candidate(choice["reference"], "reference", (StandIn(),), {"stand_in": word}))
 
 

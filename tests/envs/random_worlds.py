@@ -39,7 +39,7 @@ REWARD = RewardSpec(late_cap_hours=1.0)
 KINDS = len(WORKLOAD_CLASSES)
 FEATURES = (
     "cpus", "gpuless", "slices", "context", "outages", "checkpoints", "reviews", "data", "rack_budget", "pool_budget", "site_budget",
-    "leases", "one_model", "networks",
+    "leases", "one_model", "networks", "keep_awake",
 )  # fmt: skip
 NETWORKS = ("n0", "n1")
 STAY_SHARE = 0.7
@@ -192,7 +192,10 @@ def _draw_grid(rng: random.Random, cluster: ClusterSpec, step_s: int, columns: i
     ]
     reserve = [[rng.choice([0, 0, 0, 1, 2]) for _ in range(history + columns)] for _ in cluster.pools]
     load = series(2, 0.0, 2.5) if "leases" in features else []
-    grid = ref.Grid(step_s, history, series(sites, -0.05, 0.4), series(sites, 20, 700), pue, reserve, load)
+    awake = []
+    if "keep_awake" in features:
+        awake = [[0] * history + [rng.randint(0, pool.nodes + 1) for _ in range(columns)] for pool in cluster.pools]
+    grid = ref.Grid(step_s, history, series(sites, -0.05, 0.4), series(sites, 20, 700), pue, reserve, load, awake)
     return grid, temperature
 
 
@@ -294,7 +297,7 @@ def kernel_world(cases: list[Case]):
     tables = []
     for index, case in enumerate(cases):
         start = START + pd.Timedelta(days=index)
-        more = {"outages": _outage_table(case, start), "services": _service_table(case, start)}
+        more = {"outages": _outage_table(case, start), "services": _service_table(case, start), "reserve": _reserve_table(case, start)}
         tables.append(WindowTables(start, _job_table(case, start), _grid_table(case, start), **more))
     tops = (cases[0].speed, cases[0].power_w)
     curves = {pool.gpu_model: tuple(np.array(side[p])[:, :KINDS] for side in tops) for p, pool in enumerate(cluster.pools)}
@@ -369,6 +372,14 @@ def _grid_table(case: Case, start: pd.Timestamp) -> pd.DataFrame:
 def _service_table(case: Case, start: pd.Timestamp) -> pd.DataFrame | None:
     times, load = _grid_times(case, start), case.grid.load
     rows = [pd.DataFrame({"time": times, "service": f"r{k}", "load": load[k]}) for k in range(len(load))]
+    return pd.concat(rows, ignore_index=True) if rows else None
+
+
+def _reserve_table(case: Case, start: pd.Timestamp) -> pd.DataFrame | None:
+    times, pools = _grid_times(case, start), case.cluster.pools
+    rows = [
+        pd.DataFrame({"time": times, "pool": pool.name, "nodes": nodes}) for pool, nodes in zip(pools, case.grid.keep_awake, strict=False)
+    ]
     return pd.concat(rows, ignore_index=True) if rows else None
 
 

@@ -182,7 +182,7 @@ def test_the_random_worlds_reach_every_rule():
 HAPPENINGS = {
     "late", "missed", "withdrawn unserved", "withdrawn after an interruption", "cut GPUs", "without GPUs",
     "finished after an interruption", "restarted", "data sent", "level raised", "node lost by two jobs", "wake lost",
-    "review offers another pool", "review cannot raise the level",
+    "review offers another pool", "review cannot raise the level", "woken ahead",
 }  # fmt: skip
 
 
@@ -202,7 +202,7 @@ def outcome_happenings(case, result) -> list[str]:
 def event_happenings(case, result) -> list[str]:
     """What the event types alone do not tell."""
     jobs, cluster, names = case.jobs, case.cluster, []
-    starts, level_at, interrupts, waking = collections.Counter(), {}, collections.Counter(), set()
+    starts, level_at, interrupts, waking, placing = collections.Counter(), {}, collections.Counter(), set(), False
     for time, kind, j, p, level, node in result.events:
         starts[j] += kind == ref.START
         interrupts[time, node] += kind == ref.INTERRUPT
@@ -212,8 +212,10 @@ def event_happenings(case, result) -> list[str]:
             names += ["level raised"] * (level < level_at[j])
         if kind in (ref.RUN, ref.MIGRATE, ref.LEVEL):
             level_at[j] = level
+        placing = kind in (ref.RUN, ref.MIGRATE) or (placing and kind == ref.WAKE)  # a gang's wakes follow its row
         if kind == ref.WAKE:
             waking.add(node)
+            names += ["woken ahead"] * (not placing)
         if kind == ref.NODE_DOWN:
             names += ["wake lost"] * (node in waking)
         if kind in (ref.WAKE_DONE, ref.NODE_DOWN):

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from envs.events import EVENT_NAMES, events_frame
@@ -10,16 +11,28 @@ from envs.heuristics import JUDGES
 from envs.kernel import Simulator
 from envs.replay.facts import facts_of
 from envs.replay.placement import Books, place_workers, splitmix64
+from envs.reserve import with_reserve
 from envs.reward import RewardSpec
 from envs.state import PolicySettings
 from telemetry.errors import InputError
 
+START = pd.Timestamp("2024-01-08", tz="UTC")
 
+
+def reserve(seed):
+    """An hourly reserve table of both pools."""
+    rng = np.random.default_rng(seed)
+    rows = [{"time": START + pd.Timedelta(hours=hour), "pool": pool, "nodes": rng.integers(4)} for hour in range(12) for pool in ("v", "a")]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("reserved", [False, True])
 @pytest.mark.parametrize("name", ["k8s_default", "most_allocated", "lookahead"])
-def test_free_gpus_agree_at_every_question(worlds, name):
+def test_free_gpus_agree_at_every_question(worlds, name, reserved):
     judge, asked = JUDGES[name], 0
     for seed in range(4):
         world = worlds.random_world(seed, count=60, nodes=3)
+        world = with_reserve(world, [reserve(seed)]) if reserved else world
         simulator = Simulator(world, 1, judge.settings, RewardSpec(), event_log=True)
         simulator.reset([0])
         books, read = Books(facts_of(world, 0, name, judge.settings, RewardSpec())), 0

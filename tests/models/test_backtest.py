@@ -12,7 +12,8 @@ import pytest
 from series_makers import daily, series_frame
 
 from models import catalog
-from models.backtest import BacktestConfig, coprime_step, plan_origins, run_backtest
+from models.backtest import run_backtest
+from models.backtest_plan import BacktestConfig, coprime_step, plan_origins
 from models.naive import Persistence
 from models.selection import choose_champion
 from models.series import Panel, freq_step_ns, validate_series
@@ -121,13 +122,13 @@ class Counting(Persistence):
     name = "counting"
     calls: list[tuple[str, int]]
 
-    def fit(self, series: pd.DataFrame) -> Counting:
-        self.__class__.calls.append(("fit", len(series)))
-        return super().fit(series)
+    def fit_history(self, panel: Panel) -> Counting:
+        self.__class__.calls.append(("fit", sum(map(len, panel.values))))
+        return super().fit_history(panel)
 
-    def update(self, series: pd.DataFrame) -> Counting:
-        self.__class__.calls.append(("update", len(series)))
-        return super().update(series)
+    def update_panel(self, newer: Panel) -> Counting:
+        self.__class__.calls.append(("update", sum(map(len, newer.values))))
+        return super().update_panel(newer)
 
 
 class Failing(Persistence):

@@ -7,12 +7,26 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import gamma, norm
 
-from models.base import QUANTILE_COLUMNS, QUANTILES
+from models.base import QUANTILE_COLUMNS, QUANTILES, monotone
 from models.intervals import change_quantiles, normal_interpolation, residual_quantiles, step_differences
-from models.metrics import bootstrap_ratio, coverage80, peak_error, pinball, quantile_loss, ramp_error, score, width80, wql
+from models.metrics import (
+    bootstrap_ratio,
+    coverage80,
+    critical_fractile,
+    decision_pinball,
+    peak_error,
+    pinball,
+    quantile_at,
+    quantile_loss,
+    ramp_error,
+    score,
+    width80,
+    wql,
+)
 from models.series import seasonal_scale
+from telemetry.errors import InputError
 
 
 def test_pinball_by_hand() -> None:
@@ -137,3 +151,58 @@ def test_quantiles_between_learned_ones_lie_on_the_normal_curve() -> None:
     found = normal_interpolation(rows, levels)
     assert (np.diff(found, axis=1) >= 0).all()
     np.testing.assert_allclose(found[:, [0, 4, 8]], rows[:, [0, 2, 4]])
+
+
+@pytest.mark.parametrize(("shortage", "idle"), [(0.045, 0.009), (1.0, 1.0), (0.01, 0.3), (5.0, 0.05)])
+def test_the_critical_fractile_minimises_the_expected_cost_of_a_known_demand(shortage: float, idle: float) -> None:
+    """Newsvendor: for a gamma demand, the reserve at the fractile costs least of all reserves, by numerical expectation."""
+    demand = gamma(4.0, scale=3.0)
+    levels = (np.arange(20_000) + 0.5) / 20_000
+    draws = demand.ppf(levels)
+    reserves = np.linspace(0.1, 60.0, 1200)
+    cost = np.array([(shortage * np.maximum(draws - r, 0) + idle * np.maximum(r - draws, 0)).mean() for r in reserves])
+    best = reserves[cost.argmin()]
+    fractile = critical_fractile(shortage, idle)
+    assert demand.ppf(fractile) == pytest.approx(best, abs=0.06)
+    at_fractile = (shortage + idle) * pinball(draws, np.full_like(draws, demand.ppf(fractile)), fractile).mean()
+    assert at_fractile == pytest.approx(cost.min(), rel=1e-3)
+
+
+@pytest.mark.parametrize("costs", [(0.0, 1.0), (1.0, 0.0), (-1.0, 2.0), (float("nan"), 1.0), (1.0, float("inf"))])
+def test_costs_must_be_above_zero(costs: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match="cost"):
+        critical_fractile(*costs)
+
+
+def test_a_quantile_between_two_is_interpolated_and_the_nine_are_themselves() -> None:
+    quantiles = np.array([[1.0, 2, 4, 7, 11, 16, 22, 29, 37]])
+    for level, value in zip(QUANTILES, quantiles[0], strict=True):
+        assert quantile_at(quantiles, level)[0] == pytest.approx(value)
+    assert quantile_at(quantiles, 0.85)[0] == pytest.approx(33.0)
+    assert quantile_at(quantiles, 0.12)[0] == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize("fractile", [0.005, 0.05, 0.95, 0.99])
+def test_tails_of_a_normal_are_exact_and_a_point_mass_has_none(fractile: float) -> None:
+    normal = 5.0 + 2.0 * norm.ppf(QUANTILES)[None, :]
+    assert quantile_at(normal, fractile)[0] == pytest.approx(norm.ppf(fractile, 5.0, 2.0))
+    assert quantile_at(np.full((1, 9), 3.0), fractile)[0] == 3.0
+
+
+@given(st.floats(0.001, 0.999), st.floats(0.001, 0.999), st.integers(0, 99))
+def test_quantiles_rise_with_the_fractile(a: float, b: float, seed: int) -> None:
+    quantiles = monotone(np.random.default_rng(seed).gamma(1.0, 5.0, (3, 9)))
+    low, high = sorted((a, b))
+    assert (quantile_at(quantiles, low) <= quantile_at(quantiles, high) + 1e-9).all()
+
+
+def test_a_fractile_outside_the_open_interval_is_refused() -> None:
+    for fractile in (0.0, 1.0, float("nan")):
+        with pytest.raises(InputError, match="fractile"):
+            quantile_at(np.zeros((1, 9)), fractile)
+
+
+def test_beyond_the_capacity_neither_demand_nor_reserve_counts() -> None:
+    quantiles = np.array([[8.0] * 9, [20.0] * 9, [8.0] * 9])
+    loss = decision_pinball(np.array([30.0, 30.0, 4.0]), quantiles, 0.8, np.array([16.0, 16.0, 16.0]))
+    assert loss == pytest.approx([0.8 * 8.0, 0.0, 0.2 * 4.0])

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
 from models.catalog import FORECASTERS, make_forecaster
-from pipelines.backtest import chosen_members, member_options, read_series
+from models.series_store import read_store
+from pipelines.backtest import chosen_members, member_options
 from pipelines.cli import compose_config
+from pipelines.series_files import freq_of, series_batches
 from telemetry.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +56,33 @@ def test_scores_a_file_and_writes_json(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "scores").iterdir()] == ["load.json"]
 
 
+def test_keeps_forecasts_and_leaves_no_pieces(tmp_path: Path) -> None:
+    write_series(tmp_path / "load.csv")
+    arguments = ["series=load.csv", "forecasts=kept/all", "forecasters=[persistence]", "work_dir=pieces", "engine.workers=1"]
+    done = run(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    forecasts = pd.read_parquet(tmp_path / "kept" / "all")
+    assert set(forecasts["model"]) == {"persistence", "seasonal_naive"}  # every backtest scores both naives
+    rows = forecasts[(forecasts["model"] == "persistence") & (forecasts["part"] == "test")]
+    assert rows.groupby("origin").size().tolist() == [18] * 20
+    assert pq.ParquetFile(next((tmp_path / "kept" / "all" / "persistence").glob("*.parquet"))).num_row_groups == 2
+    assert not [path for path in (tmp_path / "pieces").rglob("*") if path.is_file()]
+    again = run(tmp_path, *arguments)
+    assert again.returncode == 2
+    assert "already there" in again.stderr
+
+
+def test_a_folder_of_parquet_is_one_set_of_series(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    frame = pd.read_parquet(write_series(tmp_path / "a.parquet")).set_index("ds")
+    for number, part in enumerate((frame.iloc[200:], frame.iloc[:200])):
+        part.to_parquet(tmp_path / "parts" / f"{number}.parquet")
+    batches = series_batches(tmp_path / "parts")
+    store = read_store(batches, freq_of(batches, tmp_path / "parts"))
+    assert store.report.rows == 300
+    np.testing.assert_array_equal(store.values, pd.read_parquet(tmp_path / "a.parquet")["y"])
+
+
 def test_a_failing_forecaster_shows_in_the_exit_code(tmp_path: Path) -> None:
     write_series(tmp_path / "load.csv")
     done = run(tmp_path, "series=load.csv", "out=o.json", "forecasters=[persistence,lightgbm]", "forecaster.lightgbm.num_leaves=1")
@@ -72,16 +102,23 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path: Path) -> None:
     assert not (tmp_path / "o.json").exists()
 
 
+def rows_of(file: Path) -> pd.DataFrame:
+    return pd.concat(series_batches(file)(), ignore_index=True)
+
+
 def test_readers_name_what_they_cannot_read(tmp_path: Path) -> None:
-    assert read_series(write_series(tmp_path / "a.csv"))["unique_id"].iloc[0] == "00042"
+    assert rows_of(write_series(tmp_path / "a.csv"))["unique_id"].iloc[0] == "00042"
     with pytest.raises(InputError, match="no such file"):
-        read_series(tmp_path / "none.csv")
+        rows_of(tmp_path / "none.csv")
     (tmp_path / "a.xlsx").write_text("")
     with pytest.raises(InputError, match=r"allowed: .parquet, .csv"):
-        read_series(tmp_path / "a.xlsx")
+        rows_of(tmp_path / "a.xlsx")
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(InputError, match="cannot be read"):
-        read_series(tmp_path / "empty.csv")
+        rows_of(tmp_path / "empty.csv")
+    (tmp_path / "parts").mkdir()
+    with pytest.raises(InputError, match="no Parquet file"):
+        rows_of(tmp_path / "parts")
 
 
 def test_names_choose_among_the_configured() -> None:

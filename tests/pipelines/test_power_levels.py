@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from envs.cluster_io import load_cluster
-from models.backtest import BacktestConfig, run_backtest
+from models.backtest import run_backtest
+from models.backtest_plan import BacktestConfig
 from models.power import PowerModel, level_of
 from pipelines.cli import CONF_DIR, build
 from pipelines.config import PowerConfig
@@ -122,6 +123,8 @@ def test_origins_are_shared_only_where_histories_end_together():
     late = {**both, "workload": long({"b": np.arange(STEPS, dtype=float)}, start="2026-01-05 05:00")}
     assert shared_plan(late, FREQ, CONFIG) is None
     assert shared_plan({"power": both["power"]}, FREQ, CONFIG) is None
+    with pytest.raises(InputError, match="origins of another backtest"):
+        run_backtest(both["power"], FREQ, ["persistence"], CONFIG, partials=object(), plan=plan)
 
 
 def test_curves_of_the_cluster():

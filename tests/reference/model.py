@@ -58,7 +58,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Grid:
-    """Tables ``[site][column]`` (reserve per pool, load per service); column ``history_steps`` begins at second 0; the last is held."""
+    """Tables ``[site][column]`` (reserves per pool, load per service); column ``history_steps`` begins at second 0; the last is held."""
 
     step_s: int
     history_steps: int
@@ -67,6 +67,11 @@ class Grid:
     pue: Sequence[Sequence[float]]
     warm_reserve: Sequence[Sequence[int]]
     load: Sequence[Sequence[float]] = ()
+    keep_awake: Sequence[Sequence[int]] = ()
+
+    def kept_awake(self, p: int, time_s: int) -> int:
+        """Nodes of the pool that shall be awake; none without a table."""
+        return self.keep_awake[p][self.column(time_s)] if self.keep_awake else 0
 
     @property
     def last_column(self) -> int:

@@ -189,6 +189,15 @@ class Floor:
             return sum(self.pool_committed_nw(q) for q in pools) + added_nw <= nanowatts(site_budget_w)
         return True
 
+    def may_wake(self, node: Node) -> bool:
+        """Do the budgets allow a sleeping node to wake before anybody needs it?"""
+        pool = self.rules.pools[node.pool]
+        wake_nw = self.rules.committed_node_nw(node.pool, WAKING) - self.rules.committed_node_nw(node.pool, SLEEPING)
+        racked = pool.rack_budget_w > 0 and pool.nodes_per_rack > 0
+        if racked and self.rack_committed_nw(node.pool)[node.rack] + wake_nw > nanowatts(pool.rack_budget_w):
+            return False
+        return self.pool_and_site_allow(node.pool, wake_nw)
+
     def level_allowed(self, j: int, level: int) -> bool:
         """May the running job change to the level in its place, as far as budgets go? What does not raise the watts always may."""
         run, pool = self.runs[j], self.rules.pools[self.runs[j].pool]

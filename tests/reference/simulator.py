@@ -96,6 +96,7 @@ class Simulator:
             self.review(t)
             self.scan(t)
             self.fall_asleep(t)
+            self.wake_ahead(t)
             ahead = self.instants_ahead(t)
             if not ahead and self.grid.column(t) == self.grid.last_column:
                 self.reject_stranded(t)
@@ -425,10 +426,22 @@ class Simulator:
             idle = [node for node in members if node.state == AWAKE and not node.jobs]
             left = len(idle)
             for node in reversed(idle):
-                if t - node.idle_since >= self.settings.sleep_after_s and left - 1 >= self.grid.warm_reserve[p][column]:
+                spared = self.nodes_up(p) - 1 >= self.grid.kept_awake(p, t) and left - 1 >= self.grid.warm_reserve[p][column]
+                if t - node.idle_since >= self.settings.sleep_after_s and spared:
                     node.state = SLEEPING
                     left -= 1
                     self.log(t, SLEEP, pool=p, node=node.index)
+
+    def nodes_up(self, p: int) -> int:
+        return sum(node.state in (AWAKE, WAKING) for node in self.floor.pool_nodes[p])
+
+    def wake_ahead(self, t: int) -> None:
+        for p, members in enumerate(self.floor.pool_nodes):
+            for node in members:
+                wanted = self.nodes_up(p) < self.grid.kept_awake(p, t)
+                if wanted and node.state == SLEEPING and self.floor.may_wake(node):
+                    node.state, node.wake_end = WAKING, t + self.rules.pools[p].wake_latency_s
+                    self.log(t, WAKE, pool=p, node=node.index)
 
     def reject_stranded(self, t: int) -> None:
         for j in sorted(self.ask_at):

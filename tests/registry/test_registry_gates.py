@@ -9,6 +9,7 @@ from registry.gates import (
     AgentOverJudge,
     BeatsChampion,
     Coverage,
+    Decision,
     Digest,
     NoPickle,
     SkillOverNaive,
@@ -28,6 +29,21 @@ JUDGE = {
     "judge_sla_violation_rate": 0.02,
     "windows": 50,
 }
+DECISION = {
+    "naive": "persistence",
+    "fractile": 0.83,
+    "ratio": 0.9,
+    "low": 0.8,
+    "high": 1.04,
+    "windows": 20,
+    "kwh": -0.01,
+    "kwh_low": -0.02,
+    "kwh_high": 0.004,
+    "sla_violation_rate": 0.02,
+    "naive_sla_violation_rate": 0.0195,
+    "simulated_windows": 20,
+}
+PINBALL_ONLY = {key: DECISION[key] for key in ("naive", "fractile", "ratio", "low", "high", "windows")} | {"not_simulated": "power"}
 CHAMPION = {"version": "3", "gain": 0.02, "low": 0.01, "high": 0.03, "windows_sha256": "w", "champion_windows_sha256": "w"}
 
 
@@ -40,6 +56,13 @@ CHAMPION = {"version": "3", "gain": 0.02, "low": 0.01, "high": 0.03, "windows_sh
         (Coverage(), "coverage", {"observed": 0.92}, {"observed": 0.93}),
         (BeatsChampion(), "champion", CHAMPION, {"low": -0.01}),
         (BeatsChampion(), "champion", CHAMPION, {"champion_windows_sha256": "other"}),
+        (Decision(), "decision", DECISION, {"ratio": 1.01}),
+        (Decision(), "decision", DECISION, {"high": 1.06}),
+        (Decision(), "decision", DECISION, {"windows": 19}),
+        (Decision(), "decision", DECISION, {"kwh_high": 0.006}),
+        (Decision(), "decision", DECISION, {"sla_violation_rate": 0.021}),
+        (Decision(), "decision", DECISION, {"simulated_windows": 19}),
+        (Decision(simulated=False), "decision", PINBALL_ONLY, {"high": 1.06}),
         (AgentOverJudge(), "best_judge", JUDGE, {"low": -0.001}),
         (AgentOverJudge(), "best_judge", JUDGE, {"sla_violation_rate": 0.021}),
         (AgentOverJudge(), "best_judge", JUDGE, {"windows": 5}),
@@ -61,6 +84,8 @@ def test_gate_passes_and_refuses(gate, key, good, bad):
     [
         (SkillOverNaive(), "skill_over_naive", SKILL),
         (Coverage(), "coverage", {"observed": 0.8}),
+        (Decision(), "decision", DECISION),
+        (Decision(simulated=False), "decision", PINBALL_ONLY),
         (BeatsChampion(), "champion", CHAMPION),
         (AgentOverJudge(), "best_judge", JUDGE),
         (StandIn(), "stand_in", {"learned": "lstm", "refusals": ["x"]}),
@@ -76,6 +101,14 @@ def test_any_missing_or_senseless_part_of_the_evidence_refuses(gate, key, good):
         if isinstance(value, float):
             for senseless in (float("nan"), float("inf"), None, "0.5", True):
                 assert not run_gates([gate], {key: good | {name: senseless}})[0].passed
+
+
+def test_a_decision_that_was_to_be_simulated_needs_the_simulation():
+    (verdict,) = run_gates([Decision(simulated=True)], {"decision": PINBALL_ONLY})
+    assert not verdict.passed
+    assert "kwh" in verdict.reason
+    assert "SLA misses" in Decision().threshold
+    assert "SLA misses" not in Decision(simulated=False).threshold
 
 
 def test_package_gates_refuse_without_a_package():

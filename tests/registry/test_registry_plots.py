@@ -138,6 +138,20 @@ def schedule():
     return pd.DataFrame(rows).sort_values("time"), classes, price
 
 
+@pytest.mark.parametrize("misses", [[0.02, 0.02, 0.02, 0.02], [0.0, 0.0, 0.0, 0.0], [0.04, 0.01, 0.02, 0.03]])
+def test_reserves_are_points_of_energy_against_misses_and_waiting(misses):
+    names = ["persistence", "lightgbm", "no_sleep", "always_sleep"]
+    table = pd.DataFrame({"policy": names, "energy_kwh": [101.0, 100.0, 103.0, 99.0], "sla_violation_rate": misses})
+    table["waited_gpu_hours"] = [5.0, 5.1, 4.9, 5.6]
+    figure = show(policy_plots.reserve_trade(table, highlight="lightgbm", bounds=names[2:]), f"reserve_{misses[0]}")
+    for axes, column in zip(figure.axes, ("sla_violation_rate", "waited_gpu_hours"), strict=True):
+        points = np.array([collection.get_offsets()[0] for collection in axes.collections])
+        np.testing.assert_allclose(points, table[["energy_kwh", column]])
+        assert {text.get_text() for text in axes.texts} == set(names)
+        low, high = axes.get_ylim()
+        assert low <= table[column].min() <= table[column].max() < high
+
+
 def test_gantt_has_a_bar_a_job_a_section_a_pool_and_prices():
     events, classes, price = schedule()
     figure = show(policy_plots.gantt(events, classes, prices=price), "gantt")
