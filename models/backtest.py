@@ -48,6 +48,7 @@ def run_backtest(
     engine: Engine | None = None,
     partials: PartialResults | None = None,
     forecasts: str = "memory",
+    plan: OriginPlan | None = None,
 ) -> BacktestResult:
     """Score forecasters by rolling origin.
 
@@ -60,6 +61,7 @@ def run_backtest(
         engine: where chunks of series run; None is this process. Every engine gives the same scores.
         partials: keeps finished chunks under ``backtest_key``, from which a killed backtest goes on; None keeps nothing.
         forecasts: ``memory`` keeps them as frames in the result, ``files`` as Parquet files in ``partials``, ``none`` keeps only scores.
+        plan: origins shared with another backtest, which no key of ``partials`` knows; None plans them for these series.
 
     Returns:
         Scores of all forecasters; one that raises is reported with its error and does not stop the others.
@@ -75,7 +77,10 @@ def run_backtest(
         forecaster_class(name)
     store = series if isinstance(series, SeriesStore) else read_store(frame_batches(series), freq)
     season_length = config.season_length or default_season_length(freq)
-    job = _Job(store, freq, config, plan_origins(store, config, season_length), season_length, engine or Serial(), forecasts)
+    if plan is not None and partials is not None:
+        raise InputError("origins of another backtest", where="backtest", allowed="a plan of its own where partial results are kept")
+    plan = plan or plan_origins(store, config, season_length)
+    job = _Job(store, freq, config, plan, season_length, engine or Serial(), forecasts)
     scores = {}
     for name in dict.fromkeys([*NAIVES, *members]):
         scores[name] = _score_one(name, members.get(name, {}), job, partials, progress or _silent)

@@ -94,6 +94,30 @@ class GridConfig:
 
 
 @dataclass(frozen=True)
+class PowerConfig:
+    """What is done with power forecasts beyond the forecasters themselves.
+
+    Args:
+        conditional: blend in forecasts conditional on the load forecast and the cluster's power curves.
+        parts: forecast GPUs and hosts of nodes too, by empirical persistence, as the lowest level.
+        caps_w: caps in W by power series, whose passing is forecast.
+        cap_quantile: for pools and sites without a cap of their own: this quantile of the history before the first calibration origin.
+    """
+
+    conditional: bool
+    parts: bool
+    caps_w: dict[str, float]
+    cap_quantile: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.cap_quantile < 1:
+            raise InputError(f"{self.cap_quantile}", where="power.cap_quantile", allowed="between 0 and 1")
+        for name, cap_w in self.caps_w.items():
+            if isinstance(cap_w, bool) or not isinstance(cap_w, int | float) or not cap_w > 0:
+                raise InputError(f"{cap_w!r}", where=f"power.caps_w, {name}", allowed="watts above 0")
+
+
+@dataclass(frozen=True)
 class RegistryConfig:
     """Where runs and models are kept, and the gates' thresholds."""
 
@@ -144,6 +168,7 @@ class TrainConfig:
     lake: dict[str, Any]
     target: TargetConfig
     forecasters: dict[str, dict[str, Any]]
+    power: PowerConfig
     backtest: BacktestConfig
     cluster: ClusterSpec
     trace: TraceConfig
@@ -199,6 +224,7 @@ def train_config(cfg: DictConfig) -> TrainConfig:
         lake=raw["lake"],
         target=target,
         forecasters=members,
+        power=build(PowerConfig, raw["power"], "power"),
         backtest=backtest,
         cluster=cluster,
         trace=build(TraceConfig, raw["trace"], "trace"),

@@ -190,6 +190,34 @@ def power(samples: pd.DataFrame, config: SeriesConfig) -> SeriesResult:
     return _joined(parts)
 
 
+def power_parts(samples: pd.DataFrame, power_frame: pd.DataFrame, config: SeriesConfig) -> SeriesResult:
+    """What nodes are made of: ``power/gpu/<node>/<device>``, and ``power/host/<node>``, what a node's meter reads beyond its GPUs.
+
+    A node is the sum of its parts wherever all of them are known. A node that has no meter is the sum of its GPUs and has no host.
+
+    Args:
+        samples: ``hw.power`` samples.
+        power_frame: the series that :func:`power` cut from them.
+    """
+    of_device = samples[(samples["device"] != "").to_numpy()]
+    if of_device.empty:
+        return _nothing()
+    node = of_device["node"].astype(str)
+    binned = _bins(of_device, node + SEPARATOR + of_device["device"].astype(str), config)
+    whole = power_frame.set_index("ds").groupby("unique_id")["y"]
+    metered = set(samples.loc[(samples["device"] == "").to_numpy(), "node"].astype(str))
+    parts: list[SeriesResult] = []
+    for name in sorted(set(node)):
+        columns = [column for column in binned if column.startswith(name + SEPARATOR)]
+        gpus = [_filled(f"power/gpu/{column.replace(SEPARATOR, '/')}", binned[column], config, "gpu") for column in columns]
+        parts += gpus
+        if name in metered:
+            total = pd.concat([gpu.frame.set_index("ds")["y"] for gpu in gpus], axis=1).sum(axis=1, min_count=len(gpus))
+            host = (whole.get_group(f"power/node/{name}") - total).dropna()
+            parts.append(_long(f"power/host/{name}", host, 0, 0, "node_meter_less_gpus"))
+    return _joined(parts)
+
+
 def _bins(samples: pd.DataFrame, names: pd.Series, config: SeriesConfig) -> pd.DataFrame:
     """Mean per bin: index = bin ends from the first to the last sample, one column per name, NaN where empty."""
     ends = _naive(samples["time"]).dt.ceil(config.freq)

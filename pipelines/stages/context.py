@@ -15,7 +15,7 @@ from telemetry.errors import InputError
 DEPENDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ingest": (("source", "lake"), ()),
     "features": (("target", "trace", "grid", "cluster"), ("ingest",)),
-    "forecasters": (("target", "forecaster", "backtest", "cluster", "reserve", "seed"), ("features",)),
+    "forecasters": (("target", "forecaster", "power", "backtest", "cluster", "reserve", "seed"), ("features",)),
     "agent": (("agent", "reward", "cluster", "trace", "seed"), ("features",)),
     "evaluate": (("target", "reward", "reserve", "cluster", "trace", "seed", "registry"), ("features", "forecasters", "agent")),
     "promote": (("registry", "reserve", "target"), ("features", "forecasters", "agent", "evaluate")),

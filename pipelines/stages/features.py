@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,15 @@ from pipelines.config import PUBLIC_JOBS, TrainConfig
 from pipelines.stages.context import StageContext
 from pipelines.stages.forecasters import BOUNDS_FILE, series_path
 from pipelines.stages.ingest import open_lake
-from pipelines.stages.real_traces import load_trace, public_grid, public_series
+from pipelines.stages.power_levels import PARTS_FILE, lake_power_facts, part_bounds, write_power_facts
+from pipelines.stages.real_traces import HELIOS, load_trace, public_grid, public_series, replayed_power_curves, replayed_power_parents
 from pipelines.workspace import write_json
 from registry.provenance import frame_hash
 from telemetry.classes import CLASS_INDEX
 from telemetry.errors import InputError
 from telemetry.lake import Lake
 from telemetry.readers import ReadContext, reader_named
-from telemetry.series import SeriesConfig, cut_series
+from telemetry.series import METRICS_NEEDED, SeriesConfig, cut_series, power_parts
 
 SIMULATED_STATES = ("completed", "failed", "timeout", "cancelled")
 
@@ -110,6 +112,19 @@ def power_bounds(series: pd.DataFrame, cluster: ClusterSpec) -> dict[str, list[f
     return {uid: bounds[uid] for uid in series["unique_id"].unique() if uid in bounds}
 
 
+def _power_facts(config: TrainConfig, lake: Lake, series: pd.DataFrame, out: Path) -> dict[str, Sequence[float]]:
+    """Write what belongs to what and the power curves; returns the physical bounds."""
+    if config.target.kind == "public":
+        curves, bounds = replayed_power_curves(Path(str(config.target.path)) / HELIOS)
+        write_power_facts(out, replayed_power_parents(series), curves)
+        return dict(bounds)
+    samples = lake.table("samples")
+    parts = power_parts(samples[samples["metric"] == METRICS_NEEDED["power"]], series, SeriesConfig(freq=config.target.freq)).frame
+    parts.to_parquet(out / PARTS_FILE)
+    write_power_facts(out, *lake_power_facts(samples, config.cluster, pd.concat([series, parts], ignore_index=True)))
+    return {**power_bounds(series, config.cluster), **part_bounds(parts, config.cluster)}
+
+
 def _series(config: TrainConfig, lake: Lake, target: str) -> tuple[pd.DataFrame, dict[str, int]]:
     if config.target.kind == "public":
         return public_series(Path(str(config.target.path)), target, config.target.freq)
@@ -118,15 +133,16 @@ def _series(config: TrainConfig, lake: Lake, target: str) -> tuple[pd.DataFrame,
 
 
 def run_features(context: StageContext, out: Path) -> None:
-    """Write ``series_<target>.parquet``, ``bounds.json``, ``jobs.parquet``, ``grid.parquet`` and ``features.json`` (counts, hashes)."""
+    """Write ``series_<target>.parquet``, ``bounds.json``, ``power.json``,
+    ``jobs.parquet``, ``grid.parquet`` and ``features.json`` (counts, hashes)."""
     config = context.config
     lake = open_lake(config)
     facts: dict[str, object] = {}
-    bounds: dict[str, dict[str, list[float]]] = {}
+    bounds: dict[str, dict[str, Sequence[float]]] = {}
     for target in config.target.names:
         series, counts = _series(config, lake, target)
         series.to_parquet(series_path(out, target))
-        bounds[target] = power_bounds(series, config.cluster) if target == "power" else {}
+        bounds[target] = _power_facts(config, lake, series, out) if target == "power" else {}
         facts[target] = {"series": int(series["unique_id"].nunique()), "rows": len(series), "sha256": frame_hash(series), **counts}
     jobs, counts = _jobs(config, lake)
     jobs.to_parquet(out / "jobs.parquet")

@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from models.backtest import NAIVES, run_backtest
+from models.backtest_plan import OriginPlan
 from models.catalog import make_forecaster
 from models.diagnosis import diagnose
 from models.selection import Decision, choose_champion, decision_ratio
@@ -25,6 +26,7 @@ from pipelines.engine import EngineConfig
 from pipelines.reserve import reserve_capacity
 from pipelines.stages.context import StageContext
 from pipelines.stages.forecast_plots import log_target
+from pipelines.stages.power_levels import FOLDER, log_power_levels, reconcile_power, shared_plan
 from pipelines.workspace import write_json
 
 BOUNDS_FILE = "bounds.json"
@@ -56,7 +58,7 @@ def engine_share(engine: EngineConfig, targets: int) -> EngineConfig:
     return replace(engine, workers=max(1, engine.workers // targets)) if engine.kind == "local" else engine
 
 
-def backtest_target(target: str, features: Path, out: Path, config: TrainConfig, events: Any) -> None:
+def backtest_target(target: str, features: Path, out: Path, config: TrainConfig, plan: OriginPlan | None, events: Any) -> None:
     """Backtest one target and fit candidate and naive on all of it; runs in a process of its own and leaves everything in ``out``."""
     quiet_libraries()
     torch.set_num_threads(1)
@@ -65,7 +67,7 @@ def backtest_target(target: str, features: Path, out: Path, config: TrainConfig,
     options = members_with(config.forecasters, bounds_of(features, target))
     with engine_share(config.engine, len(config.target.names)).start(quiet_libraries) as workers:
         result = run_backtest(
-            series, freq, options, backtest, lambda name, done, total: events.put((target, name, done, total)), engine=workers
+            series, freq, options, backtest, lambda name, done, total: events.put((target, name, done, total)), engine=workers, plan=plan
         )
     decision = decision_of(config, series["unique_id"].unique())
     champion = choose_champion(result, decision=decision)
@@ -104,15 +106,24 @@ def _follow(events: Any, futures: list[Any], total: int, origins: int) -> None:
 
 
 def run_forecasters(context: StageContext, out: Path) -> None:
-    """Write per target ``backtest, diagnosis, champion, decision`` (JSON), ``forecasts.parquet`` and fitted ``candidate/, reference/``."""
+    """Write per target ``backtest, diagnosis, champion, decision`` (JSON), ``forecasts.parquet`` and fitted ``candidate/, reference/``.
+
+    For power also ``levels/``: the champion's forecasts blended with what the load forecast says, and coherent from node to site.
+    """
     config, features = context.config, context.folder("features")
     spawn = multiprocessing.get_context("spawn")
     members = len({*NAIVES, *config.forecasters})
     origins = config.backtest.origins + config.backtest.calibration_origins
+    series = {target: pd.read_parquet(series_path(features, target)) for target in config.target.names}
+    plan = shared_plan(series, config.target.freq, config.backtest)
     with spawn.Manager() as manager, ProcessPoolExecutor(min(config.engine.workers, len(config.target.names)), mp_context=spawn) as pool:
         events = manager.Queue()
-        futures = [pool.submit(backtest_target, target, features, out / target, config, events) for target in config.target.names]
+        futures = [pool.submit(backtest_target, target, features, out / target, config, plan, events) for target in config.target.names]
         _follow(events, futures, members * origins * len(futures), origins)
+    if "power" in config.target.names:
+        reconcile_power(out, features, bounds_of(features, "power"), config.power, config.backtest, config.target.freq, plan)
     for target in config.target.names:
         with context.run.child(f"forecast {target}", tags={"target": target}) as run:
             log_target(run, target, out / target, series_path(features, target))
+            if target == "power":
+                log_power_levels(run, out / target / FOLDER, series[target])

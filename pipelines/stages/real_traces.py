@@ -1,7 +1,7 @@
 """Public research traces as the main job's input (``experiment=real_traces``); their origin is in ``telemetry/readers/public_traces.py``.
 
 Nobody measured the power of these virtual clusters: their power series are *replayed*, running GPUs through the measured V100 curve, and
-are named so (``power/replayed/...``).
+are named so (``power/pool/replayed-...``). For replayed GPUs and nodes see ``replayed_levels``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pandas as pd
 
 from envs.power.curves import levels_for
 from envs.worlds.transform import tag_classes
+from models.power import PowerCurve
 from telemetry.classes import CLASS_INDEX
 from telemetry.errors import InputError
 from telemetry.readers.public_jobs import read_eagle, read_gaia, read_openb
@@ -35,6 +36,7 @@ READERS: dict[str, tuple[Callable[..., tuple[pd.DataFrame, dict[str, int]]], str
     "eagle": (read_eagle, "a_jobs/sample_eagle_data.csv"),
 }
 IDLE_GPU_W, NODE_SHARE_W = 30.0, 62.5
+REPLAYED_POOL, REPLAYED_SITE = "power/pool/replayed-", "power/site/replayed-earth"
 LONGEST_JOB_S = 2 * 86_400
 REQUEST_SEED = 0
 # Gavel kept 2,000 jobs of each virtual cluster; the first of these four runs out after 31 days, and the load falls off.
@@ -63,14 +65,39 @@ def public_series(root: Path, target: str, freq: str) -> tuple[pd.DataFrame, dic
 def replayed_power(path: Path, freq: str) -> pd.DataFrame:
     """Mean watts per virtual cluster and bin: idle GPUs and node shares, and running GPUs at the V100's measured training power."""
     raw = pd.read_parquet(path, columns=["vc", "time", "running_gpu_num", "idle_gpu_num"])
-    active_w = float(levels_for("V100", (1.0,))[1][0][CLASS_INDEX["training"]])
     gpus = raw["running_gpu_num"] + raw["idle_gpu_num"]
-    raw["y"] = gpus * NODE_SHARE_W + raw["running_gpu_num"] * active_w + raw["idle_gpu_num"] * IDLE_GPU_W
+    raw["y"] = gpus * (NODE_SHARE_W + IDLE_GPU_W) + raw["running_gpu_num"] * (_active_w() - IDLE_GPU_W)
     raw["ds"] = pd.to_datetime(raw["time"]).dt.floor(freq) + pd.Timedelta(freq)
     table = raw.groupby(["vc", "ds"], as_index=False)["y"].mean()
-    table["unique_id"] = "power/replayed/" + table["vc"]
-    site = table.groupby("ds", as_index=False)["y"].sum().assign(unique_id="power/replayed/all")
+    table["unique_id"] = REPLAYED_POOL + table["vc"]
+    site = table.groupby("ds", as_index=False)["y"].sum().assign(unique_id=REPLAYED_SITE)
     return pd.concat([table, site], ignore_index=True)[["unique_id", "ds", "y"]].sort_values(["unique_id", "ds"], ignore_index=True)
+
+
+def _active_w() -> float:
+    return float(levels_for("V100", (1.0,))[1][0][CLASS_INDEX["training"]])
+
+
+def replayed_power_parents(series: pd.DataFrame) -> dict[str, str]:
+    """Virtual clusters of :func:`replayed_power` -> the whole of them."""
+    return {uid: REPLAYED_SITE for uid in series["unique_id"].unique() if str(uid).startswith(REPLAYED_POOL)}
+
+
+def replayed_power_curves(path: Path) -> tuple[dict[str, PowerCurve], dict[str, tuple[float, float]]]:
+    """Curve of every virtual cluster on its ``gpu_demand``, and bounds in W: its fewest GPUs idle, its most GPUs busy.
+
+    The size of a virtual cluster is what its owner knows: running plus idle GPUs. It changes a little over the month; the median is taken
+    for the curve, the least and the most for the bounds.
+    """
+    raw = pd.read_parquet(path, columns=["vc", "running_gpu_num", "idle_gpu_num"])
+    size = (raw["running_gpu_num"] + raw["idle_gpu_num"]).groupby(raw["vc"]).agg(["min", "median", "max"])
+    idle_w, span_w = NODE_SHARE_W + IDLE_GPU_W, _active_w() - IDLE_GPU_W
+    curves, bounds = {}, {}
+    for vc, least, typical, most in size.itertuples():
+        curves[REPLAYED_POOL + vc] = PowerCurve(f"gpu_demand/{vc}", typical * idle_w, span_w, max(typical, 1.0))
+        bounds[REPLAYED_POOL + vc] = (least * idle_w, most * (idle_w + span_w))
+    low, high = zip(*bounds.values(), strict=True)
+    return curves, {**bounds, REPLAYED_SITE: (sum(low), sum(high))}
 
 
 def public_jobs(root: Path) -> tuple[pd.DataFrame, dict[str, int]]:

@@ -8,7 +8,7 @@ import pytest
 
 from telemetry.errors import InputError
 from telemetry.schema import SERIES
-from telemetry.series import SeriesConfig, cut_series, gpu_demand, power, request_rate, targets_of
+from telemetry.series import SeriesConfig, cut_series, gpu_demand, power, power_parts, request_rate, targets_of
 
 DAY = pd.Timestamp("2026-01-05", tz="UTC")
 
@@ -97,6 +97,18 @@ def test_nodes_without_a_meter_are_the_sum_of_their_gpus():
     assert result.counts.set_index("unique_id")["measure"].to_dict() == {
         "power/node/a": "gpu_sum", "power/node/b": "node_meter", "power/pool/p": "sum_of_nodes", "power/site/s": "sum_of_nodes",
     }  # fmt: skip
+
+
+def test_a_node_is_the_sum_of_its_gpus_and_its_host():
+    rows = [(m, "hw.power", v, "a", d, "", "p", "s") for m, d, v in ((10, "gpu0", 100.0), (10, "gpu1", 50.0), (20, "gpu0", 110.0))]
+    rows += [(m, "hw.power", v, "a", "", "", "p", "s") for m, v in ((10, 400.0), (20, 420.0))]
+    rows += [(10, "hw.power", 70.0, "b", "gpu0", "", "p", "s")]
+    table = samples(rows)
+    parts = power_parts(table, power(table, SeriesConfig()).frame, SeriesConfig(max_fill_steps=0))
+    assert by_id(parts, "power/gpu/a/gpu0").tolist() == [100.0, 110.0]
+    assert by_id(parts, "power/host/a").tolist() == [250.0], "only where every GPU is known"
+    assert set(parts.frame["unique_id"]) == {"power/gpu/a/gpu0", "power/gpu/a/gpu1", "power/host/a", "power/gpu/b/gpu0"}
+    assert power_parts(samples(rows[3:5]), power(table, SeriesConfig()).frame, SeriesConfig()).frame.empty
 
 
 def test_request_rate_per_service():
