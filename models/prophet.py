@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from models.base import QUANTILES
+from models.features import holiday_days
 from models.intervals import MIN_RESIDUALS, residual_quantiles
 from models.member import PanelForecaster, reading
 from models.series import NS_PER_DAY, Panel
@@ -43,6 +44,7 @@ class ProphetOptions:
         uncertainty_samples: Prophet's own samples; 0 since the intervals come from the errors.
         max_fits: series fitted at most; the others fall back on empirical persistence and are reported.
         workers: fits at a time; each runs in Stan's own process.
+        country: ISO 3166 code whose public holidays have effects of their own; None for none.
     """
 
     growth: str = "flat"
@@ -52,6 +54,7 @@ class ProphetOptions:
     uncertainty_samples: int = 0
     max_fits: int = 300
     workers: int = 2
+    country: str | None = None
 
 
 class ProphetForecaster(PanelForecaster):
@@ -110,6 +113,9 @@ class ProphetForecaster(PanelForecaster):
             weekly_seasonality=self.options.weekly_terms if self.step_ns <= NS_PER_DAY and span_ns >= 14 * NS_PER_DAY else False,
             yearly_seasonality=bool(span_ns >= 730 * NS_PER_DAY),
         )
+        if self.options.country:
+            holiday_days(self.options.country, int(times_ns[0] // NS_PER_DAY), int(times_ns[-1] // NS_PER_DAY))  # refuses what is unknown
+            model.add_country_holidays(country_name=self.options.country)
         known = np.isfinite(values)
         model.fit(pd.DataFrame({"ds": times_ns[known].astype("datetime64[ns]"), "y": values[known]}), seed=self.seed)
         return model

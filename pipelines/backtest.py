@@ -4,7 +4,7 @@ The JSON::
 
     {"n_origins": 20, "n_series": 8, "n_rows": ..., "freq": "10min", "horizon": 18, "season_length": 144, "origin_step": 77, ...,
      "reference": {"name": "persistence", "wql": {"persistence": ..., "seasonal_naive": ...}},
-     "notes": [...],
+     "notes": [...], "diagnosis": {counts, summary, findings: [{unique_id, finding, where, size, detail, action}]},
      "forecasters": {
        "lightgbm": {
          "status": "ok",
@@ -40,6 +40,7 @@ from models.backtest import NAIVES, backtest_key, run_backtest
 from models.backtest_plan import BacktestConfig
 from models.backtest_scores import BacktestResult
 from models.catalog import FORECASTERS, forecaster_class
+from models.diagnosis import Diagnosis, diagnose
 from models.engine import Engine
 from models.partial_results import PartialResults
 from models.series_store import SeriesStore, read_store
@@ -109,12 +110,14 @@ def main(cfg: DictConfig) -> int:
         partials.forget()
     with engine:
         result = _run(store, freq, members, config, engine, partials, forecasts)
-    _print(file, result)
+    fallbacks = {name: scored.fallbacks for name, scored in result.scores.items()}
+    diagnosis = diagnose(store.panel(), freq, season_length=result.season_length, fallbacks=fallbacks)
+    _print(file, result, diagnosis)
     if forecasts:
         publish_forecasts(partials, result, members, forecasts)
         print(f"wrote {forecasts}")
     if out:
-        write_json(out, result.to_json())
+        write_json(out, {**result.to_json(), "diagnosis": diagnosis.to_json()})
         print(f"wrote {out}")
     partials.forget()
     return 1 if result.failed else 0
@@ -132,17 +135,14 @@ def publish_forecasts(partials: PartialResults, result: BacktestResult, members:
         shutil.move(whole, folder)
 
 
-def _print(file: Path, result: BacktestResult) -> None:
+def _print(file: Path, result: BacktestResult, diagnosis: Diagnosis) -> None:
     size = f"{result.report.series} series, {result.report.rows} rows at {result.freq}"
     print(f"{file}: {size}; {result.n_origins} origins, {result.plan.step} steps apart")
     print(score_table(result))
     print(f"reference: {result.reference or 'none'}; scored on the same windows")
     for note in result.notes:
         print(f"note: {note}")
-    for name, scored in result.scores.items():
-        if scored.fallbacks:
-            reason = next(iter(scored.fallbacks.values()))
-            print(f"note: {name} fell back on empirical persistence for {len(scored.fallbacks)} series: {reason}")
+    print("\n".join(diagnosis.lines()))
 
 
 def _run(

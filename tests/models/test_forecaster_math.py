@@ -199,3 +199,20 @@ def test_fallbacks_are_told() -> None:
     short = make_forecaster("seasonal_naive", freq="10min", horizon=3).fit(series_frame({"a": daily(20, 1)}))
     short.predict()
     assert "not above one season" in short.fallbacks["a"]
+
+
+@pytest.mark.parametrize("name", ["prophet", "lightgbm"])
+def test_public_holidays_are_foreseen(name: str) -> None:
+    """Every American holiday of two years is a day off; the next one is seen coming by a forecaster that knows the calendar."""
+    days = pd.date_range("2023-01-02", "2025-07-03", freq="1D")
+    off = calendar_features(days.to_numpy().astype(np.int64), "US")[:, 4]
+    y = 40.0 - 30.0 * off + np.random.default_rng(0).normal(scale=0.5, size=len(days))
+    frame = series_frame({uid: y + level for uid, level in (("a", 0.0), ("b", 20.0), ("c", 40.0))}, freq="1D", start="2023-01-02")
+    quick = {"max_rows": 912} if name == "prophet" else {"min_data_in_leaf": 10, "n_estimators": 80, "threads": 1}
+    ahead = {}
+    for country in ("US", None):
+        forecast = make_forecaster(name, freq="1D", horizon=2, country=country, **quick).fit(frame).predict()
+        ahead[country] = forecast[(forecast["ds"] == "2025-07-04") & (forecast["unique_id"] == "a")]["q50"].item()
+    assert ahead["US"] < 30.0 < ahead[None]
+    with pytest.raises(InputError, match="ISO 3166"):
+        make_forecaster(name, freq="1D", horizon=2, country="Utopia", **quick).fit(frame)
