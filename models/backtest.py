@@ -169,10 +169,18 @@ class _Member:
         """Whether it is fitted once on all series and then continued over each chunk."""
         return isinstance(self.prototype, PanelForecaster) and not self.per_series
 
+    @property
+    def learns_from_all(self) -> bool:
+        """Whether anything of it is learned from all series before they are parted."""
+        return self.pooled or (isinstance(self.prototype, PanelForecaster) and self.prototype.learns_youth and len(self.chunks) > 1)
+
     def fit(self, numbers: range, spent: Seconds) -> Fitted:
-        """A forecaster fitted on all series at the first of these origins; adds the time to ``spent``."""
+        """What is learned from all series at the first of these origins; adds the time to ``spent``."""
         job = self.job
         offsets = tuple(job.plan.all[k] for k in numbers)
+        if not self.pooled:
+            with spent.spent_on("fit"):
+                return Fitted(young=self.prototype.learn_youth(known_before(job.store.panel(), job.cuts(offsets[0]))))
         with spent.spent_on("fit"):
             fitted = make_forecaster(self.name, **self.options)
             fitted.fit_panel(known_before(job.store.panel(), job.cuts(offsets[0])))
@@ -268,7 +276,7 @@ def _run_member(member: _Member, kept: MemberResults | None, progress: Progress)
 def _fit(member: _Member, segment: int, numbers: range, kept: MemberResults | None, *, needed: bool) -> tuple[Seconds, Fitted | None]:
     """A fit on all series, if the member has one, and its time; not repeated for pieces that are all done."""
     spent = Seconds()
-    if not member.pooled:
+    if not member.learns_from_all:
         return spent, None
     if not needed:
         return (kept and kept.read_fit(segment)) or spent, None

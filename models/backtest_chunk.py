@@ -24,6 +24,7 @@ from models.member import PanelForecaster
 from models.score_sums import ScoreSums, sum_scores
 from models.series import Panel, concat_frames
 from models.series_store import known_before, known_between
+from models.young import YoungSeries
 from telemetry.errors import InputError
 
 
@@ -91,10 +92,15 @@ class ChunkTask:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A forecaster fitted on all series, without their history, and its interval corrections at each origin of the fit, if it has any."""
+    """What was learned from all series, without their history.
 
-    forecaster: PanelForecaster
+    A whole forecaster with its interval corrections at each origin of the fit, if it has any; or, for one that is fitted on each series by
+    itself, what series did when they were young.
+    """
+
+    forecaster: PanelForecaster | None = None
     corrections: tuple[AdaptiveIntervals, ...] = ()
+    young: YoungSeries | None = None
 
 
 @dataclass
@@ -112,7 +118,7 @@ def run_chunk(task: ChunkTask, fitted: Fitted | None, tick: Callable[[], None] |
 
     Args:
         task: what to do.
-        fitted: on all series at the task's first origin; None fits a forecaster on the series of the chunk.
+        fitted: learned from all series at the task's first origin; without a forecaster, one is fitted on the series of the chunk.
         tick: called after each origin.
 
     Raises:
@@ -145,10 +151,14 @@ def run_chunk(task: ChunkTask, fitted: Fitted | None, tick: Callable[[], None] |
 
 
 def _begin(task: ChunkTask, known: Panel, fitted: Fitted | None) -> Forecaster:
-    if fitted:
+    if fitted and fitted.forecaster:
         return fitted.forecaster.for_history(known)
     forecaster = make_forecaster(task.member, **task.options)
-    return forecaster.fit_history(known) if isinstance(forecaster, PanelForecaster) else forecaster.fit(known.to_frame())
+    return (
+        forecaster.fit_history(known, fitted and fitted.young)
+        if isinstance(forecaster, PanelForecaster)
+        else forecaster.fit(known.to_frame())
+    )
 
 
 def _update(forecaster: Forecaster, newer: Panel) -> None:

@@ -91,17 +91,26 @@ class PanelForecaster(Forecaster):
         table, _ = validate_series(series, self.freq, where=f"{self.name}.fit")
         return self.fit_history(Panel.from_frame(table, self.step_ns))
 
-    def fit_history(self, panel: Panel) -> Self:
-        """``fit`` on checked series whose grids begin and end with an observation."""
-        self.fit_panel(panel)
+    def fit_history(self, panel: Panel, young: YoungSeries | None = None) -> Self:
+        """``fit`` on checked series whose grids begin and end with an observation; ``young`` as in :meth:`fit_panel`."""
+        self.fit_panel(panel, young)
         self._history = panel.tail(self.history_rows)
         return self
 
-    def fit_panel(self, panel: Panel) -> None:
-        """Learn from a panel, without keeping it as history: for a forecaster that is part of another."""
+    def fit_panel(self, panel: Panel, young: YoungSeries | None = None) -> None:
+        """Learn from a panel, without keeping it as history: for a forecaster that is part of another.
+
+        Args:
+            panel: series.
+            young: what all series did when they were young, where ``panel`` is only some of them; learned from ``panel`` by default.
+        """
         self.fallbacks = {}
-        self.young = YoungSeries.fit(panel, self.horizon, self.season_length, self.seed) if self.learns_youth else None
+        self.young = young or self.learn_youth(panel)
         self._fit(panel)
+
+    def learn_youth(self, panel: Panel) -> YoungSeries | None:
+        """What series did when they were young; None for a member that does not ask."""
+        return YoungSeries.fit(panel, self.horizon, self.season_length, self.seed) if self.learns_youth else None
 
     def update(self, series: pd.DataFrame) -> Self:
         self._known_history()

@@ -29,7 +29,7 @@ def test_findings_and_fallbacks_are_kept_and_logged(tmp_path) -> None:
     config = train_config(compose_config("train", ["forecaster=quick", "engine.workers=1"]))
     backtest = replace(config.backtest, horizon=6, origins=4, calibration_origins=0)
     config = replace(config, backtest=backtest, forecasters={})
-    backtest_target("workload", features, out, config, SimpleQueue())
+    backtest_target("workload", features, out, config, None, SimpleQueue())
 
     stored = json.loads((out / "diagnosis.json").read_text())
     assert {"gaps": 1, "begins_late": 1, "short": 1, "fallback": 1}.items() <= stored["counts"].items()
