@@ -1,4 +1,4 @@
-"""Pooled empirical persistence: the last value plus the quantiles of all series' scaled changes, by how lively the series was just before.
+"""Pooled naives: the last value, and last season's, plus the quantiles of all series' scaled errors.
 
 It needs next to nothing to learn and nothing of a series' own history but its scale, so it serves a series from its first value on.
 """
@@ -6,6 +6,7 @@ It needs next to nothing to learn and nothing of a series' own history but its s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,12 @@ class PooledChanges:
 
     edges: np.ndarray
     table: np.ndarray
+    issues: int = 0  # issue times learned from
+
+    @property
+    def trusted(self) -> bool:
+        """Whether there was enough to learn from to be preferred to a series' own few changes."""
+        return self.issues >= LEAST_ISSUES
 
     @classmethod
     def nothing(cls, horizon: int) -> PooledChanges:
@@ -54,20 +61,46 @@ class PooledChanges:
             found[k, :ahead] = _quantiles(own)
             grown = np.sqrt(np.arange(ahead + 1, horizon + 1) / ahead)  # as a random walk beyond what the history shows
             found[k, ahead:] = grown[:, None] * found[k, ahead - 1]
-        return cls(edges, found)
+        return cls(edges, found, len(rows))
 
     def changes(self, issues: Issues) -> np.ndarray:
         """Quantiles ``[n, H, Q]`` of scaled changes."""
         return self.table[np.searchsorted(self.edges, activity(issues.table, issues.at)), : issues.horizon]
 
-    def to_json(self) -> dict[str, list]:
+    def to_json(self) -> dict[str, Any]:
         """Plain lists."""
-        return {"edges": self.edges.tolist(), "table": self.table.tolist()}
+        return {"edges": self.edges.tolist(), "table": self.table.tolist(), "issues": self.issues}
 
     @classmethod
-    def from_json(cls, stored: dict[str, list]) -> PooledChanges:
+    def from_json(cls, stored: dict[str, Any]) -> PooledChanges:
         """What ``to_json`` gave."""
-        return cls(np.array(stored["edges"], dtype=np.float64), np.array(stored["table"]))
+        return cls(np.array(stored["edges"], dtype=np.float64), np.array(stored["table"]), int(stored["issues"]))
+
+
+@dataclass(frozen=True)
+class PooledSeasons:
+    """Quantiles of the scaled errors of last season's value by step, ``table [H, Q]``; None where too few were seen."""
+
+    table: np.ndarray | None = None
+
+    @classmethod
+    def learn(cls, table: IssueTable, cut: np.ndarray, horizon: int, seed: int, country: str | None) -> PooledSeasons:
+        """From the rows before ``cut`` ``[N]`` of each series."""
+        rows = sample_issues(table, cut, horizon, len(table.values), np.random.default_rng(seed))
+        rows = rows[table.position[rows] >= table.season_length]
+        if len(rows) < LEAST_ISSUES:
+            return cls()
+        rows = np.random.default_rng(seed).choice(rows, size=min(len(rows), MAX_ISSUES // 4), replace=False)
+        issues = Issues(table, rows, horizon, country)
+        change = (issues.actual - table.values[rows][:, None]) / table.unit[rows][:, None]
+        return cls(_quantiles(change - issues.season))
+
+    def changes(self, issues: Issues, otherwise: np.ndarray) -> np.ndarray:
+        """Quantiles ``[n, H, Q]`` of scaled changes; ``otherwise`` where a series has no season yet."""
+        if self.table is None:
+            return otherwise
+        season = issues.season[:, :, None]
+        return np.where(np.isnan(season), otherwise, season + self.table[: issues.horizon])
 
 
 def activity(table: IssueTable, rows: np.ndarray) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Quantile averaging of members, with weights per horizon band learned out of sample and shrunk towards equal ones.
 
 Members are fitted on the part of the history before the cut; on the part after it their forecasts are replayed, and a greedy search
-(Caruana et al. 2004) averages the quantiles that lose least there. A fallback that needs no learning, the last value with the pooled
-quantiles of scaled changes, always takes part, so that an ensemble of members that learned nothing is empirical persistence. The widths
-of the average are corrected like those of any member.
+(Caruana et al. 2004) averages the quantiles that lose least there. Two naives with pooled quantiles of their scaled errors always take
+part: the last value, which is also the fallback, and last season's. So an ensemble of members that learned nothing is empirical
+persistence. The widths of the average are corrected like those of any member.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from models.base import monotone
 from models.calibrated import REPLAY_TIMES
-from models.changes import PooledChanges
+from models.changes import PooledChanges, PooledSeasons
 from models.features import Issues, IssueTable
 from models.global_learner import GlobalLearner
 from models.intervals import BANDS, horizon_bands
@@ -68,7 +68,7 @@ class Ensemble(GlobalLearner):
         self.members: dict[str, GlobalLearner] = {
             name: MEMBERS[name](**common, **{**self.options.member_options.get(name, {}), **shared}) for name in self.options.members
         }
-        self.pooled = PooledChanges.nothing(self.horizon)
+        self.pooled, self.seasons = PooledChanges.nothing(self.horizon), PooledSeasons()
         self.weights = self._equal()
 
     def learn(self, table: IssueTable, cut: np.ndarray) -> None:
@@ -76,11 +76,12 @@ class Ensemble(GlobalLearner):
             member.families = self.families
             member.learn(table, cut)
         self.pooled = PooledChanges.learn(table, cut, self.horizon, self.seed)
+        self.seasons = PooledSeasons.learn(table, cut, self.horizon, self.seed, self.options.country)
         self.weights = self._learn_weights(table, cut)
 
     def _equal(self) -> np.ndarray:
         """Weights ``[B, K]`` before anything is known: the members alike, the fallback only where there is none."""
-        row = [0.0 if self.members else 1.0, *[1.0 / len(self.members) for _ in self.members]]
+        row = [0.0 if self.members else 1.0, 0.0, *[1.0 / len(self.members) for _ in self.members]]
         return np.tile(row, (BANDS, 1))
 
     def _learn_weights(self, table: IssueTable, cut: np.ndarray) -> np.ndarray:
@@ -93,7 +94,10 @@ class Ensemble(GlobalLearner):
         rng = np.random.default_rng(self.seed)
         rows = rows if len(rows) <= MAX_ISSUES else np.sort(rng.choice(rows, size=MAX_ISSUES, replace=False))
         issues = Issues(table, rows, self.horizon, self.options.country)
-        actual, stacked = issues.actual, np.stack([issues.values(change) for change in self._stacked(issues)])
+        found = self._stacked(issues)
+        if found is None:
+            return self._equal()
+        actual, stacked = issues.actual, np.stack([issues.values(change) for change in found])
         known = np.isfinite(actual)
         per_scale = np.where(table.scale[rows] > 0, 1.0 / table.unit[rows], 0.0)[:, None] + np.zeros(self.horizon)
         trust = self._trust(table, rows)
@@ -101,8 +105,8 @@ class Ensemble(GlobalLearner):
         for band in np.unique(bands):
             own = bands == band
             if known[:, own].any():
-                found = greedy_weights(actual[:, own], stacked[:, :, own], per_scale[:, own], known[:, own])
-                weights[band] = trust * found + (1.0 - trust) * weights[band]
+                best = greedy_weights(actual[:, own], stacked[:, :, own], per_scale[:, own], known[:, own])
+                weights[band] = trust * best + (1.0 - trust) * weights[band]
         return weights
 
     def _trust(self, table: IssueTable, rows: np.ndarray) -> float:
@@ -111,18 +115,28 @@ class Ensemble(GlobalLearner):
         windows = span * np.sqrt(len(np.unique(table.series[rows])))
         return float(windows / (windows + PRIOR_WINDOWS))
 
-    def _stacked(self, issues: Issues) -> list[np.ndarray]:
-        """Changes ``[n, H, Q]`` of the fallback and of each member; one that learned nothing gives the fallback's."""
+    def _stacked(self, issues: Issues) -> list[np.ndarray] | None:
+        """Changes ``[n, H, Q]`` of the two naives and of each member; one that learned nothing gives the fallback's.
+
+        None when all learned next to nothing.
+        """
         fallback = self.pooled.changes(issues)
         found = [member.changes(issues) for member in self.members.values()]
-        return [fallback, *(fallback if change is None else monotone(change) for change in found)]
+        if not self.pooled.trusted and all(change is None for change in found):
+            return None
+        return [fallback, self.seasons.changes(issues, fallback), *(fallback if change is None else monotone(change) for change in found)]
 
-    def changes(self, issues: Issues) -> np.ndarray:
+    def changes(self, issues: Issues) -> np.ndarray | None:
+        stacked = self._stacked(issues)
+        if stacked is None:
+            return None
         weights = self.weights[horizon_bands(self.horizon)[: issues.horizon]]  # [H, K]
-        return sum(weights[:, k, None] * change for k, change in enumerate(self._stacked(issues)))
+        return sum(weights[:, k, None] * change for k, change in enumerate(stacked))
 
     def save_learned(self, folder: Path) -> None:
-        (folder / PARAMETERS).write_text(json.dumps({"pooled": self.pooled.to_json(), "weights": self.weights.tolist()}))
+        seasons = None if self.seasons.table is None else self.seasons.table.tolist()
+        stored = {"pooled": self.pooled.to_json(), "seasons": seasons, "weights": self.weights.tolist()}
+        (folder / PARAMETERS).write_text(json.dumps(stored))
         for name, member in self.members.items():
             (folder / name).mkdir()
             member.save_learned(folder / name)
@@ -130,6 +144,7 @@ class Ensemble(GlobalLearner):
     def load_learned(self, folder: Path) -> None:
         stored = json.loads((folder / PARAMETERS).read_text())
         self.pooled, self.weights = PooledChanges.from_json(stored["pooled"]), np.array(stored["weights"])
+        self.seasons = PooledSeasons(None if stored["seasons"] is None else np.array(stored["seasons"]))
         for name, member in self.members.items():
             member.families = self.families
             member.load_learned(folder / name)

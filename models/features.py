@@ -23,6 +23,7 @@ RANGE_WINDOWS = (6, 18)
 ACTIVITY_WINDOWS = (3, 6, 18, 36)
 SPREAD_WINDOWS = (6, 36)
 SEASONS_BACK = 7
+CALENDAR_COLUMNS = 4  # without holidays
 SMOOTHING = 2  # neighbours on each side of a value of an earlier season
 SEASON_POINTS = 144  # a longer season is read at this many points
 CHUNK_ROWS = 16_384
@@ -331,6 +332,11 @@ class Issues:
         """What depends on the step, ``[n, H, G]``."""
         steps = np.tile(np.arange(1, self.horizon + 1), len(self))
         return pair_features(self.table, np.repeat(self.at, self.horizon), steps, self.country).reshape(len(self), self.horizon, -1)
+
+    @property
+    def season(self) -> np.ndarray:
+        """Scaled change to the value one season before each target, ``[n, H]``; NaN before the series has one."""
+        return self.ahead[:, :, 1 + CALENDAR_COLUMNS + bool(self.country)].astype(np.float64)
 
     @property
     def actual(self) -> np.ndarray:

@@ -12,7 +12,9 @@ from series_makers import QUICK, daily, series_frame
 from models import arima as arima_module
 from models.base import QUANTILE_COLUMNS, QUANTILES
 from models.catalog import make_forecaster
-from models.features import LAGS, calendar_features, design_matrix, issue_features, issue_table, seasonal_features, trailing_scale
+from models.changes import PooledChanges, PooledSeasons
+from models.ensemble import greedy_weights
+from models.features import LAGS, Issues, calendar_features, design_matrix, issue_features, issue_table, seasonal_features, trailing_scale
 from models.metrics import quantile_loss
 from models.prophet import anchor_shares, anchored_errors
 from models.series import Panel, freq_step_ns, validate_series
@@ -216,3 +218,41 @@ def test_public_holidays_are_foreseen(name: str) -> None:
     assert ahead["US"] < 30.0 < ahead[None]
     with pytest.raises(InputError, match="ISO 3166"):
         make_forecaster(name, freq="1D", horizon=2, country="Utopia", **quick).fit(frame)
+
+
+def test_pooled_naives_are_the_quantiles_of_scaled_errors() -> None:
+    """Changes of a random walk, and errors of last season's value of a clean rhythm, against numpy on the same rows."""
+    rng = np.random.default_rng(2)
+    walk = Panel(600 * 10**9, ["a"], [0], [np.cumsum(rng.normal(size=6000))])
+    table = issue_table(walk, season_length=144, horizon=6)
+    pooled = PooledChanges.learn(table, np.array([5000]), 6, seed=0)
+    assert pooled.trusted
+    values = walk.values[0]
+    rows = np.arange(1, 4994)
+    expected = np.quantile((values[rows + 3] - values[rows]) / table.scale[rows], QUANTILES)
+    at = Issues(table, np.array([5500]), 6)
+    np.testing.assert_allclose(np.mean([pooled.table[k, 2] for k in range(len(pooled.table))], axis=0), expected, atol=0.12)
+    assert pooled.changes(at).shape == (1, 6, 9)
+    rhythm = 40 + 12 * np.sin(2 * np.pi * np.arange(3000) / 144) + rng.normal(scale=0.1, size=3000)
+    table = issue_table(Panel(600 * 10**9, ["a"], [0], [rhythm]), season_length=144, horizon=6)
+    seasons = PooledSeasons.learn(table, np.array([2500]), 6, seed=0, country=None)
+    issues = Issues(table, np.array([2900]), 6)
+    forecast = issues.values(seasons.changes(issues, np.full((1, 6, 9), np.nan)))[0]
+    np.testing.assert_allclose(forecast[:, 4], rhythm[2901 - 144 : 2907 - 144], atol=0.1)
+    assert np.mean(forecast[:, 8] - forecast[:, 0]) == pytest.approx(2 * 1.2816 * 0.1 * np.sqrt(2), rel=0.15)
+    young = Issues(table, np.array([20]), 6)
+    otherwise = np.ones((1, 6, 9))
+    np.testing.assert_array_equal(seasons.changes(young, otherwise), otherwise)
+    np.testing.assert_array_equal(PooledSeasons().changes(issues, otherwise), otherwise)
+    assert not PooledChanges.nothing(6).trusted
+
+
+def test_greedy_weights_find_the_sharp_member_and_share_between_equals() -> None:
+    rng = np.random.default_rng(0)
+    actual = rng.normal(size=(400, 3))
+    right, wide = (np.tile(norm.ppf(QUANTILES) * width, (400, 3, 1)) for width in (1.0, 4.0))
+    known = rng.random((400, 3)) < 0.9
+    alone = greedy_weights(actual, np.stack([wide, right]), np.ones((400, 3)), known)
+    assert alone[1] > 0.9
+    apart = np.stack([right + 0.8, right - 0.8])  # wrong to either side: their average is right
+    np.testing.assert_allclose(greedy_weights(actual, apart, np.ones((400, 3)), known), [0.5, 0.5], atol=0.11)
