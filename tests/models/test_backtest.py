@@ -17,6 +17,7 @@ from models.backtest_plan import BacktestConfig, coprime_step, plan_origins
 from models.naive import Persistence
 from models.selection import choose_champion
 from models.series import Panel, freq_step_ns, validate_series
+from models.young import YoungSeries
 from telemetry.errors import InputError
 
 NAIVE = ["persistence", "empirical_persistence", "seasonal_naive"]
@@ -122,9 +123,9 @@ class Counting(Persistence):
     name = "counting"
     calls: list[tuple[str, int]]
 
-    def fit_history(self, panel: Panel) -> Counting:
+    def fit_history(self, panel: Panel, young: YoungSeries | None = None) -> Counting:
         self.__class__.calls.append(("fit", sum(map(len, panel.values))))
-        return super().fit_history(panel)
+        return super().fit_history(panel, young)
 
     def update_panel(self, newer: Panel) -> Counting:
         self.__class__.calls.append(("update", sum(map(len, newer.values))))
