@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,7 +27,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from benchmarks.cold_start_chart import draw
-from benchmarks.cold_start_data import DATA_SETS, YoungData, load_data
+from benchmarks.cold_start_data import DATA_SETS, PUBLIC, YoungData, load_data
+from benchmarks.forecast_data import traces_root
 from models.backtest import NAIVES
 from models.backtest_plan import coprime_step
 from models.base import QUANTILE_COLUMNS, Forecaster
@@ -118,9 +118,9 @@ def summary(rows: pd.DataFrame, naive: pd.DataFrame, scales: dict[str, float]) -
     return {**numbers, "wql_ratio": ratio, "wql_ratio_low": low, "wql_ratio_high": high, "sql_ratio": numbers["sql"] / base}
 
 
-def run_data(name: str, members: list[str], plan: Plan, traces: Path) -> dict[str, Any]:
+def run_data(name: str, members: list[str], plan: Plan, traces: Path, made: Path) -> dict[str, Any]:
     """Result of one data set: ``{mode: {length: {"naive": name, "forecasters": {name: metrics}}}}`` and its size."""
-    data = load_data(name, traces)
+    data = load_data(name, traces, made)
     times = issue_times(data, plan)
     before = data.frame[data.frame["ds"] <= times[0]].groupby("unique_id")["y"]
     scales = {str(uid): seasonal_scale(y.to_numpy(), default_season_length(FREQ)) for uid, y in before}
@@ -157,7 +157,6 @@ def table_lines(results: dict[str, dict[str, Any]], plan: Plan) -> list[str]:
 
 def main() -> None:
     """Run, print the table, write JSON and chart."""
-    root = Path(os.environ.get("JOULEWISE_TRACES", Path(__file__).parents[1].parent / "shared" / "traces"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="", help=f"comma-separated, of {', '.join(DATA_SETS)}; default all that are there")
     parser.add_argument("--forecasters", default=",".join(n for n in FORECASTERS if n not in ("arima", "prophet")))
@@ -165,18 +164,18 @@ def main() -> None:
     parser.add_argument("--issue-times", type=int, default=Plan.issue_times)
     parser.add_argument("--folds", type=int, default=Plan.folds)
     parser.add_argument("--options", type=json.loads, default={}, help='JSON, as in {"lightgbm": {"n_estimators": 60}}')
-    parser.add_argument("--traces", type=Path, default=root)
+    parser.add_argument("--traces", type=Path, default=traces_root())
     parser.add_argument("--out", type=Path, default=Path("outputs/cold_start.json"))
     parser.add_argument("--chart", type=Path, default=None, help="PNG; default beside --out")
     args = parser.parse_args()
     quiet_libraries()
     plan = Plan(issue_times=args.issue_times, folds=args.folds, modes=tuple(args.modes.split(",")), options=args.options)
-    names = args.data.split(",") if args.data else [n for n, (_, public) in DATA_SETS.items() if not public or args.traces.is_dir()]
+    names = args.data.split(",") if args.data else [n for n in DATA_SETS if n not in PUBLIC or args.traces.is_dir()]
     chart = args.chart or args.out.with_suffix(".png")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict[str, Any]] = {}
     for name in names:  # written after each, so that an interrupted run has shown what it did
-        results[name] = run_data(name, args.forecasters.split(","), plan, args.traces)
+        results[name] = run_data(name, args.forecasters.split(","), plan, args.traces, args.out.parent / "made")
         print("\n".join(table_lines({name: results[name]}, plan)), flush=True)
         write_json(args.out, {"horizon": plan.horizon, "lengths": plan.lengths, "data": results})
         draw(results, plan.lengths, plan.modes).savefig(chart, dpi=130)

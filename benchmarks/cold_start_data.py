@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
-from pipelines.ingest import ingest
-from pipelines.stages.real_traces import HELIOS, SERVEGEN, SERVEGEN_START
+from benchmarks import forecast_data
+from benchmarks.forecast_data import FREQ
 from telemetry.errors import InputError
-from telemetry.readers.public_traces import read_helios_demand, read_servegen_rates
-from telemetry.series import SeriesConfig, cut_series
 
-ROOT = Path(__file__).parents[1]
-FREQ = "10min"
 SEASON = 144
-LEAST_ACTIVE = 0.1
+KNOWN_SHARE = 0.5  # of the history, before the first issue time
 
 
 @dataclass(frozen=True)
@@ -39,7 +32,7 @@ class YoungData:
         return [list(part) for part in np.array_split(ids, min(count, len(ids))) if len(part)]
 
 
-def generated(traces: Path, rows: int = 2304, tenants: int = 24, seed: int = 0) -> YoungData:
+def generated(rows: int = 2304, tenants: int = 24, seed: int = 0) -> YoungData:
     """Tenants of four kinds with levels that differ by two orders of magnitude: daily traffic, bursts, GPU demand in steps, node power."""
     rng = np.random.default_rng(seed)
     day = 2 * np.pi * np.arange(rows) / SEASON
@@ -68,49 +61,31 @@ def generated(traces: Path, rows: int = 2304, tenants: int = 24, seed: int = 0) 
     return YoungData("generated", pd.concat(parts, ignore_index=True))
 
 
-def helios(traces: Path) -> YoungData:
-    """GPU demand by virtual cluster."""
-    return YoungData("helios", read_helios_demand(traces / HELIOS, freq=FREQ)[0])
-
-
-def servegen(traces: Path) -> YoungData:
-    """Requests per second of the clients that ask anything in a tenth of the windows of the first half."""
-    rates, _ = read_servegen_rates(traces / SERVEGEN, start=SERVEGEN_START)
-    first = rates[rates["ds"] <= rates["ds"].min() + (rates["ds"].max() - rates["ds"].min()) / 2]
-    active = (first["y"] > 0).groupby(first["unique_id"]).mean()
-    return YoungData("servegen", rates[rates["unique_id"].isin(active[active >= LEAST_ACTIVE].index)].reset_index(drop=True))
-
-
-def sample_power(traces: Path) -> YoungData:
+def node_power(traces: Path, made: Path) -> YoungData:
     """Watts of the nodes of the embedded sample (synthetic); each pool has its own kind of node and is new as a whole."""
-    source = yaml.safe_load((ROOT / "conf/source/sample.yaml").read_text())
-    source["inventory"] = str(ROOT / source["inventory"])
-    source["files"] = [{**entry, "path": str(ROOT / entry["path"])} for entry in source["files"]]
-    with tempfile.TemporaryDirectory() as scratch:
-        lake, _ = ingest(source, {"root": scratch}, replace=True)
-        frame = cut_series(["power"], lake.table("samples"), None, SeriesConfig(freq=FREQ)).frame
+    frame = forecast_data.load_data("sample_power", traces, made)
     nodes = frame[frame["unique_id"].str.startswith("power/node/")].reset_index(drop=True)
     ids = pd.Series(sorted(nodes["unique_id"].unique()))
     return YoungData("sample_power", nodes, {str(k): list(v) for k, v in ids.groupby(ids.str.rsplit("-", n=1).str[0])})
 
 
-DATA_SETS: dict[str, tuple[Callable[[Path], YoungData], bool]] = {
-    "generated": (generated, False),
-    "sample_power": (sample_power, False),
-    "helios": (helios, True),
-    "servegen": (servegen, True),
-}
+DATA_SETS = ("generated", "sample_power", "helios", "servegen")
+PUBLIC = ("helios", "servegen")
 
 
-def load_data(name: str, traces: Path) -> YoungData:
-    """A data set by name.
+def load_data(name: str, traces: Path, made: Path) -> YoungData:
+    """A data set by name, as in ``benchmarks.forecast_data`` but for the generated tenants and the groups of the sample's nodes.
 
     Raises:
         InputError: unknown name, or public traces that are not there.
     """
     if name not in DATA_SETS:
         raise InputError(f"unknown data set {name!r}", where="--data", allowed=", ".join(DATA_SETS))
-    make, public = DATA_SETS[name]
-    if public and not traces.is_dir():
-        raise InputError("the public traces are not there", where=str(traces), remedy="set JOULEWISE_TRACES to their folder")
-    return make(traces)
+    if name == "generated":
+        return generated()
+    if name == "sample_power":
+        return node_power(traces, made)
+    if name == "servegen":
+        forecast_data.check_traces(traces)
+        return YoungData(name, forecast_data.servegen(traces, made, KNOWN_SHARE))
+    return YoungData(name, forecast_data.load_data(name, traces, made))

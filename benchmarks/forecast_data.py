@@ -22,7 +22,7 @@ AZURE_VM_START = "2019-04-01"  # the source has no dates
 NAB_FOLDER = "e_cloud/NAB/realAWSCloudwatch"
 SAMPLE_SOURCE = "conf/source/sample.yaml"
 ROOT = Path(__file__).parents[1]
-# Rules that choose series look at the first part of the history alone, which no test window reaches.
+# Rules that choose series look at the first part of the history alone, which no test window of the benchmark reaches.
 CHOOSING_SHARE = 0.7
 LEAST_ACTIVE_SHARE = 0.1
 LEAST_DAYS = 8
@@ -62,14 +62,14 @@ def helios_running(traces: Path, made: Path) -> pd.DataFrame:
     return read_helios_demand(traces / HELIOS, freq=FREQ, quantity="running")[0]
 
 
-def servegen(traces: Path, made: Path) -> pd.DataFrame:
-    """Requests per second of the clients that ask anything in at least a tenth of the windows of the first part.
+def servegen(traces: Path, made: Path, share: float = CHOOSING_SHARE) -> pd.DataFrame:
+    """Requests per second of the clients that ask anything in at least a tenth of the windows of the first ``share`` of the history.
 
     The others are silent but for a few bursts: any loss scaled by their own changes would be that of one or two rows.
     """
     rates, _ = read_servegen_rates(traces / SERVEGEN, start=SERVEGEN_START)
     begin, end = rates["ds"].min(), rates["ds"].max()
-    first = rates[rates["ds"] <= begin + CHOOSING_SHARE * (end - begin)]
+    first = rates[rates["ds"] <= begin + share * (end - begin)]
     active = (first["y"] > 0).groupby(first["unique_id"]).mean()
     kept = active[active >= LEAST_ACTIVE_SHARE].index
     return rates[rates["unique_id"].isin(kept)].reset_index(drop=True)
@@ -118,6 +118,15 @@ DATA_SETS: dict[str, DataSet] = {
 }
 
 
+def check_traces(traces: Path) -> None:
+    """
+    Raises:
+        InputError: the folder of the public traces is not there.
+    """
+    if not traces.is_dir():
+        raise InputError("the public traces are not there", where=str(traces), remedy="set JOULEWISE_TRACES to their folder")
+
+
 def load_data(name: str, traces: Path, made: Path) -> pd.DataFrame:
     """Series of a data set: ``unique_id, ds, y`` and covariates.
 
@@ -127,7 +136,7 @@ def load_data(name: str, traces: Path, made: Path) -> pd.DataFrame:
     if name not in DATA_SETS:
         raise InputError(f"unknown data set '{name}'", where="--data", allowed=", ".join(DATA_SETS))
     data = DATA_SETS[name]
-    if data.public and not traces.is_dir():
-        raise InputError("the public traces are not there", where=str(traces), remedy="set JOULEWISE_TRACES to their folder")
+    if data.public:
+        check_traces(traces)
     made.mkdir(parents=True, exist_ok=True)
     return data.load(traces, made)

@@ -14,6 +14,7 @@ each model has the one with the lower loss over the data sets, the other one is 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -49,7 +50,7 @@ def conformal_distribution(errors: np.ndarray) -> np.ndarray:
     return np.quantile(np.concatenate([-spread, spread]), QUANTILES, axis=0).T
 
 
-class Peer:
+class Peer(ABC):
     """History and forecast frame; subclasses give ``_learn``, ``_observe`` and ``_forecast``."""
 
     name: ClassVar[str]
@@ -106,14 +107,16 @@ class Peer:
         self._history = self._history.groupby("unique_id", sort=False).tail(self.input_size).reset_index(drop=True)
 
     def _learn(self, history: pd.DataFrame) -> None:
-        """Learn parameters from the whole history."""
+        """Learn parameters from the whole history; nothing where every forecast fits anew."""
+        return
 
     def _observe(self, newer: pd.DataFrame) -> None:
         """Take in new rows; ``_history`` has them already."""
+        return
 
+    @abstractmethod
     def _forecast(self) -> tuple[list[str], np.ndarray]:
         """Ids ``[N]`` and quantiles ``[N, H, Q]``."""
-        raise NotImplementedError
 
 
 class StatsPeer(Peer):
@@ -126,8 +129,9 @@ class StatsPeer(Peer):
     intervals: ClassVar[str] = "native"
     windows: ClassVar[int] = 20
 
+    @abstractmethod
     def _model(self) -> Any:
-        raise NotImplementedError
+        """The library's model."""
 
     def _engine(self) -> Any:
         from statsforecast import StatsForecast

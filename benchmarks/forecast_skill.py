@@ -18,9 +18,8 @@ from scipy.stats import rankdata, studentized_range
 
 from models.backtest import NAIVES
 from models.base import QUANTILE_COLUMNS
-from models.metrics import quantile_loss
+from models.metrics import quantile_loss, sampled_ratios
 
-DRAWS = 2000
 LEVEL = 0.95
 Losses = dict[str, dict[str, np.ndarray]]  # data set -> forecaster -> loss summed over the series of each origin, [origins]
 
@@ -42,15 +41,6 @@ def same_windows(left: pd.DataFrame, right: pd.DataFrame) -> bool:
     columns = ["unique_id", "issued_at", "ds"]
     first, second = (frame[columns].sort_values(columns, ignore_index=True) for frame in (left, right))
     return first.equals(second)
-
-
-def sampled_ratios(numerator: np.ndarray, denominator: np.ndarray, seed: int, draws: int = DRAWS) -> np.ndarray:
-    """Ratios of two summed losses over circular blocks of origins ``[draws]``, as ``models.metrics.bootstrap_ratio`` draws them."""
-    n = len(numerator)
-    size = int(np.ceil(n ** (1 / 3)))
-    starts = np.random.default_rng(seed).integers(0, n, size=(draws, -(-n // size)))
-    rows = ((starts[:, :, None] + np.arange(size)) % n).reshape(draws, -1)[:, :n]
-    return numerator[rows].sum(axis=1) / denominator[rows].sum(axis=1)
 
 
 def geometric_mean(losses: Losses, forecaster: str, reference: Mapping[str, str], sets: Sequence[str]) -> dict[str, float] | None:

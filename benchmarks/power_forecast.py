@@ -25,6 +25,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.forecast_data import traces_root
 from benchmarks.power_mlperf import mlperf_case
 from benchmarks.power_reconcilers import WAYS, Case
 from benchmarks.power_scores import Q, levels_in, lines_of, ratios_by_level, score_levels
@@ -163,7 +164,7 @@ def _plain(value: Any) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--traces", type=Path, default=Path(os.environ.get("JOULEWISE_TRACES", "../shared/traces")), help="trace folder")
+    parser.add_argument("--traces", type=Path, default=traces_root(), help="trace folder")
     parser.add_argument("--sets", nargs="+", default=["philly", "helios", "mlperf"], choices=["philly", "helios", "mlperf"])
     parser.add_argument("--member", default="lightgbm", help="forecaster of the direct power and of the load")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/power_forecast.json"), help="JSON file for the results")

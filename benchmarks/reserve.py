@@ -11,7 +11,6 @@ is played with the cluster's wake latency and with ``--wake-s``: a reserve is wo
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.forecast_data import traces_root
 from envs.cluster import ClusterSpec, PoolSpec, SiteSpec
 from models.backtest import BacktestResult, run_backtest
 from models.selection import Decision, choose_champion, decision_ratio
@@ -129,7 +129,7 @@ def main() -> None:
     """Print the tables and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("outputs/train"))
-    parser.add_argument("--traces", type=Path, default=Path(os.environ.get("JOULEWISE_TRACES", "../shared/traces")))
+    parser.add_argument("--traces", type=Path, default=traces_root())
     parser.add_argument("--names", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--members", nargs="+", default=list(MEMBERS))
     parser.add_argument("--wake-s", type=int, default=600)

@@ -44,7 +44,6 @@ class WindowTables:
         outages: ``node`` (name), ``begin``, ``end`` (UTC) of nodes that are down for a while; none when None.
         services: ``time, service, load``, the load of one replica of each service in units of the reference GPU, on the grid's steps
             (held between and after them); needed where jobs are replicas.
-        reserve: ``time, pool, nodes``, how many nodes of a pool shall be awake from a time on (:mod:`envs.reserve`); none when None.
     """
 
     start: pd.Timestamp
@@ -53,7 +52,6 @@ class WindowTables:
     length_s: int = 0
     outages: pd.DataFrame | None = None
     services: pd.DataFrame | None = None
-    reserve: pd.DataFrame | None = None
 
 
 def check_grid(grid: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,6 @@ import pandas as pd
 from envs.cluster import ClusterSpec
 from envs.power.curves import levels_for
 from envs.power.networks import with_networks
-from envs.reserve import keep_awake
 from envs.windows import DAY_S, WindowTables, check_grid, prepare_jobs
 from telemetry.classes import WORKLOAD_CLASSES
 from telemetry.errors import InputError
@@ -480,7 +479,6 @@ def _build_grid(
     cluster: ClusterSpec, windows: Sequence[WindowTables], warm_reserve: np.ndarray | None, services: tuple[tuple[str, ...], ...]
 ) -> Grid:
     parts = [_window_grid(cluster, window, row) for row, window in enumerate(windows)]
-    pools = [pool.name for pool in cluster.pools]
     width = max(part["price"].shape[1] for part in parts)
 
     def stacked(name: str) -> np.ndarray:
@@ -507,7 +505,7 @@ def _build_grid(
         cum_carbon=summed(carbon * pue),
         cum_pue=summed(pue),
         warm_reserve=_reserve(warm_reserve, len(windows), len(cluster.pools), width),
-        keep_awake=keep_awake([(w.reserve, w.start, p["step_s"], p["history"]) for w, p in zip(windows, parts, strict=True)], pools, width),
+        keep_awake=np.zeros((len(windows), len(cluster.pools), width), dtype=np.int64),
         load=_loads(windows, parts, services, width),
     )
 

@@ -37,10 +37,7 @@ def scale_window(season_length: int, horizon: int) -> int:
 
 def lookback(season_length: int, horizon: int) -> int:
     """Rows before an issue row that its features may read."""
-    return (
-        max(scale_window(season_length, horizon), SEASONS_BACK * season_length + SMOOTHING, -(-horizon // season_length) * season_length)
-        + 2
-    )
+    return scale_window(season_length, horizon) + SMOOTHING + 2  # which spans the seasons read back on, and whole seasons over the horizon
 
 
 @dataclass(frozen=True)
@@ -90,11 +87,6 @@ class IssueTable:
     def first_rows(self) -> np.ndarray:
         """Row of the first value of each series ``[N]``."""
         return np.flatnonzero(self.position == 0)
-
-    @property
-    def last_rows(self) -> np.ndarray:
-        """Row of the last value of each series ``[N]``."""
-        return np.flatnonzero(self.position == self.length - 1)
 
     @property
     def unit(self) -> np.ndarray:

@@ -17,6 +17,7 @@ In 2 and 3 leaves are clipped to their bounds, and what a parent has above its c
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -305,8 +306,8 @@ class Reconciler:
         """Scores of one series; one that the past windows did not hold moves by itself."""
         if uid in self.scores:
             return self.scores[uid]
-        seed = int.from_bytes(uid.encode()[-8:], "little")
-        return rank_scores(np.random.default_rng(seed).standard_normal(count))
+        draws = np.random.default_rng(zlib.crc32(uid.encode())).standard_normal(count)
+        return rank_scores(draws)
 
     def _with_copula(self, hierarchy: Hierarchy, quantiles: np.ndarray) -> np.ndarray:
         """Parents averaged with the sum of their children's draws; as they are where no dependence was learned."""

@@ -174,10 +174,19 @@ def bootstrap_ratio(
     point = ratio(float(numerator.sum()), float(denominator.sum()))
     if n < 2:
         return point, point, point
+    sampled = sampled_ratios(numerator, denominator, block=block, draws=draws, seed=seed)
+    low, high = np.quantile(sampled[np.isfinite(sampled)], [(1 - level) / 2, (1 + level) / 2])
+    return point, float(low), float(high)
+
+
+def sampled_ratios(
+    numerator: np.ndarray, denominator: np.ndarray, *, block: int | None = None, draws: int = 2000, seed: int = 0
+) -> np.ndarray:
+    """Ratios of the sums over drawn blocks of origins ``[draws]``; NaN where the reference has no loss. Arguments as of
+    :func:`bootstrap_ratio`."""
+    n = len(numerator)
     size = block or int(np.ceil(n ** (1 / 3)))
     starts = np.random.default_rng(seed).integers(0, n, size=(draws, -(-n // size)))
     rows = ((starts[:, :, None] + np.arange(size)) % n).reshape(draws, -1)[:, :n]  # [draws, n]
     bottom = denominator[rows].sum(axis=1)
-    sampled = numerator[rows].sum(axis=1)[bottom > 0] / bottom[bottom > 0]
-    low, high = np.quantile(sampled, [(1 - level) / 2, (1 + level) / 2])
-    return point, float(low), float(high)
+    return np.where(bottom > 0, numerator[rows].sum(axis=1), np.nan) / np.where(bottom > 0, bottom, 1.0)

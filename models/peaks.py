@@ -66,10 +66,6 @@ class Paths:
         drawn = values_at(quantiles, self.scores[:, :steps].T)  # [n, H, D]
         return np.swapaxes(drawn, 1, 2)
 
-    def to_json(self) -> list[list[float]]:
-        """Plain lists."""
-        return self.scores.tolist()
-
 
 def windows_of(forecasts: pd.DataFrame, horizon: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Windows of a forecast frame: their keys ``unique_id, issued_at`` (``[n]`` rows), quantiles ``[n, H, Q]`` and what came ``[n, H]``.

@@ -97,6 +97,9 @@ def decision_loss_by_origin(forecasts: pd.DataFrame, decision: Decision, part: s
         capacity = rows["unique_id"].map(dict(decision.capacity)).to_numpy(dtype=np.float64)
     quantiles = rows[list(QUANTILE_COLUMNS)].to_numpy(dtype=np.float64)
     loss = decision_pinball(rows["y"].to_numpy(dtype=np.float64), quantiles, decision.fractile, capacity)
+    if not np.isfinite(loss).all():
+        unknown = int((~np.isfinite(loss)).sum())
+        raise InputError(f"{unknown} forecast(s) without a loss", where="decision", allowed="finite quantiles and values")
     return pd.Series(loss, index=rows["origin"].to_numpy()).groupby(level=0).sum()
 
 
@@ -167,7 +170,7 @@ def _judge(gains: dict[str, float], costs: DecisionRatio, decision: Decision, ma
     cost = f"{costs.ratio:.3f} [{costs.low:.3f}, {costs.high:.3f}] of its cost at the fractile {decision.fractile:.3f}"
     if not gains["wql_ratio_high"] < 1.0 - margin:
         return False, f"but the 95 % interval {interval} is not below {1.0 - margin:g}"
-    if gains["sql_ratio"] > 1.0:
+    if not gains["sql_ratio"] <= 1.0:  # nor where it is not defined: the naive without a loss, the candidate with one
         return False, f"interval {interval}, but {gains['sql_ratio']:.3f} of its SQL: one large series carries the gain"
     if not (costs.ratio <= 1.0 and costs.high <= 1.0 + decision.tolerance):
         return False, f"interval {interval}, but {cost}: allowed is 1, and {1.0 + decision.tolerance:g} at the upper end"

@@ -127,7 +127,6 @@ class RegistryConfig:
     coverage_low: float
     coverage_high: float
     bootstrap_samples: int
-    decision_tolerance: float = 0.05
     decision_kwh_tolerance: float = 0.005
     decision_sla_tolerance: float = 0.001
 
@@ -142,6 +141,7 @@ class ReserveConfig:
     wake_latency_s: int | None = None
     tie: float = 0.01
     tolerance: float = 0.05
+    required: bool = True
 
     def __post_init__(self) -> None:
         self.decision({})

@@ -160,6 +160,11 @@ def reserves_of(case: PoolCase, forecasts: pd.DataFrame, fractile: float) -> dic
         )
         for name, own in rows.groupby("model", sort=False)
     }
+    for name, ready in gpus.items():
+        unknown = np.isnan(ready).all(axis=1)
+        if unknown.any():  # would count as a reserve of nothing, which saves energy
+            missing = f"{int(unknown.sum())} of {len(ready)} windows without a forecast"
+            raise InputError(missing, where=f"reserve by {name}", allowed="one for each window")
     gpus |= {
         PERFECT: case.demand,
         NO_SLEEP: np.full_like(case.demand, float(case.capacity)),
@@ -238,7 +243,7 @@ def summarise_reserves(frame: pd.DataFrame, reference: str) -> dict[str, dict[st
     ``envs.evaluate.paired_difference`` gives.
     """
     means = frame.groupby("policy", sort=False)[["jobs_submitted", *FIGURES]].mean()
-    means["sla_violation_rate"] = means["sla_misses"] / means["jobs_submitted"].clip(lower=1)
+    means["sla_violation_rate"] = means["sla_misses"] / means["jobs_submitted"].where(means["jobs_submitted"] > 0, 1.0)
     paired: dict[str, dict[str, dict[str, float]]] = {}
     for row in paired_difference(frame, reference, metrics=FIGURES).to_dict("records"):
         paired.setdefault(row["policy"], {})[row["metric"]] = {k: v for k, v in row.items() if k not in ("policy", "baseline", "metric")}

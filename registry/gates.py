@@ -223,6 +223,8 @@ class Decision:
         return Verdict(self.name, passed, reason, self.threshold, dict(entry))
 
     def _simulation(self, entry: Mapping[str, Any]) -> tuple[bool, str]:
+        if "not_simulated" in entry:
+            return False, f"not simulated, which it has to be: {entry['not_simulated']}"
         names = ("kwh", "kwh_low", "kwh_high", "sla_violation_rate", "naive_sla_violation_rate", "simulated_windows")
         _entry({self.name: entry}, self.name, *names)
         kwh, low, high, sla, naive_sla, windows = (_number(entry, self.name, key) for key in names)

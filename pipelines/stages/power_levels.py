@@ -156,8 +156,6 @@ def reconcile_power(
         direct = _with_parts(direct, parts, freq, backtest, plan or own_plan(_store(power, freq), freq, backtest))
         power = pd.concat([power, parts], ignore_index=True)
     past, test = (direct[direct["part"] == part].reset_index(drop=True) for part in ("calibration", "test"))
-    if past.empty:  # a short history: nothing was held back to learn shares and dependence from
-        past = test.iloc[:0]
     loads, load = None, None
     if config.conditional and (out / "workload").exists():
         loads, load = _served(out / "workload"), pd.read_parquet(features / "series_workload.parquet")
@@ -177,7 +175,7 @@ def reconcile_power(
     calibrated = model.reconciler.apply(model.blend(past, given["calibration"])) if len(past) else past
     before = power[power["ds"] <= direct["issued_at"].min()]
     limits = {uid: (-np.inf if low is None else low, np.inf if high is None else high) for uid, (low, high) in bounds.items()}
-    windows = window_table(final, Paths.fit(calibrated, horizon), caps_of(config, before), limits)
+    windows = _windows_by_level(final, calibrated, horizon, caps_of(config, before), limits)
     scores = level_scores({"direct": test, "blended": blended, "reconciled": final}, windows, facts["parents"], limits)
     scores["shares"] = {level: share.tolist() for level, share in model.shares.items()}
     folder = out / "power" / FOLDER
@@ -187,6 +185,17 @@ def reconcile_power(
     final.to_parquet(folder / "forecasts.parquet")
     windows.to_parquet(folder / "windows.parquet")
     return scores
+
+
+def _windows_by_level(
+    final: pd.DataFrame, calibrated: pd.DataFrame, horizon: int, caps: Mapping[str, float], limits: Mapping[str, tuple[float, float]]
+) -> pd.DataFrame:
+    """Windows' peaks and ramps; each level has the dependence between steps of its own past windows."""
+    parts = []
+    for level in sorted({level_of(uid) for uid in final["unique_id"].unique()}):
+        own, past = (frame[frame["unique_id"].map(level_of) == level] for frame in (final, calibrated))
+        parts.append(window_table(own, Paths.fit(past, horizon), caps, limits))
+    return pd.concat(parts, ignore_index=True)
 
 
 def level_scores(

@@ -143,7 +143,9 @@ def _promote_target(context: StageContext, out: Path, target: str) -> list[dict[
     learned = None
     if choice["candidate"]:
         coverage = Coverage(low=config.registry.coverage_low, high=config.registry.coverage_high)
-        simulated, decided = decision_evidence(context.folder("evaluate"), context.folder("forecasters"), target)
+        simulated, decided = decision_evidence(
+            context.folder("evaluate"), context.folder("forecasters"), target, required=config.reserve.required
+        )
         thresholds = (config.reserve.tolerance, config.registry.decision_kwh_tolerance, config.registry.decision_sla_tolerance)
         decision = Decision(simulated, *thresholds)
         evidence = {"skill_over_naive": skill, "decision": decided, "champion": champion_evidence(context, target, choice["candidate"])}

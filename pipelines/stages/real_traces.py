@@ -84,18 +84,17 @@ def replayed_power_parents(series: pd.DataFrame) -> dict[str, str]:
 
 
 def replayed_power_curves(path: Path) -> tuple[dict[str, PowerCurve], dict[str, tuple[float, float]]]:
-    """Curve of every virtual cluster on its ``gpu_demand``, and bounds in W: its fewest GPUs idle, its most GPUs busy.
+    """Curve of every virtual cluster on its ``gpu_demand``, and bounds in W: all its GPUs idle, all busy.
 
-    The size of a virtual cluster is what its owner knows: running plus idle GPUs. It changes a little over the month; the median is taken
-    for the curve, the least and the most for the bounds.
+    The size of a virtual cluster is what its owner knows: running plus idle GPUs. It stays the same over the month.
     """
     raw = pd.read_parquet(path, columns=["vc", "running_gpu_num", "idle_gpu_num"])
-    size = (raw["running_gpu_num"] + raw["idle_gpu_num"]).groupby(raw["vc"]).agg(["min", "median", "max"])
+    size = (raw["running_gpu_num"] + raw["idle_gpu_num"]).groupby(raw["vc"]).max()
     idle_w, span_w = NODE_SHARE_W + IDLE_GPU_W, _active_w() - IDLE_GPU_W
     curves, bounds = {}, {}
-    for vc, least, typical, most in size.itertuples():
-        curves[REPLAYED_POOL + vc] = PowerCurve(f"gpu_demand/{vc}", typical * idle_w, span_w, max(typical, 1.0))
-        bounds[REPLAYED_POOL + vc] = (least * idle_w, most * (idle_w + span_w))
+    for vc, gpus in size.astype(float).items():
+        curves[REPLAYED_POOL + vc] = PowerCurve(f"gpu_demand/{vc}", gpus * idle_w, span_w, max(gpus, 1.0))
+        bounds[REPLAYED_POOL + vc] = (gpus * idle_w, gpus * (idle_w + span_w))
     low, high = zip(*bounds.values(), strict=True)
     return curves, {**bounds, REPLAYED_SITE: (sum(low), sum(high))}
 

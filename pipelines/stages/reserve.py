@@ -69,13 +69,16 @@ def log_reserves(run: Run, evaluated: Path, forecasters: Path) -> None:
     for name, means in summary["means"].items():
         run.log_metrics({f"{name}/{key}": value for key, value in means.items()})
     run.log_table(pd.read_parquet(evaluated / ROWS), "reserve_windows")
-    figure = reserve_figure(evaluated, read_json(forecasters / TARGET / "champion.json")["candidate"])
-    if figure is not None:
-        run.log_figure(figure, "reserve")
+    candidate = read_json(forecasters / TARGET / "champion.json")["candidate"]
+    run.log_figure(reserve_trade(summary["means"], highlight=candidate, bounds=BOUNDS), "reserve")
 
 
-def decision_evidence(evaluated: Path, forecasters: Path, target: str) -> tuple[bool, dict[str, Any]]:
-    """Whether the decision was simulated, and the evidence of the gate ``decision`` on a target's candidate."""
+def decision_evidence(evaluated: Path, forecasters: Path, target: str, *, required: bool) -> tuple[bool, dict[str, Any]]:
+    """Whether the gate ``decision`` asks for a simulation, and its evidence on a target's candidate.
+
+    Args:
+        required: whether a demand forecaster needs one; one that could not be simulated is then refused.
+    """
     choice = read_json(forecasters / target / "champion.json")
     evidence: dict[str, Any] = {
         "naive": choice["reference"],
@@ -89,7 +92,7 @@ def decision_evidence(evaluated: Path, forecasters: Path, target: str) -> tuple[
     if target != TARGET:
         return False, {**evidence, "not_simulated": f"no reserve is set by {target} forecasts"}
     if not summary["simulated"]:
-        return False, {**evidence, "not_simulated": summary["why"]}
+        return required, {**evidence, "not_simulated": summary["why"]}
     means = summary["means"]
     change = summary["paired"].get(choice["candidate"], {}).get("energy_kwh", {})
     named = {"kwh": "relative", "kwh_low": "relative_low", "kwh_high": "relative_high", "simulated_windows": "windows"}

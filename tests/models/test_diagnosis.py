@@ -134,15 +134,6 @@ def test_counter_sentinel_and_whole_numbers() -> None:
     assert [(f.unique_id, f.where, f.size) for f in diagnosis.of("sentinel")] == [("blanks", at(50), 3)]
 
 
-def test_nothing_after_the_issue_time_is_in_the_findings_made_then() -> None:
-    values = daily(1000, 1)
-    values[500:520] = np.nan
-    later = values.copy()
-    later[700:] = np.random.default_rng(0).permutation(later[700:]) * 1e6
-    before = [diagnose(series_frame({"a": v[:700]}).dropna(), "10min").to_json() for v in (values, later)]
-    assert before[0] == before[1]
-
-
 def test_table_and_json_hold_the_same_and_name_an_action() -> None:
     values = daily(600, 1)
     values[100:107] = np.nan

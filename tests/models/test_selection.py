@@ -68,6 +68,23 @@ def test_better_in_wql_but_worse_in_decisions_is_refused(template: BacktestResul
     assert sound.decision_ratio == pytest.approx(1.0)
 
 
+def test_an_undefined_scaled_loss_is_no_pass(template: BacktestResult) -> None:
+    """The naive without a loss in units of scale and the candidate with one: the ratio is not defined."""
+    result = made_up(template, {"persistence": wide_but_for(NORMAL[7]), "sharp": high_tail(0.0)})
+    assert choose_champion(result, decision=COSTS).promoted
+    result.reference_scores["persistence"].overall["sql"] = 0.0
+    champion = choose_champion(result, decision=COSTS)
+    assert np.isnan(champion.sql_ratio)
+    assert not champion.promoted
+
+
+def test_a_forecast_without_a_loss_does_not_count_as_free(template: BacktestResult) -> None:
+    result = made_up(template, {"persistence": wide_but_for(NORMAL[7]), "sharp": high_tail(0.0)})
+    result.scores["sharp"].forecasts.loc[5, "q80"] = np.nan
+    with pytest.raises(InputError, match="1 forecast"):
+        decision_loss_by_origin(result.scores["sharp"].forecasts, COSTS, result.scores["sharp"].forecasts.loc[5, "part"])
+
+
 def test_the_tolerance_bounds_the_upper_end(template: BacktestResult) -> None:
     result = made_up(template, {"persistence": wide_but_for(0.0), "other": high_tail(0.96)})
     ratio = decision_ratio(result.scores["other"], result.reference_scores["persistence"], COSTS)

@@ -145,7 +145,7 @@ def evidence_of(tmp_path, candidate: str, pinball: float, naive: float = 3.0) ->
     write_json(tmp_path / "workload" / "backtest.json", {"n_origins": 8})
     summary = {"simulated": True, "reference": "persistence", "windows": 8, **summarise_reserves(frame, "persistence")}
     write_json(tmp_path / "reserve.json", summary)
-    simulated, evidence = decision_evidence(tmp_path, tmp_path, "workload")
+    simulated, evidence = decision_evidence(tmp_path, tmp_path, "workload", required=True)
     assert simulated
     return {"decision": evidence}
 
@@ -172,10 +172,30 @@ def test_a_target_without_a_reserve_is_judged_by_its_pinball_alone(tmp_path):
     write_json(tmp_path / "power" / "champion.json", choice)
     write_json(tmp_path / "power" / "backtest.json", {"n_origins": 20})
     write_json(tmp_path / "reserve.json", {"simulated": False, "why": "nothing"})
-    simulated, evidence = decision_evidence(tmp_path, tmp_path, "power")
+    simulated, evidence = decision_evidence(tmp_path, tmp_path, "power", required=True)
     (verdict,) = run_gates([Decision(simulated)], {"decision": evidence})
     assert verdict.passed
     assert "not simulated: no reserve is set by power forecasts" in verdict.reason
+
+
+@pytest.mark.parametrize(("required", "passes"), [(True, False), (False, True)])
+def test_demand_that_could_not_be_simulated_is_refused_unless_allowed(tmp_path, required, passes):
+    choice = {"reference": "persistence", "candidate": "lstm", "fractile": 0.8}
+    choice |= {"decision_ratio": 0.9, "decision_ratio_low": 0.8, "decision_ratio_high": 1.0}
+    write_json(tmp_path / "workload" / "champion.json", choice)
+    write_json(tmp_path / "workload" / "backtest.json", {"n_origins": 20})
+    write_json(tmp_path / "reserve.json", {"simulated": False, "why": "no pool of that name"})
+    simulated, evidence = decision_evidence(tmp_path, tmp_path, "workload", required=required)
+    (verdict,) = run_gates([Decision(simulated)], {"decision": evidence})
+    assert verdict.passed is passes
+    assert "no pool of that name" in verdict.reason
+
+
+def test_a_forecaster_without_a_forecast_of_a_window_is_no_reserve_of_nothing():
+    rows = forecasts(a=1.0, b=2.0)
+    short = rows[(rows["model"] != "b") | (rows["issued_at"] != rows["issued_at"].max())]
+    with pytest.raises(InputError, match="reserve by b: 1 of 8 windows without a forecast"):
+        compare_reserves(cluster(), jobs(), grid(), short, freq=FREQ, horizon=HORIZON, fractile=0.8, reward=RewardSpec())
 
 
 def test_without_pools_or_windows_nothing_is_played():

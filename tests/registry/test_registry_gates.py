@@ -104,9 +104,11 @@ def test_any_missing_or_senseless_part_of_the_evidence_refuses(gate, key, good):
 
 
 def test_a_decision_that_was_to_be_simulated_needs_the_simulation():
-    (verdict,) = run_gates([Decision(simulated=True)], {"decision": PINBALL_ONLY})
-    assert not verdict.passed
-    assert "kwh" in verdict.reason
+    unsaid = {key: value for key, value in PINBALL_ONLY.items() if key != "not_simulated"}
+    for entry, said in ((PINBALL_ONLY, "not simulated, which it has to be"), (unsaid, "kwh")):
+        (verdict,) = run_gates([Decision(simulated=True)], {"decision": entry})
+        assert not verdict.passed
+        assert said in verdict.reason
     assert "SLA misses" in Decision().threshold
     assert "SLA misses" not in Decision(simulated=False).threshold
 
