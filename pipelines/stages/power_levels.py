@@ -175,7 +175,8 @@ def reconcile_power(
     calibrated = model.reconciler.apply(model.blend(past, given["calibration"])) if len(past) else past
     before = power[power["ds"] <= direct["issued_at"].min()]
     limits = {uid: (-np.inf if low is None else low, np.inf if high is None else high) for uid, (low, high) in bounds.items()}
-    windows = _windows_by_level(final, calibrated, horizon, caps_of(config, before), limits)
+    paths = Paths.fit(calibrated, horizon)  # over all levels: a site by itself has too few past windows to learn from
+    windows = window_table(final, paths, caps_of(config, before), limits)
     scores = level_scores({"direct": test, "blended": blended, "reconciled": final}, windows, facts["parents"], limits)
     scores["shares"] = {level: share.tolist() for level, share in model.shares.items()}
     folder = out / "power" / FOLDER
@@ -185,17 +186,6 @@ def reconcile_power(
     final.to_parquet(folder / "forecasts.parquet")
     windows.to_parquet(folder / "windows.parquet")
     return scores
-
-
-def _windows_by_level(
-    final: pd.DataFrame, calibrated: pd.DataFrame, horizon: int, caps: Mapping[str, float], limits: Mapping[str, tuple[float, float]]
-) -> pd.DataFrame:
-    """Windows' peaks and ramps; each level has the dependence between steps of its own past windows."""
-    parts = []
-    for level in sorted({level_of(uid) for uid in final["unique_id"].unique()}):
-        own, past = (frame[frame["unique_id"].map(level_of) == level] for frame in (final, calibrated))
-        parts.append(window_table(own, Paths.fit(past, horizon), caps, limits))
-    return pd.concat(parts, ignore_index=True)
 
 
 def level_scores(
