@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,10 @@ def reserve_figure(evaluated: Path, candidate: str) -> Figure | None:
     summary = read_json(evaluated / SUMMARY)
     if not summary["simulated"]:
         return None
+    return _trade(summary, candidate)
+
+
+def _trade(summary: Mapping[str, Any], candidate: str) -> Figure:
     means = pd.DataFrame.from_dict(summary["means"], orient="index").rename_axis("policy").reset_index()
     return reserve_trade(means, highlight=candidate, bounds=BOUNDS)
 
@@ -70,7 +75,7 @@ def log_reserves(run: Run, evaluated: Path, forecasters: Path) -> None:
         run.log_metrics({f"{name}/{key}": value for key, value in means.items()})
     run.log_table(pd.read_parquet(evaluated / ROWS), "reserve_windows")
     candidate = read_json(forecasters / TARGET / "champion.json")["candidate"]
-    run.log_figure(reserve_trade(summary["means"], highlight=candidate, bounds=BOUNDS), "reserve")
+    run.log_figure(_trade(summary, candidate), "reserve")
 
 
 def decision_evidence(evaluated: Path, forecasters: Path, target: str, *, required: bool) -> tuple[bool, dict[str, Any]]:

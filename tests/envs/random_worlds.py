@@ -17,6 +17,7 @@ import pandas as pd
 from envs import world as world_module
 from envs.cluster import ClassObjective, ClusterSpec, PoolSpec, SiteSpec
 from envs.power import networks as networks_module
+from envs.reserve import with_reserve
 from envs.reward import RewardSpec
 from envs.windows import WindowTables
 from telemetry.classes import CLASS_INDEX, WORKLOAD_CLASSES
@@ -297,7 +298,7 @@ def kernel_world(cases: list[Case]):
     tables = []
     for index, case in enumerate(cases):
         start = START + pd.Timedelta(days=index)
-        more = {"outages": _outage_table(case, start), "services": _service_table(case, start), "reserve": _reserve_table(case, start)}
+        more = {"outages": _outage_table(case, start), "services": _service_table(case, start)}
         tables.append(WindowTables(start, _job_table(case, start), _grid_table(case, start), **more))
     tops = (cases[0].speed, cases[0].power_w)
     curves = {pool.gpu_model: tuple(np.array(side[p])[:, :KINDS] for side in tops) for p, pool in enumerate(cluster.pools)}
@@ -308,7 +309,7 @@ def kernel_world(cases: list[Case]):
     ):
         world = world_module.build_world(cluster, tables, warm_reserve=reserve)
     assert world.grid.price.shape[2] == len(cases[0].grid.price[0])
-    return world
+    return with_reserve(world, [_reserve_table(case, start) for case, start in zip(cases, world.window_start, strict=True)])
 
 
 def _at(start: pd.Timestamp, seconds: list[int]) -> pd.DatetimeIndex:
