@@ -81,10 +81,15 @@ class CalibratedForecaster(PanelForecaster):
         """Typical change of each series lately ``[N]``."""
 
     def _quantiles(self, panel: Panel, horizon: int) -> np.ndarray:
-        raw = monotone(super()._quantiles(panel, horizon))
         scale = self._scales(panel)
-        state = self._borrowed or self.intervals(panel, scale)
-        return self._leaning_on_others(panel, state.apply(raw, horizon_bands(self.horizon)[:horizon], scale=scale[:, None]))
+        return self.corrected(panel, self.uncorrected(panel, horizon), self._borrowed or self.intervals(panel, scale), scale)
+
+    def uncorrected(self, panel: Panel, horizon: int) -> np.ndarray:
+        return monotone(super()._quantiles(panel, horizon))
+
+    def corrected(self, panel: Panel, raw: np.ndarray, state: AdaptiveIntervals, scale: np.ndarray) -> np.ndarray:
+        """As in every member; young series then lean on others, whoever keeps ``state``."""
+        return self._leaning_on_others(panel, super().corrected(panel, raw, state, scale))
 
     def _leaning_on_others(self, panel: Panel, quantiles: np.ndarray) -> np.ndarray:
         """``quantiles`` ``[N, H, Q]``, those of young series drawn to what others did at their age."""

@@ -17,7 +17,9 @@ import numpy as np
 import pandas as pd
 
 from models.base import QUANTILE_COLUMNS, QUANTILES, Forecaster, monotone
-from models.intervals import change_quantiles
+from models.conformal import AdaptiveIntervals
+from models.features import trailing_scale
+from models.intervals import BANDS, change_quantiles, horizon_bands
 from models.series import Panel, default_season_length, forward_fill, freq_step_ns, validate_series
 from models.young import YoungSeries, kinds_of
 from telemetry.errors import InputError
@@ -232,6 +234,33 @@ class PanelForecaster(Forecaster):
 
     def _load_parameters(self, folder: Path) -> None:
         """Read learned parameters."""
+
+    # --- intervals that another keeps, from what was really issued --------------------------------------------------------------------
+
+    def uncorrected(self, panel: Panel, horizon: int) -> np.ndarray:
+        """Quantiles ``[N, H, Q]`` of the next steps before any correction, not yet within bounds."""
+        return monotone(self._quantiles(panel, horizon))
+
+    def corrected(self, panel: Panel, raw: np.ndarray, state: AdaptiveIntervals, scale: np.ndarray) -> np.ndarray:
+        """Quantiles ``[N, H, Q]`` to issue for uncorrected ones, not yet within bounds.
+
+        Args:
+            panel: history that ``raw`` continues.
+            raw: ``[N, H, Q]`` of ``uncorrected``.
+            state: the correction.
+            scale: ``[N]`` of ``_scales``.
+        """
+        return state.apply(raw, horizon_bands(self.horizon)[: raw.shape[1]], scale=scale[:, None])
+
+    def correction(self) -> AdaptiveIntervals:
+        """What the history teaches now; nothing for a member that does not correct itself."""
+        return AdaptiveIntervals(BANDS)
+
+    def _scales(self, panel: Panel) -> np.ndarray:
+        """Typical change of each series lately ``[N]``."""
+        rows = max(2 * self.season_length, self.horizon + 1)
+        ends = panel.tail(rows).values
+        return np.array([trailing_scale(forward_fill(values), self.horizon, rows)[-1] for values in ends])
 
     # --- shared steps ---------------------------------------------------------------------------------------------------------------
 

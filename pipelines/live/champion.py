@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from models.base import QUANTILE_COLUMNS, monotone
-from models.calibrated import CalibratedForecaster
+from models.base import monotone
 from models.conformal import AdaptiveIntervals
-from models.intervals import BANDS
 from models.member import PanelForecaster
 from models.series import Panel
 from pipelines.workspace import read_json, write_json
@@ -64,16 +62,15 @@ def _last_good(folder: Path, refusal: str) -> Champion | None:
 
 @dataclass(frozen=True)
 class Known:
-    """What a forecaster knows of its series: ``ids [N]``, ``ends_ns [N]`` of their last rows, ``scale [N]`` a typical change of theirs."""
+    """What a forecaster knows of its series: ``ids [N]``, ``ends_ns [N]`` of their last rows."""
 
     ids: np.ndarray
     ends_ns: np.ndarray
-    scale: np.ndarray
 
 
 class Served:
-    """A forecaster whose intervals are corrected here and not by itself: members that correct themselves would have to replay weeks of
-    forecasts in every new process, and cannot know what was really issued."""
+    """A forecaster whose correction is kept here and not by itself: members that correct themselves would have to replay weeks of forecasts
+    in every new process, and cannot know what was really issued. Given the same correction, it issues what the forecaster would."""
 
     def __init__(self, forecaster: PanelForecaster) -> None:
         self.forecaster = forecaster
@@ -85,23 +82,24 @@ class Served:
 
     def known(self) -> Known:
         """What the next forecast would continue."""
-        panel, recent = self._panel, 2 * self.forecaster.season_length
-        scale = np.array([_typical_change(values[-recent:], self.horizon) for values in panel.values])
-        return Known(np.array(panel.ids, dtype=np.str_), panel.ends_ns, scale)
+        panel = self._panel
+        return Known(np.array(panel.ids, dtype=np.str_), panel.ends_ns)
+
+    def scale(self) -> np.ndarray:
+        """Typical change of each series lately ``[N]``, as the forecaster itself measures it."""
+        return self.forecaster._scales(self._panel)
 
     def said(self) -> np.ndarray:
-        """Uncorrected quantiles ``[N, H, Q]`` of the next steps of all series."""
-        panel = self._panel
-        if not isinstance(self.forecaster, CalibratedForecaster):
-            return self.forecaster.predict()[list(QUANTILE_COLUMNS)].to_numpy(dtype=np.float64).reshape(len(panel), self.horizon, -1)
-        last = np.array([len(values) - 1 for values in panel.values])
-        return monotone(self.within_bounds(self.forecaster.quantiles_at(panel, np.arange(len(panel)), last, self.horizon)))
+        """Uncorrected quantiles ``[N, H, Q]`` of the next steps of all series, not yet within bounds."""
+        return self.forecaster.uncorrected(self._panel, self.horizon)
+
+    def corrected(self, said: np.ndarray, state: AdaptiveIntervals, scale: np.ndarray) -> np.ndarray:
+        """What to issue for quantiles ``[N, H, Q]`` of all series that were said, by their ``scale`` ``[N]``."""
+        return monotone(self.within_bounds(self.forecaster.corrected(self._panel, said, state, scale)))
 
     def first_correction(self) -> AdaptiveIntervals:
         """The correction to start with: the member's own replay of the newest rows, where it can."""
-        if not isinstance(self.forecaster, CalibratedForecaster):
-            return AdaptiveIntervals(BANDS)
-        return self.forecaster.intervals(self._panel, self.forecaster._scales(self._panel)).continued()
+        return self.forecaster.correction().continued()
 
     def within_bounds(self, quantiles: np.ndarray) -> np.ndarray:
         """Quantiles ``[N, H, Q]`` of all series within their physical bounds."""
@@ -110,11 +108,3 @@ class Served:
     def frame(self, quantiles: np.ndarray) -> pd.DataFrame:
         """Forecast frame of quantiles ``[N, H, Q]`` of all series."""
         return self.forecaster._forecast_frame(self._panel, quantiles)
-
-
-def _typical_change(values: np.ndarray, horizon: int) -> float:
-    """Mean absolute change over half a horizon; 0 when there is none to see."""
-    step = max(1, min(horizon // 2, len(values) - 1))
-    change = np.abs(values[step:] - values[:-step])
-    change = change[~np.isnan(change)]
-    return float(change.mean()) if len(change) else 0.0

@@ -183,12 +183,12 @@ class _Run:
         fresh = self._sort_series(trained, current, now)
         self._took("update")
         # 3. Intervals learn from the forecasts whose values came.
-        self.adaptive = self._adaptive(current)
-        self._learn(merged, current)
+        self.adaptive, scale = self._adaptive(current), self.served.scale()
+        self._learn(merged, pd.Series(scale, index=current.ids))
         self._took("learn")
         # 4. Forecast what has a new row, corrected.
         if fresh.any():
-            self._issue(current, fresh)
+            self._issue(current, fresh, scale)
         else:
             self.report.status = "unchanged"
         # 5. Commit.
@@ -234,8 +234,7 @@ class _Run:
             report.alerts.append(f"{int(vanished.sum())} series without a row for {self.forecaster.horizon} steps or more are not forecast")
         return ~vanished & (current.ends_ns > last)
 
-    def _learn(self, merged: Merged, current: Known) -> None:
-        scale = pd.Series(current.scale, index=current.ids)
+    def _learn(self, merged: Merged, scale: pd.Series) -> None:
         for time_ns in np.unique(merged.times_ns).tolist():  # in time order
             rows = merged.times_ns == time_ns
             told = self.pending.matured(time_ns, merged.ids[rows], merged.values[rows])
@@ -249,18 +248,19 @@ class _Run:
             if row["steps"] >= COVERAGE_STEPS and not COVERAGE_LIMITS[0] <= row["coverage80"] <= COVERAGE_LIMITS[1]:
                 self.report.alerts.append(f"80 % intervals of band {row['band']} cover {row['coverage80']:.0%}")
 
-    def _issue(self, current: Known, fresh: np.ndarray) -> None:
+    def _issue(self, current: Known, fresh: np.ndarray, scale: np.ndarray) -> None:
         report = self.report
         raw = self.served.said()
         self._took("predict")
-        issued = self.served.within_bounds(self.adaptive.apply(raw, self.bands, scale=current.scale[:, None]))
+        issued = self.served.corrected(raw, self.adaptive, scale)
         table = self.served.frame(issued)[np.repeat(fresh, self.served.horizon)].reset_index(drop=True)
         table["issued_at"], table["ds"] = table["issued_at"].dt.tz_localize("UTC"), table["ds"].dt.tz_localize("UTC")
         table["version"] = self.champion.version
         store, source = ForecastTable(self.settings.out), f"{self.target}-forecaster"
         at = pd.Timestamp(int(current.ends_ns[fresh].max()), tz="UTC")
         report.file = str(store.write(table, source, at, self.champion.version))
-        self.pending.write(current.ids[fresh], current.ends_ns[fresh], raw[fresh], issued[fresh])
+        # Learned from within bounds, as a member's own replay is: a quantile below the floor is no wider than one at it.
+        self.pending.write(current.ids[fresh], current.ends_ns[fresh], self.served.within_bounds(raw)[fresh], issued[fresh])
         if self.settings.retain_days:
             store.prune(source, at - pd.Timedelta(days=self.settings.retain_days))
         report.series, report.rows = int(fresh.sum()), len(table)

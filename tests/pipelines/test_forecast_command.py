@@ -102,13 +102,20 @@ def test_forecasts_are_those_of_the_champion_on_all_it_could_know(run, config):
 
 
 def test_a_member_that_corrects_itself_is_taken_over_where_it_stands():
+    """Also for a series of a few rows, which leans on what others did at its age after it was corrected."""
     quick = {"n_estimators": 10, "max_train_rows": 2000, "min_data_in_leaf": 10, "threads": 1}
     forecaster = make_forecaster("lightgbm", freq="10min", horizon=HORIZON, season_length=24, **quick).fit(rows_until(60))
+    newborn = rows_until(63)[rows_until(63)["ds"] > at(60)]
+    forecaster.update(pd.concat([newborn, newborn[newborn["unique_id"] == "gpu_demand/pool-0003"].assign(unique_id="gpu_demand/pool-new")]))
     served = Served(forecaster)
     correction, said = served.first_correction(), served.said()
-    issued = served.within_bounds(correction.apply(said, np.arange(HORIZON) * 3 // HORIZON, scale=served.known().scale[:, None]))
+    issued = served.corrected(said, correction, served.scale())
     pd.testing.assert_frame_equal(served.frame(issued), forecaster.predict())
     assert np.abs(issued - said).max() > 0
+    np.testing.assert_array_equal(served.scale(), forecaster._scales(forecaster._known_history()))
+    young = served.known().ids == "gpu_demand/pool-new"
+    alone = correction.apply(said, np.arange(HORIZON) * 3 // HORIZON, scale=served.scale()[:, None])
+    assert np.abs(issued - np.maximum(alone, 0.0)).max(axis=(1, 2))[young] > 0
     assert all(row["steps"] == 0 for row in correction.report())
 
 
