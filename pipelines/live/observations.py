@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ from models.series import validate_series
 from telemetry.errors import InputError
 from telemetry.lake import Lake
 from telemetry.series import METRICS_NEEDED, SeriesConfig, cut_series, targets_of
+
+NOTHING_NS = int(np.iinfo(np.int64).max)  # no log is whole after it
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,14 @@ class Merged:
 
 @dataclass
 class ObservationLog:
-    """``values[i, k]`` is series ``ids[i]`` at ``origin_ns + phase_ns[i] + k * step_ns``; NaN where nothing was observed."""
+    """``values[i, k]`` is series ``ids[i]`` at ``origin_ns + phase_ns[i] + k * step_ns``; NaN where nothing was observed.
+
+    Whatever was observed after ``whole_after_ns`` is here; of earlier times only some may be.
+    """
 
     step_ns: int
     origin_ns: int = 0
+    whole_after_ns: int = NOTHING_NS
     ids: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.str_))  # [N]
     phase_ns: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # [N], below one step
     values: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))  # [N, T]
@@ -49,9 +56,10 @@ class ObservationLog:
             InputError: missing, damaged, or of another step.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                log = cls(int(stored["step_ns"]), int(stored["origin_ns"]), stored["ids"], stored["phase_ns"], stored["values"])
-        except (OSError, ValueError, KeyError, EOFError) as error:
+            with path.open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
+                times = (int(stored[name]) for name in ("step_ns", "origin_ns", "whole_after_ns"))
+                log = cls(*times, stored["ids"], stored["phase_ns"], stored["values"])
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise InputError(f"cannot be read ({error})", where=str(path)) from error
         if log.step_ns != step_ns or log.values.shape[:1] != log.ids.shape:
             raise InputError(f"holds steps of {log.step_ns} ns", where=str(path), allowed=f"{step_ns} ns")
@@ -62,7 +70,7 @@ class ObservationLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.new")
         with fresh.open("wb") as handle:
-            np.savez(handle, step_ns=self.step_ns, origin_ns=self.origin_ns, ids=self.ids, phase_ns=self.phase_ns, values=self.values)
+            np.savez(handle, **vars(self))
         os.replace(fresh, path)
 
     @property
@@ -75,13 +83,32 @@ class ObservationLog:
         last = self.values.shape[1] - 1 - np.argmax(known[:, ::-1], axis=1)
         return np.where(known.any(axis=1), self.origin_ns + self.phase_ns + last * self.step_ns, none)
 
+    def know(self, ids: np.ndarray, phase_ns: np.ndarray) -> None:
+        """Take the grids ``phase_ns`` ``[n]`` of ``ids`` ``[n]`` from who forecasts them; rows of another grid are forgotten."""
+        rows = self._rows_of(ids, phase_ns)
+        moved = rows[self.phase_ns[rows] != phase_ns]
+        if len(moved):
+            self.values[moved] = np.nan
+            self.phase_ns[rows] = phase_ns
+            self.whole_after_ns = NOTHING_NS
+
+    def begin(self, since_ns: int, whole_after_ns: int) -> None:
+        """Make room from ``since_ns`` on; the next merge brings all that was observed after ``whole_after_ns``."""
+        origin_ns = since_ns // self.step_ns * self.step_ns
+        if not self.values.shape[1]:
+            self.origin_ns = origin_ns
+        before = max(0, (self.origin_ns - origin_ns) // self.step_ns)
+        self.values = np.pad(self.values, ((0, 0), (before, 0)), constant_values=np.nan)
+        self.origin_ns -= before * self.step_ns
+        self.whole_after_ns = whole_after_ns
+
     def merge(self, frame: pd.DataFrame) -> Merged:
         """Put rows ``unique_id, ds, y`` (checked, without NaN) into the grid; the newest value of a point counts."""
         times, y = frame["ds"].to_numpy().astype("datetime64[ns]").astype(np.int64), frame["y"].to_numpy(dtype=np.float64)
         codes, names = pd.factorize(frame["unique_id"].to_numpy())
-        rows = self._rows_of(np.asarray(names, dtype=np.str_), codes, times)[codes]  # [n]
-        if self.values.shape[1] == 0 and len(times):
-            self.origin_ns = int(times.min() // self.step_ns * self.step_ns)
+        first = np.full(len(names), np.iinfo(np.int64).max)
+        np.minimum.at(first, codes, times)
+        rows = self._rows_of(np.asarray(names, dtype=np.str_), first)[codes]  # [n]
         column, rest = np.divmod(times - self.origin_ns - self.phase_ns[rows], self.step_ns)
         usable = (rest == 0) & (column >= 0)
         counts = {"off_grid": int((rest != 0).sum()), "too_old": int(((rest == 0) & (column < 0)).sum())}
@@ -95,13 +122,11 @@ class ObservationLog:
         late = int((new & (times < before)).sum())
         return Merged(self.ids[rows[new]], times[new], y[new], late, int((~new & (old != y)).sum()), **counts)
 
-    def _rows_of(self, names: np.ndarray, codes: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Row of each name ``[names]``; unknown ones get a row, on the grid of their first value here."""
+    def _rows_of(self, names: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """Row of each name ``[names]``; unknown ones get a row, on the grid that their time ``first`` ``[names]`` is on."""
         rows = pd.Index(self.ids).get_indexer(pd.Index(names))
         unknown = np.flatnonzero(rows < 0)
         if len(unknown):
-            first = np.full(len(names), np.iinfo(np.int64).max)
-            np.minimum.at(first, codes, times)
             rows[unknown] = len(self.ids) + np.arange(len(unknown))
             self.ids = np.concatenate([self.ids, names[unknown]])
             self.phase_ns = np.concatenate([self.phase_ns, first[unknown] % self.step_ns])
@@ -112,6 +137,8 @@ class ObservationLog:
         """Keep the last ``steps`` grid points."""
         cut = max(0, self.values.shape[1] - steps)
         self.origin_ns, self.values = self.origin_ns + cut * self.step_ns, self.values[:, cut:].copy()
+        if cut:
+            self.whole_after_ns = max(self.whole_after_ns, self.origin_ns - 1)
 
     def later_than(self, ends_ns: dict[str, int]) -> pd.DataFrame:
         """Observations after the end of each series (all of a series that has none): what ``Forecaster.update`` wants."""

@@ -162,7 +162,7 @@ class _Run:
         self.bands = horizon_bands(self.forecaster.horizon)
         self.folder = settings.state / target
         self.state = _State.load(self.folder / STATE, report.alerts)
-        self.pending = PendingForecasts(self.folder / "pending", champion.version, self.step_ns, self.forecaster.horizon)
+        self.pending = PendingForecasts(self.folder / "pending", champion.version, self.step_ns, self.forecaster.horizon, report.alerts)
         self._lap = clock()
         report.model, report.version = champion.model, champion.version
         if champion.refusal:
@@ -198,12 +198,13 @@ class _Run:
     # --- phases -------------------------------------------------------------------------------------------------------------------------
 
     def _observe(self, log: ObservationLog, trained: Known, read: Source, now: pd.Timestamp) -> Merged:
-        lookback_ns = self.settings.lookback_steps * self.step_ns
-        newest_ns = max(int(trained.ends_ns.max()), int(log.newest_ns.max(initial=0)))
-        since = pd.Timestamp(newest_ns - lookback_ns)
-        frame = read(self.target, since, self.forecaster.freq)
+        log.know(trained.ids, trained.ends_ns % self.step_ns)
+        since_ns = self._since(log, int(trained.ends_ns.max()))
+        frame = read(self.target, pd.Timestamp(since_ns), self.forecaster.freq)
         future = (frame["ds"] > now).to_numpy()
-        merged = log.merge(frame[~future & _after(trained, frame)])
+        # What this package covers, an older one may need: a log that reaches further back than this package stays whole.
+        wanted = _after(trained, frame) | (frame["ds"] > pd.Timestamp(log.whole_after_ns)).to_numpy()
+        merged = log.merge(frame[~future & wanted])
         # More than a forecaster looks back on is never needed again.
         log.trim(self.forecaster.history_rows + self.settings.lookback_steps)
         self.report.observations = {
@@ -215,6 +216,17 @@ class _Run:
             "after_now": int(future.sum()),
         }
         return merged
+
+    def _since(self, log: ObservationLog, trained_ns: int) -> int:
+        """From when on to read: late rows and what is new to a log that continues the package; else all since the package."""
+        lookback_ns = self.settings.lookback_steps * self.step_ns
+        seen_ns = int(log.newest_ns.max(initial=0))
+        long_enough = seen_ns - log.whole_after_ns > (self.forecaster.history_rows - 1) * self.step_ns
+        continues = log.whole_after_ns <= trained_ns or long_enough
+        since_ns = (max(trained_ns, seen_ns) if continues else trained_ns) - lookback_ns
+        if not continues or since_ns > seen_ns:
+            log.begin(since_ns, trained_ns)
+        return since_ns
 
     def _sort_series(self, trained: Known, current: Known, now: pd.Timestamp) -> np.ndarray:
         """Which series are forecast ``[N]``: those with a row since their last forecast that have not vanished; the rest is reported."""
@@ -278,6 +290,7 @@ class _Run:
         for file in self.folder.glob("observations-*.npz"):
             if file.name != state.observations:
                 file.unlink(missing_ok=True)
+        # Every step of an issue counts for rows up to a horizon late; keeping it as long as rows may come would be many times the disk.
         self.pending.prune(newest_ns - self.pending.span_ns)
 
     # --- state --------------------------------------------------------------------------------------------------------------------------

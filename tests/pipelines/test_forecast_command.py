@@ -21,7 +21,9 @@ from pipelines.cli import compose_config
 from pipelines.forecast import ForecastConfig, forecast_config, run_once, summary_lines
 from pipelines.live import target as target_module
 from pipelines.live.champion import Served
-from pipelines.live.observations import from_lake
+from pipelines.live.observations import ObservationLog, _read, from_file, from_lake
+from pipelines.live.target import TargetReport
+from registry.digest import sha256_file
 from registry.locks import exclusive
 from registry.mlflow_client import open_client
 from registry.tracking import open_tracking
@@ -57,8 +59,8 @@ def registry(tmp_path_factory) -> Path:
     return root
 
 
-def promote(root: Path, name: str, registered: str = "workload-forecaster") -> str:
-    forecaster = make_forecaster(name, freq="10min", horizon=HORIZON, season_length=24).fit(rows_until(0))
+def promote(root: Path, name: str, registered: str = "workload-forecaster", rows: pd.DataFrame | None = None) -> str:
+    forecaster = make_forecaster(name, freq="10min", horizon=HORIZON, season_length=24).fit(rows_until(0) if rows is None else rows)
     scratch = root / f"package-{len(list(root.glob('package-*')))}"
     return promote_forecaster(open_tracking(f"sqlite:///{root}/mlflow.db"), forecaster, registered, scratch)
 
@@ -243,6 +245,22 @@ def test_values_off_the_grid_are_left_out_and_counted(run):
     assert report.issued_at == at(2).isoformat()
 
 
+def test_a_first_row_off_the_grid_does_not_move_the_grid_of_training(run, config):
+    frame = rows_until(1)
+    off = frame[frame["ds"] == at(1)].assign(ds=at(1) - pd.Timedelta("3min"))
+    report = run(1, pd.concat([frame[frame["ds"] <= at(0)], off]))
+    assert (report.status, report.observations["off_grid"], report.issued_at) == ("written", SERIES, at(0).isoformat())
+    report = run(2)
+    assert (report.status, report.observations["new"], report.issued_at) == ("written", 2 * SERIES, at(2).isoformat())
+
+
+def test_rows_before_the_first_that_came_may_be_late(run, config):
+    frame = rows_until(3)
+    run(3, frame[(frame["ds"] <= at(0)) | (frame["ds"] == at(3))])
+    report = run(4)
+    assert (report.observations["late"], report.observations["too_old"]) == (2 * SERIES, 0)
+
+
 def test_old_observations_raise_an_alert(run):
     report = run(2, now=40)
     assert report.staleness_s == 38 * 600
@@ -278,14 +296,29 @@ def test_another_version_starts_its_own_intervals_and_finds_the_old_ones_again(r
     assert set(table_of(config)["version"]) == {"1", version}
 
 
-@pytest.mark.parametrize("spoiled", ["state.json", "observations-*.npz"])
-def test_a_damaged_state_is_told_and_made_anew(run, config, spoiled):
+@pytest.mark.parametrize("content", [b"", b"{", None])
+@pytest.mark.parametrize("spoiled", ["state.json", "observations-*.npz", "pending/*/ids.npy", "pending/*/quantiles.npy"])
+def test_a_damaged_state_is_told_and_made_anew(run, config, spoiled, content):
+    """Empty, of another format, and cut off in the middle; once, not in every run."""
     run(1)
-    for file in (config.settings.state / "workload").glob(spoiled):
-        file.write_bytes(b"{")
+    (file,) = (config.settings.state / "workload").glob(spoiled)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if content is None else content)
     report = run(2)
     assert (report.status, report.series) == ("written", SERIES)
-    assert any("anew" in alert or "afresh" in alert for alert in report.alerts)
+    assert any("anew" in alert or "afresh" in alert or "dropped" in alert for alert in report.alerts)
+    report = run(3)
+    assert (report.status, report.series, report.alerts) == ("written", SERIES, [])
+
+
+def test_a_pending_issue_without_one_of_its_files_is_dropped(run, config):
+    run(1)
+    (file,) = (config.settings.state / "workload").glob("pending/*/issued_ns.npy")
+    file.unlink()
+    report = run(2)
+    assert (report.status, report.matured) == ("written", 0)
+    assert any(alert.startswith("intervals do not learn from one issue") for alert in report.alerts)
+    assert not file.parent.exists()
+    assert run(3).matured == SERIES
 
 
 def test_a_model_that_raises_fails_its_target_only(run, config, monkeypatch):
