@@ -13,7 +13,10 @@ from models.conformal import AdaptiveIntervals
 from models.member import PanelForecaster
 from models.series import Panel
 from pipelines.workspace import read_json, write_json
-from registry.loading import NoVersionError, VerificationError, load_version, open_package
+from registry.digest import sha256_file
+from registry.loading import NoVersionError, VerificationError, load_version, open_package, verify_package
+from registry.manifest import MANIFEST_FILE
+from registry.scan import scan_folder
 from telemetry.errors import InputError
 
 PACKAGE, RECORD = "package", "champion.json"
@@ -33,31 +36,49 @@ def load_champion(registered: str, tracking_uri: str, folder: Path) -> Champion 
     """The champion of a registered forecaster, with a copy kept in ``folder``; None when nothing was ever promoted.
 
     Raises:
-        VerificationError: it fails its checks and no good copy is there.
-        InputError: no registry at ``tracking_uri`` and no good copy.
+        VerificationError: it fails its checks, and no copy is there or that one fails as well.
+        InputError: no registry at ``tracking_uri``, and no copy.
     """
     try:
         loaded = load_version(registered, "forecaster", tracking_uri=tracking_uri, keep=folder / PACKAGE)
     except (VerificationError, InputError) as error:
-        kept = _last_good(folder, str(error))
-        if kept is None and isinstance(error, NoVersionError):
+        if (folder / RECORD).exists():
+            return _last_good(registered, folder, error)
+        if isinstance(error, NoVersionError):
             return None
-        if kept is None:
-            raise
-        return kept
-    record = {"version": loaded.version, "model": loaded.manifest.name}
-    if not (folder / RECORD).is_file() or read_json(folder / RECORD) != record:
+        raise
+    # The copy and its record are two files: the digest tells a record that a killed run left of an earlier copy.
+    record = {"version": loaded.version, "manifest_sha256": sha256_file(folder / PACKAGE / MANIFEST_FILE)}
+    if _read_record(folder) != record:
         write_json(folder / RECORD, record)
     return Champion(loaded.model, loaded.manifest.name, loaded.version)
 
 
-def _last_good(folder: Path, refusal: str) -> Champion | None:
+def _read_record(folder: Path) -> dict[str, str] | None:
     try:
         record = read_json(folder / RECORD)
-        loaded = open_package(folder / PACKAGE)
-    except (OSError, ValueError, VerificationError):
+        return {key: str(record[key]) for key in ("version", "manifest_sha256")}
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Champion(loaded.model, str(record["model"]), str(record["version"]), refusal)
+
+
+def _last_good(registered: str, folder: Path, refusal: Exception) -> Champion:
+    """The copy, after the checks that need no registry: digests, scan, name, kind, verdicts; and it is the one that the record names."""
+    record, package = _read_record(folder), folder / PACKAGE
+    try:
+        if record is None:
+            raise VerificationError(f"{folder / RECORD} cannot be read")
+        manifest = verify_package(package, str(package), expected_manifest_sha256=record["manifest_sha256"])
+        if findings := scan_folder(package):
+            raise VerificationError(f"{package}: scan refused it: {findings[0]}")
+        if (manifest.registered_name, manifest.kind) != (registered, "forecaster"):
+            raise VerificationError(f"{package}: is a {manifest.kind} made for '{manifest.registered_name}'")
+        if not manifest.gates_passed:
+            raise VerificationError(f"{package}: its gates did not pass")
+        loaded = open_package(package)
+    except (OSError, VerificationError) as error:
+        raise VerificationError(f"{refusal}; and the last good copy cannot serve: {error}") from refusal
+    return Champion(loaded.model, manifest.name, record["version"], str(refusal))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from pipelines.live.observations import ObservationLog, _read, from_file, from_l
 from pipelines.live.target import TargetReport
 from registry.digest import sha256_file
 from registry.locks import exclusive
+from registry.manifest import MANIFEST_FILE, package_digests, read_manifest
 from registry.mlflow_client import open_client
 from registry.tracking import open_tracking
 from telemetry.errors import InputError
@@ -279,6 +281,76 @@ def test_a_refused_champion_leaves_the_last_good_one_in_service(run, config, reg
     (config.settings.state / "workload" / "package" / "weights" / "forecaster.json").write_text("{}")
     report = run_once(broken)[0]
     assert report.status == "failed"
+
+
+def test_the_copy_that_serves_is_checked_as_the_registry_would(run, config, registry, tmp_path):
+    """Its digests, that it is the one recorded, the scan and the verdicts; whatever fails is told beside what the registry said."""
+    run(1)
+    folder = config.settings.state / "workload"
+    good = shutil.copytree(folder, tmp_path / "good")
+    broken = replace(config, settings=replace(config.settings, tracking_uri=f"sqlite:///{tmp_path}/gone.db"), now=at(2))
+    rows_until(2).to_parquet(config.series["workload"])
+
+    def reseal(**changes: object) -> None:
+        replace(read_manifest(folder / "package"), **changes).write(folder / "package")
+        record = json.loads((folder / "champion.json").read_text())
+        (folder / "champion.json").write_text(json.dumps({**record, "manifest_sha256": sha256_file(folder / "package" / MANIFEST_FILE)}))
+
+    def other_record() -> None:
+        record = json.loads((folder / "champion.json").read_text())
+        (folder / "champion.json").write_text(json.dumps({**record, "manifest_sha256": "0" * 64}))
+
+    def pickled() -> None:
+        (folder / "package" / "weights" / "forecaster.json").write_bytes(pickle.dumps({"a": print}))
+        reseal(files=package_digests(folder / "package"))
+
+    gates = [{**gate, "passed": False} for gate in read_manifest(folder / "package").gates]
+    for spoil, told in [
+        (lambda: (folder / "champion.json").write_text("{}"), "champion.json cannot be read"),
+        (other_record, "manifest.json was changed"),
+        (pickled, "scan refused it"),
+        (lambda: reseal(gates=gates), "its gates did not pass"),
+        (lambda: reseal(registered_name="power-forecaster"), "made for 'power-forecaster'"),
+        (lambda: shutil.rmtree(folder / "package"), "manifest.json is missing"),
+    ]:
+        shutil.rmtree(folder)
+        shutil.copytree(good, folder)
+        spoil()
+        report = run_once(broken)[0]
+        assert report.status == "failed", told
+        assert "no model registry" in report.alerts[0]
+        assert f"the last good copy cannot serve: {folder}" in report.alerts[0]
+        assert told in report.alerts[0]
+
+
+def test_a_copy_that_a_killed_run_left_with_the_record_of_another_is_recorded_anew(run, config):
+    run(1)
+    file = config.settings.state / "workload" / "champion.json"
+    record = json.loads(file.read_text())
+    for stale in ({"version": "7", "manifest_sha256": "0" * 64}, {"version": record["version"]}, []):
+        file.write_text(json.dumps(stale))
+        assert run(1).good
+        assert json.loads(file.read_text()) == record
+
+
+def registry_of(file: Path, config: ForecastConfig, steps: int) -> ForecastConfig:
+    return replace(config, settings=replace(config.settings, tracking_uri=f"sqlite:///{file}/mlflow.db"), now=at(steps))
+
+
+@pytest.mark.parametrize(("before", "lookback"), [((), 2), ((3,), 2), ((3,), 20)])
+def test_an_older_version_gets_all_that_was_observed_since_it_was_trained(registry, run, config, tmp_path, before, lookback):
+    """Whether it was in service before or not, and whether the newer one read back to what it had seen or not."""
+    short = replace(config, settings=replace(config.settings, lookback_steps=lookback))
+    newer = shutil.copytree(registry, registry.parent / f"{registry.name}-{tmp_path.name}")
+    promote(newer, "persistence", rows=rows_until(20))
+    for steps, root in [*((steps, registry) for steps in before), (30, newer), (31, newer), (32, registry), (33, registry)]:
+        rows_until(steps).to_parquet(config.series["workload"])
+        report = run_once(registry_of(root, short, steps))[0]
+        assert (report.status, report.version) == ("written", "1" if root == registry else "2")
+    log = ObservationLog.load(next((config.settings.state / "workload").glob("observations-*.npz")), STEP.value)
+    found = log.later_than(dict.fromkeys(log.ids.tolist(), at(0).value))
+    assert sorted(found["ds"].unique()) == [at(steps) for steps in range(1, 34)]
+    assert len(found) == 33 * SERIES
 
 
 def test_another_version_starts_its_own_intervals_and_finds_the_old_ones_again(registry, run, config):
