@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
@@ -99,11 +100,18 @@ def source_of(config: ForecastConfig) -> Source:
         file = config.series.get(target)
         if file is None:
             return from_lake(config.lake_root, target, freq, since, config.max_fill_steps)
-        frame = from_file(Path(file), since)
-        shared = sum(other == file for other in config.series.values()) > 1 and len(config.targets) > 1
-        return frame[frame["unique_id"].str.startswith("power/") == (target == "power")] if shared else frame
+        shared = sum(config.series.get(other) == file for other in config.targets) > 1
+        return _of_target(from_file(Path(file), since), target, "workload" if shared else target)
 
     return read
+
+
+def _of_target(frame: pd.DataFrame, target: str, unnamed: str) -> pd.DataFrame:
+    """Rows whose ``unique_id`` begins with a name of ``target``; ids that begin with no target's name are those of ``unnamed``."""
+    owner = {name: other for other, names in FAMILIES.items() for name in names}
+    codes, ids = pd.factorize(frame["unique_id"].to_numpy())
+    own = np.array([owner.get(str(uid).partition("/")[0], unnamed) == target for uid in ids], dtype=bool)
+    return frame[own[codes]]
 
 
 def run_once(config: ForecastConfig) -> list[TargetReport]:
@@ -148,12 +156,23 @@ def summary_lines(report: TargetReport) -> list[str]:
     for what, names in (("new since training", report.new_series), ("behind", report.behind), ("vanished", report.vanished)):
         if names:
             lines.append(f"  {what}: {_named(names)}")
-    if report.fallbacks:
-        lines.append(f"  on empirical persistence: {_named(list(report.fallbacks))}: {next(iter(report.fallbacks.values()))}")
+    lines += _fallback_lines(report.fallbacks)
     lines += [f"  alert: {alert}" for alert in report.alerts]
     if report.file:
         took = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in report.seconds.items())
         lines.append(f"  wrote {report.file}; seconds: {took}")
+    return lines
+
+
+def _fallback_lines(fallbacks: Mapping[str, str]) -> list[str]:
+    """One line a reason, the most frequent first; rare ones of many together."""
+    by_reason: dict[str, list[str]] = {}
+    for uid, why in fallbacks.items():
+        by_reason.setdefault(why, []).append(uid)
+    most = sorted(by_reason.items(), key=lambda group: -len(group[1]))
+    lines = [f"  on empirical persistence: {_named(names)}: {why}" for why, names in most[:MOST_NAMED]]
+    if rest := [uid for _, names in most[MOST_NAMED:] for uid in names]:
+        lines.append(f"  on empirical persistence: {_named(rest)}: for {len(most) - MOST_NAMED:,} other reasons, see {SUMMARY}")
     return lines
 
 

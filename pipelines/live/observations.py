@@ -9,6 +9,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from pyarrow.parquet import read_schema
 
 from models.series import validate_series
 from telemetry.errors import InputError
@@ -191,7 +193,9 @@ def from_file(file: Path, since: pd.Timestamp) -> pd.DataFrame:
 def _read(file: Path, since: pd.Timestamp) -> pd.DataFrame:
     if file.suffix != ".parquet":
         return pd.read_csv(file, dtype={"unique_id": str})
-    try:  # only what is new, when the file's times can be compared with it
-        return pd.read_parquet(file, filters=[("ds", ">", since)])
-    except (TypeError, ValueError, NotImplementedError):
+    schema = read_schema(file)
+    kind = schema.field("ds").type if "ds" in schema.names else pa.null()
+    if not pa.types.is_timestamp(kind):
         return pd.read_parquet(file)
+    in_unit = since.to_datetime64().astype(f"datetime64[{kind.unit}]")  # rounded down; a zone is one of display, the numbers are UTC
+    return pd.read_parquet(file, filters=[("ds", ">", pa.scalar(int(in_unit.astype(np.int64)), kind))])

@@ -276,7 +276,8 @@ class _Run:
         if self.settings.retain_days:
             store.prune(source, at - pd.Timedelta(days=self.settings.retain_days))
         report.series, report.rows = int(fresh.sum()), len(table)
-        report.fallbacks = {uid: why for uid, why in self.forecaster.fallbacks.items() if uid in set(current.ids[fresh].tolist())}
+        forecast = set(current.ids[fresh].tolist())
+        report.fallbacks = {uid: why for uid, why in self.forecaster.fallbacks.items() if uid in forecast}
 
     def _commit(self, log: ObservationLog, current: Known) -> None:
         state, newest_ns = self.state, int(current.ends_ns.max())

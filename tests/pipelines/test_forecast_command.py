@@ -19,7 +19,7 @@ from benchmarks.live_registry import demand_series, promote_forecaster
 from models.base import QUANTILE_COLUMNS
 from models.catalog import make_forecaster
 from pipelines.cli import compose_config
-from pipelines.forecast import ForecastConfig, forecast_config, run_once, summary_lines
+from pipelines.forecast import ForecastConfig, forecast_config, run_once, source_of, summary_lines
 from pipelines.live import target as target_module
 from pipelines.live.champion import Served
 from pipelines.live.observations import ObservationLog, _read, from_file, from_lake
@@ -487,6 +487,46 @@ def test_a_series_file_that_is_missing_or_wrong_is_told(run, config):
     assert "no such file" in report.alerts[0]
     report = run(1, rows_until(1).drop(columns="y"))
     assert "missing column(s) y" in report.alerts[0]
+
+
+@pytest.mark.parametrize(("unit", "zone"), [("ns", None), ("us", "UTC"), ("ms", None), ("us", "Asia/Tokyo")])
+def test_a_series_file_is_read_from_then_on_whatever_the_unit_and_zone_of_its_times(tmp_path, unit, zone):
+    ds = SERIES_FRAME["ds"].dt.tz_localize("UTC").dt.tz_convert(zone or "UTC").astype(f"datetime64[{unit}, {zone or 'UTC'}]")
+    SERIES_FRAME.assign(ds=ds if zone else ds.dt.tz_localize(None)).to_parquet(tmp_path / "series.parquet")
+    found = from_file(tmp_path / "series.parquet", at(3))
+    expected = SERIES_FRAME[SERIES_FRAME["ds"] > at(3)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+    assert len(_read(tmp_path / "series.parquet", at(3) - pd.Timedelta("1ns"))) == len(found) + SERIES
+
+
+@pytest.mark.parametrize(("targets", "shared"), [(("workload",), True), (("workload",), False), (("workload", "power"), True)])
+def test_series_of_another_target_in_a_file_are_left_out(config, targets, shared):
+    one = rows_until(1)[rows_until(1)["unique_id"] == "gpu_demand/pool-0001"]
+    more = [one.assign(unique_id=uid) for uid in ("by-a-name-of-its-own", "power/node/n1")]
+    pd.concat([rows_until(1), *more]).to_parquet(config.series["workload"])
+    series = config.series if shared else {"workload": config.series["workload"]}
+    report = run_once(replace(config, targets=targets, series=series, now=at(1)))[0]
+    assert (report.target, report.status, report.series) == ("workload", "written", SERIES + 1)
+    assert report.new_series == ["by-a-name-of-its-own"]
+
+
+@pytest.mark.parametrize(("targets", "expected"), [(("power",), ["mine", "power/node/n1"]), (("workload", "power"), ["power/node/n1"])])
+def test_an_id_without_a_target_is_of_the_only_one_or_of_the_workload(config, tmp_path, targets, expected):
+    one = rows_until(1)[rows_until(1)["unique_id"] == "gpu_demand/pool-0001"]
+    pd.concat([one.assign(unique_id=uid) for uid in ("gpu_demand/a", "mine", "power/node/n1")]).to_parquet(config.series["power"])
+    found = source_of(replace(config, targets=targets))("power", BEGIN, "10min")
+    assert sorted(found["unique_id"].unique()) == expected
+
+
+def test_fallbacks_are_told_by_reason():
+    few = {f"pool-{i}": "too little history" for i in range(5)} | {"odd": "no season", "odder": "no spread", "oddest": "no fit"}
+    lines = summary_lines(TargetReport("workload", issued_at="2026-01-05T00:00:00", staleness_s=0.0, fallbacks=few))
+    assert [line for line in lines if "on empirical persistence" in line] == [
+        "  on empirical persistence: 5 series (pool-0, pool-1, pool-2 and 2 more): too little history",
+        "  on empirical persistence: 1 series (odd): no season",
+        "  on empirical persistence: 1 series (odder): no spread",
+        "  on empirical persistence: 1 series (oddest): for 1 other reasons, see summary.json",
+    ]
 
 
 def test_nothing_promoted_is_bad_input(config):
