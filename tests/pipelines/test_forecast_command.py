@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import pickle
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from benchmarks.live_registry import demand_series, promote_forecaster
 from models.base import QUANTILE_COLUMNS
@@ -36,6 +38,7 @@ from telemetry.quality import QualityReport
 from telemetry.schema import empty
 
 ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "deploy" / "examples"
 STEP = pd.Timedelta("10min")
 HORIZON, TRAINED, SERIES = 6, 200, 5
 BEGIN = pd.Timestamp("2026-01-05")
@@ -532,6 +535,26 @@ def test_fallbacks_are_told_by_reason():
 def test_nothing_promoted_is_bad_input(config):
     with pytest.raises(InputError, match=r"nothing was promoted yet for power; remedy: run `python -m pipelines.train`"):
         run_once(replace(config, targets=("power",)))
+
+
+def test_examples_of_deployment_run_without_rights_they_do_not_need():
+    unit = configparser.ConfigParser(strict=False)
+    unit.optionxform = str
+    unit.read(EXAMPLES / "forecast.service")
+    service = unit["Service"]
+    assert service["User"] not in ("", "root")
+    assert (service["NoNewPrivileges"], service["ProtectSystem"]) == ("yes", "strict")
+    assert service["ReadWritePaths"].split() == [service["WorkingDirectory"]]
+    pod = yaml.safe_load((EXAMPLES / "forecast-cronjob.yaml").read_text())["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert (pod["securityContext"]["runAsNonRoot"], pod["automountServiceAccountToken"]) == (True, False)
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}
 
 
 def test_the_command_itself_in_a_loop(registry, tmp_path):
