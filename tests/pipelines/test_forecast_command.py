@@ -418,11 +418,15 @@ def test_only_one_run_at_a_time(run, config):
 
 def test_old_days_are_dropped(config, run):
     short = replace(config, settings=replace(config.settings, retain_days=1))
-    for steps in (1, 149):
-        rows_until(steps).to_parquet(config.series["workload"])
+    frame = demand_series(SERIES, TRAINED + 300)
+    kept = []
+    for steps in (1, 91, 235):  # of 6, 7 and 8 January
+        rows_until(steps, frame).to_parquet(config.series["workload"])
         run_once(replace(short, now=at(steps)))
-    assert len(ForecastTable(config.settings.out).files()) == 2
-    ForecastTable(config.settings.out).prune("workload-forecaster", at(149) + pd.Timedelta(days=1))
+        kept.append(len(ForecastTable(config.settings.out).files()))
+    assert kept == [1, 2, 2]
+    assert set(table_of(config)["issued_at"]) == {at(91).tz_localize("UTC"), at(235).tz_localize("UTC")}
+    ForecastTable(config.settings.out).prune("workload-forecaster", at(235) + pd.Timedelta(days=1))
     assert ForecastTable(config.settings.out).files() == []
     assert table_of(config).equals(empty("forecasts"))
 
