@@ -24,7 +24,8 @@ OFFSETS = (
     "I_SKIPPED",
     "I_RUNNING", "I_SCRATCH", "I_SCAN", "I_ENDS", "I_ENDS_AT", "I_TIMERS", "I_TIMERS_AT", "I_WAKES", "I_WAKES_AT", "I_ACTION",
     "I_SHORT", "I_LEAVES", "I_LEAVES_AT", "I_N_LEAVES",
-    "F_JOB", "F_SITE", "F_IDLE", "F_ACTION", "F_RATE", "F_SCORE", "F_BEGIN", "I_END", "F_END",
+    "I_BOOKING", "I_BOOKED", "I_CALENDAR", "I_ORDER",
+    "F_JOB", "F_SITE", "F_IDLE", "F_ACTION", "F_RATE", "F_SCORE", "F_BEGIN", "F_SLOT", "F_PLAN", "I_END", "F_END",
 )  # fmt: skip
 (
     N_JOBS, N_NODES, N_POOLS, N_SITES, N_LEVELS, N_CURVES, N_COLUMNS, N_ACTIONS, N_SHAPES, N_TREE, N_SHORT, N_RECORDS, N_GPUS,
@@ -35,7 +36,8 @@ OFFSETS = (
     I_JOB, I_NODE, I_POOL, I_SITE, I_WHOLE, I_GPU, I_RECORD, I_RACK, I_READY, I_TREE, I_SHAPE, I_BLOCKED, I_SKIPPED,
     I_RUNNING, I_SCRATCH, I_SCAN, I_ENDS, I_ENDS_AT, I_TIMERS, I_TIMERS_AT, I_WAKES, I_WAKES_AT, I_ACTION, I_SHORT, I_LEAVES,
     I_LEAVES_AT, I_N_LEAVES,
-    F_JOB, F_SITE, F_IDLE, F_ACTION, F_RATE, F_SCORE, F_BEGIN, I_END, F_END,
+    I_BOOKING, I_BOOKED, I_CALENDAR, I_ORDER,
+    F_JOB, F_SITE, F_IDLE, F_ACTION, F_RATE, F_SCORE, F_BEGIN, F_SLOT, F_PLAN, I_END, F_END,
 ) = range(len(OFFSETS))  # fmt: skip
 
 # ---------------------------------------------------------------- cluster
@@ -109,16 +111,20 @@ PRICE, CARBON_KG, RENEWABLE, PUE, CUM_PRICE, CUM_CARBON, CUM_PUE = range(len(GRI
 
 # ---------------------------------------------------------------- settings
 
-PARAMS_I = ("node_rule", "sleep_after_s", "discipline", "queue_order", "hold_s", "plan_regret", "review_s")
-NODE_RULE, SLEEP_AFTER_S, DISCIPLINE, QUEUE_ORDER, HOLD_S, PLAN_REGRET, REVIEW_S = range(len(PARAMS_I))
+PARAMS_I = (
+    "node_rule", "sleep_after_s", "discipline", "queue_order", "hold_s", "plan_regret", "review_s", "price_forecast", "plans",
+)  # fmt: skip
+(
+    NODE_RULE, SLEEP_AFTER_S, DISCIPLINE, QUEUE_ORDER, HOLD_S, PLAN_REGRET, REVIEW_S, PRICE_FORECAST, PLANS,
+) = range(len(PARAMS_I))  # fmt: skip
 
 PARAMS_F = (
     "hold_margin", "carbon_usd_per_kg", "energy_usd_per_kwh", "late_usd_per_gpu_hour", "late_cap_hours", "miss_usd_per_gpu", "scale_usd",
-    "w_cost", "w_carbon", "w_energy", "w_sla",
+    "w_cost", "w_carbon", "w_energy", "w_sla", "expected_share", "padded_share", "node_weight", "share_weight", "overbooked_usd_per_gpu_hour", "move_margin",
 )  # fmt: skip
 (
     HOLD_MARGIN, CARBON_USD_PER_KG, ENERGY_USD_PER_KWH, LATE_USD_PER_GPU_HOUR, LATE_CAP_HOURS, MISS_USD_PER_GPU, SCALE_USD,
-    W_COST, W_CARBON, W_ENERGY, W_SLA,
+    W_COST, W_CARBON, W_ENERGY, W_SLA, EXPECTED_SHARE, PADDED_SHARE, NODE_WEIGHT, SHARE_WEIGHT, OVERBOOKED_USD_PER_GPU_HOUR, MOVE_MARGIN,
 ) = range(len(PARAMS_F))  # fmt: skip
 
 # ---------------------------------------------------------------- state
@@ -129,11 +135,14 @@ ENV_I = (
     "reserved_pool", "reserved_shadow_s", "reserved_extra", "waiting", "waiting_milli", "n_running", "n_leases", "scored", "log_count",
     "n_scan",
     "released", "n_blocked", "n_skipped", "n_reviews", "next_review", "next_outage", "free_record", "n_ends", "n_timers", "n_wakes",
+    "n_booked", "slots_s", "planned", "plan_pool", "plan_start_s", "plan_end_s", "plan_low",
+    "plan_high", "best_low", "best_high",
 )  # fmt: skip
 (
     TIME_S, WINDOW, DONE, ASKING, REVIEWING, PHASE, COLUMN, ARRIVED, UNFINISHED, DECISIONS, LAST_DECISION_S,
     RESERVED_POOL, RESERVED_SHADOW_S, RESERVED_EXTRA, N_WAITING, WAITING_MILLI, N_RUNNING, N_LEASES, SCORED, LOG_COUNT, N_SCAN,
     RELEASED, N_BLOCKED, N_SKIPPED, N_REVIEWS, NEXT_REVIEW, NEXT_OUTAGE, FREE_RECORD, N_ENDS, N_TIMERS, N_WAKES,
+    N_BOOKED, SLOTS_S, PLANNED, PLAN_POOL, PLAN_START_S, PLAN_END_S, PLAN_LOW, PLAN_HIGH, BEST_LOW, BEST_HIGH,
 ) = range(len(ENV_I))  # fmt: skip
 
 ENV_F = ("objective_usd", "regret_usd", "marked_usd", "marked_regret", "busy_gpu_s")
@@ -190,6 +199,12 @@ RECORD_I = ("record_node", "record_gpu", "record_bits", "record_woke", "record_n
 RECORD_NODE, RECORD_GPU, RECORD_BITS, RECORD_WOKE, RECORD_NEXT = range(len(RECORD_I))
 RECORD_WIDTH = len(RECORD_I)
 
+# where and when a job is to run, by the planner, pool -1 = nowhere: from start to end, or (end -1) in the slots after start whose bits are set
+BOOKING_I = ("booked_pool", "booked_start_s", "booked_end_s", "booked_low", "booked_high", "booked_at")
+BOOKED_POOL, BOOKED_START_S, BOOKED_END_S, BOOKED_LOW, BOOKED_HIGH, BOOKED_AT = range(len(BOOKING_I))
+BOOKING_WIDTH = len(BOOKING_I)
+SLOT_S, N_SLOTS = 1800, 96  # of the planner's calendar, which begins now
+
 SHAPE_I = ("shape_low", "shape_blocked", "shape_limit_s")
 SHAPE_LOW, SHAPE_BLOCKED, SHAPE_LIMIT_S = range(len(SHAPE_I))
 SHAPE_WIDTH = len(SHAPE_I)
@@ -198,6 +213,6 @@ ACTION_I = ("mask", "start_delay_s", "nodes_woken", "expected_start_s", "expecte
 MASK, START_DELAY_S, NODES_WOKEN, EXPECTED_START_S, EXPECTED_END_S = range(len(ACTION_I))
 ACTION_WIDTH = len(ACTION_I)
 
-ACTION_F = ("expected_usd", "expected_kwh", "expected_late")
-EXPECTED_USD, EXPECTED_KWH, EXPECTED_LATE = range(len(ACTION_F))
+ACTION_F = ("expected_usd", "expected_kwh", "expected_late", "planned_usd", "planned_node_usd", "planned_overbooked_usd")
+EXPECTED_USD, EXPECTED_KWH, EXPECTED_LATE, PLANNED_ACTION_USD, PLANNED_NODE_USD, PLANNED_OVERBOOKED_USD = range(len(ACTION_F))
 ACTION_F_WIDTH = len(ACTION_F)

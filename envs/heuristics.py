@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.kernel_choosers import GREEDY, LOOKAHEAD, ROOMIEST, TIGHTEST
+from envs.kernel_choosers import GREEDY, LOOKAHEAD, PLANNER, ROOMIEST, TIGHTEST
 from envs.kernel_entry import choose_rows
 from envs.observation import ObservationLayout
 from envs.state import PolicySettings
@@ -20,7 +20,8 @@ class Judge:
 
     Attributes:
         chooser: one of ``envs.kernel_choosers``: ROOMIEST (pool with most free GPUs), TIGHTEST (fewest nodes woken, then fewest free GPUs),
-            GREEDY (least expected objective now), LOOKAHEAD (the same, or hold when a later start promises less).
+            GREEDY (least expected objective now), LOOKAHEAD (the same, or hold when a later start promises less),
+            PLANNER (least price in the calendar of bookings).
     """
 
     name: str
@@ -60,6 +61,12 @@ def _judges() -> dict[str, Judge]:
             PolicySettings(**packed, discipline="free", queue_order="priority", hold_s=1800, hold_margin=0.05),
             LOOKAHEAD,
             "pool, level and start hour of least expected objective by forecast prices",
+        ),
+        Judge(
+            "planner",
+            PolicySettings(**packed, discipline="free", queue_order="priority", hold_s=1800, hold_margin=0.02, plans=True),
+            PLANNER,
+            "cheapest start, pool and level in a calendar of bookings, by forecast prices and the nodes that it keeps awake",
         ),
     )
     return {judge.name: judge for judge in judges}

@@ -6,6 +6,7 @@ import numpy as np
 
 from envs import fields as fx
 from envs.kernel_compile import compiled
+from envs.kernel_planner import best_planned, plan_question
 from envs.kernel_scores import score_question
 from envs.observation import (
     FREE_GPUS,
@@ -13,13 +14,15 @@ from envs.observation import (
     IS_CURRENT,
     N_CANDIDATE_FEATURES,
     NODES_WOKEN,
+    PLANNED,
     SCORE,
     VALID,
     free_gpus_feature,
     nodes_woken_feature,
+    relative_score,
 )
 
-ROOMIEST, TIGHTEST, GREEDY, LOOKAHEAD = 0, 1, 2, 3
+ROOMIEST, TIGHTEST, GREEDY, LOOKAHEAD, PLANNER = 0, 1, 2, 3, 4
 
 
 @compiled
@@ -30,6 +33,9 @@ def choose_from_state(c, kind):
         if not i[fx.SCORED]:
             score_question(c, False, kind == LOOKAHEAD)
         return _cheapest(c, 0 if kind == LOOKAHEAD else 1)
+    if kind == PLANNER:
+        plan_question(c)
+        return _best_planned(c)
     if i[fx.REVIEWING]:
         a = o[fx.I_JOB] + i[fx.ASKING] * fx.JOB_WIDTH
         return 1 + i[a + fx.POOL] * o[fx.N_LEVELS] + i[a + fx.LEVEL]
@@ -41,6 +47,19 @@ def choose_from_state(c, kind):
         free, woken = free_gpus_feature(c, (action - 1) // o[fx.N_LEVELS]), nodes_woken_feature(c, action)
         if best < 0 or _prefer(kind, free, woken, best_free, best_woken):
             best, best_free, best_woken = action, free, woken
+    return best
+
+
+@compiled
+def _best_planned(c):
+    """Least planned price; as from a row, prices that differ by less than a float32 tells apart are equal."""
+    best, best_score, least = -1, np.float32(0.0), best_planned(c)
+    for action in range(c.o[fx.N_ACTIONS]):
+        if not c.i[c.o[fx.I_ACTION] + action * fx.ACTION_WIDTH + fx.MASK]:
+            continue
+        score = relative_score(c.f[c.o[fx.F_ACTION] + action * fx.ACTION_F_WIDTH + fx.PLANNED_ACTION_USD], least)
+        if best < 0 or score < best_score:
+            best, best_score = action, score
     return best
 
 
@@ -69,7 +88,7 @@ def choose_from_row(row, candidates, kind):
     best = -1
     for action in range(candidates):
         at = action * N_CANDIDATE_FEATURES
-        if row[at + VALID] < 0.5 or (action == 0 and kind != LOOKAHEAD):
+        if row[at + VALID] < 0.5 or (action == 0 and kind < LOOKAHEAD):
             continue
         if row[at + IS_CURRENT] > 0.5 and kind < GREEDY:
             return action
@@ -79,6 +98,8 @@ def choose_from_row(row, candidates, kind):
         to = best * N_CANDIDATE_FEATURES
         if kind == LOOKAHEAD:
             better = row[at + SCORE] < row[to + SCORE]
+        elif kind == PLANNER:
+            better = row[at + PLANNED] < row[to + PLANNED]
         elif kind == GREEDY:
             better = row[at + GREEDY_SCORE] < row[to + GREEDY_SCORE]
         else:

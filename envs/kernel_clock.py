@@ -7,6 +7,7 @@ from envs import fields as fx
 from envs.kernel_compile import compiled
 from envs.kernel_decisions import NOTHING, begin_decisions, next_question, plan_job
 from envs.kernel_nodes import fall_asleep, node_up, wake_ahead, wake_done
+from envs.kernel_planner import plan_arrival
 from envs.kernel_power import WHOLE, charge_sites, column_at, commit, committed_state_nw, whole_row
 from envs.kernel_queue import NEVER, clear_ready, heap_take, heap_time, log_event, set_ready
 from envs.kernel_runs import end_job, fail_node, follow_load, reject_job, start_job, wait_again
@@ -38,7 +39,7 @@ def begin_one(c):
 @compiled
 def _reset_totals(c, window):
     o, i, f = c.o, c.i, c.f
-    for at in range(fx.WINDOW, fx.N_WAKES + 1):
+    for at in range(fx.WINDOW, fx.BEST_HIGH + 1):
         i[at] = 0
     for at in range(fx.BUSY_GPU_S + 1):
         f[at] = 0.0
@@ -46,6 +47,7 @@ def _reset_totals(c, window):
     i[fx.WINDOW] = window
     i[fx.ASKING] = -1
     i[fx.RESERVED_POOL] = -1
+    i[fx.SLOTS_S] = -1
     i[fx.COLUMN] = column_at(c, 0)
     i[fx.UNFINISHED] = c.j[fx.JOB_COUNT]
     for site in range(o[fx.N_SITES]):
@@ -71,8 +73,11 @@ def _reset_jobs(c):
         i[o[fx.I_ENDS_AT] + job] = 0
         i[o[fx.I_TIMERS_AT] + job] = 0
         i[o[fx.I_LEAVES_AT] + job] = 0
+        i[o[fx.I_BOOKING] + job * fx.BOOKING_WIDTH + fx.BOOKED_POOL] = -1
         for at in range(fx.JOB_F_WIDTH):
             f[o[fx.F_JOB] + job * fx.JOB_F_WIDTH + at] = 0.0
+    for at in range(o[fx.N_POOLS] * fx.N_SLOTS):
+        i[o[fx.I_ORDER] + at] = at % fx.N_SLOTS
     for at in range((o[fx.N_JOBS] >> 5) + 1):
         i[o[fx.I_READY] + at] = 0
     for at in range(o[fx.N_TREE]):
@@ -201,6 +206,8 @@ def _arrive(c, job):
     set_ready(c, job)
     if c.q[fx.PLAN_REGRET]:
         c.f[o[fx.F_JOB] + job * fx.JOB_F_WIDTH + fx.PLANNED_USD] = plan_job(c, job, 0)
+    if c.q[fx.PLANS]:
+        plan_arrival(c, job)
     log_event(c, events.ARRIVE, job, -1, -1, -1, -1)
 
 

@@ -6,6 +6,7 @@ from envs import events
 from envs import fields as fx
 from envs.kernel_compile import compiled
 from envs.kernel_placement import fits
+from envs.kernel_planner import book_plan, plan_question, plan_run
 from envs.kernel_power import committed_state_nw, held_milli, pool_and_site_allow, rack_of, speed_of, worker_nw
 from envs.kernel_queue import (
     INDEX_BITS,
@@ -98,6 +99,7 @@ def _ask(c, job, reviewing):
     c.i[fx.ASKING] = job
     c.i[fx.REVIEWING] = reviewing
     c.i[fx.SCORED] = 0
+    c.i[fx.PLANNED] = 0
 
 
 @compiled
@@ -329,6 +331,8 @@ def apply_action(c, action):
     """Carry out an allowed action on the job in question."""
     i = c.i
     job, reviewing = i[fx.ASKING], i[fx.REVIEWING]
+    if action == 0 and c.q[fx.PLANS]:
+        plan_question(c)
     i[fx.DECISIONS] += 1
     i[fx.LAST_DECISION_S] = i[fx.TIME_S]
     i[fx.ASKING] = -1
@@ -345,6 +349,8 @@ def _hold(c, job):
     o, i = c.o, c.i
     if c.q[fx.PLAN_REGRET]:
         charge_regret(c, job, plan_job(c, job, 1))
+    if c.q[fx.PLANS]:
+        book_plan(c, job)
     clear_ready(c, job)
     ask = min(i[fx.TIME_S] + c.q[fx.HOLD_S], c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.LATEST_START_S])
     heap_put(i, o[fx.I_TIMERS], o[fx.I_TIMERS_AT], fx.N_TIMERS, ask, job)
@@ -362,8 +368,12 @@ def _run(c, job, action):
     wait_no_more(c, job)
     if c.q[fx.PLAN_REGRET]:
         charge_regret(c, job, realised_objective(c, job, p, level, start))
+    if c.q[fx.PLANS]:
+        plan_run(c, job, p, level, delay)
     log_event(c, events.RUN, job, p, level, -1, start)
     run_job(c, job, p, level, delay)
+    if c.q[fx.PLANS]:
+        book_plan(c, job)
 
 
 @compiled
@@ -372,11 +382,18 @@ def _apply_review(c, job, action):
     a = o[fx.I_JOB] + job * fx.JOB_WIDTH
     if action == 0:
         pause_job(c, job)
+        if c.q[fx.PLANS]:
+            book_plan(c, job)
         return
     p, level = (action - 1) // o[fx.N_LEVELS], (action - 1) % o[fx.N_LEVELS]
+    delay = i[o[fx.I_ACTION] + action * fx.ACTION_WIDTH + fx.START_DELAY_S]
+    if c.q[fx.PLANS]:
+        plan_run(c, job, p, level, delay)
     if p != i[a + fx.POOL]:
-        migrate_job(c, job, p, level, i[o[fx.I_ACTION] + action * fx.ACTION_WIDTH + fx.START_DELAY_S])
-        return
-    if level != i[a + fx.LEVEL]:
-        change_level(c, job, level)
-    plan_review(c, job)
+        migrate_job(c, job, p, level, delay)
+    else:
+        if level != i[a + fx.LEVEL]:
+            change_level(c, job, level)
+        plan_review(c, job)
+    if c.q[fx.PLANS]:
+        book_plan(c, job)

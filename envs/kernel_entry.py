@@ -16,6 +16,7 @@ from envs.kernel_choosers import choose_from_rows, choose_from_state
 from envs.kernel_clock import advance, begin_one, clear_one, log_is_full, reward_since_mark
 from envs.kernel_compile import OPTIONS, Blocks, compiled, pointer
 from envs.kernel_decisions import apply_action
+from envs.kernel_planner import plan_question
 from envs.kernel_scores import score_question
 from envs.observation import write_observation
 
@@ -76,6 +77,8 @@ def drive(world, params, state, log, windows, actions, chooser, limits, observe,
         if observe:
             if c.i[fx.ASKING] >= 0 and c.i[fx.SCORED] < 2:
                 score_question(c, True, True)
+            if c.i[fx.ASKING] >= 0 and c.q[fx.PLANS]:
+                plan_question(c)
             write_observation(c, observations[b])
         if actions[b] >= 0:
             rewards[b, 0], rewards[b, 1] = reward_since_mark(c)

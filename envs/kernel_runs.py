@@ -21,7 +21,7 @@ from envs.kernel_power import (
     speed_of,
     worker_nw,
 )
-from envs.kernel_queue import clear_ready, heap_drop, heap_put, log_event, set_ready
+from envs.kernel_queue import clear_ready, heap_drop, heap_put, log_event, set_ready, unbook
 from envs.state import EASY, ENDED, PLACED, REJECTED, RUNNING, VIOLATED_BY_REJECTION, WAITING, WITHDRAWN
 
 
@@ -182,6 +182,7 @@ def _leave(c, job):
             i[fx.N_LEASES] -= 1
     heap_drop(i, o[fx.I_TIMERS], o[fx.I_TIMERS_AT], fx.N_TIMERS, job)
     _forget_leave(c, job)
+    unbook(c, job)
     release(c, job, i[a + fx.LEVEL])
     last = i[o[fx.I_RUNNING] + i[fx.N_RUNNING] - 1]
     i[o[fx.I_RUNNING] + i[a + fx.RUNNING_AT]] = last
@@ -207,6 +208,7 @@ def wait_no_more(c, job):
     o, i = c.o, c.i
     b = o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH
     clear_ready(c, job)
+    unbook(c, job)
     heap_drop(i, o[fx.I_TIMERS], o[fx.I_TIMERS_AT], fx.N_TIMERS, job)
     i[fx.N_WAITING] -= 1
     i[fx.WAITING_MILLI] -= c.j[b + fx.ASKED_MILLI]

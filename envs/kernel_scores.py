@@ -1,7 +1,8 @@
 """Compiled expectations: what each candidate action should cost by estimates and by the forecast of price, carbon and PUE.
 
-The forecast of a future grid step is the last known value at the same time of day. It is therefore periodic: known columns, then the last
-day again and again, and an integral over it is a difference of running sums, however far it reaches.
+The forecast of a future grid step is the last known value at the same time of day (``last_day``; ``none`` repeats the last value, ``perfect``
+knows the table). It is therefore periodic: known columns, then the last day again and again, and an integral over it is a difference of
+running sums, however far it reaches.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from envs.kernel_power import (
     worker_nw,
 )
 from envs.kernel_runs import done_after, site_of, worked_s
-from envs.state import RUNNING, WAKING
+from envs.state import NO_FORECAST, PERFECT, RUNNING, WAKING
 
 DAY_S = 86_400
 MOST_OFFSETS = 26
@@ -36,6 +37,18 @@ MOST_OFFSETS = 26
 def offset_steps(c):
     """Grid steps between two later starts that are weighed: as many as make at least an hour."""
     return (3600 + c.g[fx.STEP_S] - 1) // c.g[fx.STEP_S]
+
+
+@compiled
+def known_columns(c):
+    """Columns of the grid that the forecast takes as they are."""
+    return c.o[fx.N_COLUMNS] if c.q[fx.PRICE_FORECAST] == PERFECT else c.i[fx.COLUMN] + 1
+
+
+@compiled
+def repeated_columns(c):
+    """How many of the last known columns the forecast repeats."""
+    return 1 if c.q[fx.PRICE_FORECAST] == NO_FORECAST else DAY_S // c.g[fx.STEP_S]
 
 
 @compiled
@@ -55,7 +68,7 @@ def forecast_sum(c, values, row, time_s):
     step_s = c.g[fx.STEP_S]
     k = time_s // step_s
     part = (time_s - k * step_s) / step_s
-    at, known, day = c.g[fx.HISTORY_STEPS] + k, c.i[fx.COLUMN] + 1, DAY_S // step_s
+    at, known, day = c.g[fx.HISTORY_STEPS] + k, known_columns(c), repeated_columns(c)
     below = sum_of_day(values, row, at, known, day)
     return below if part == 0.0 else below + part * (sum_of_day(values, row, at + 1, known, day) - below)
 
@@ -68,11 +81,11 @@ def forecast_place(c, time_s):
     """
     step_s = c.g[fx.STEP_S]
     k = time_s // step_s
-    at, known = c.g[fx.HISTORY_STEPS] + k, c.i[fx.COLUMN] + 1
+    at, known = c.g[fx.HISTORY_STEPS] + k, known_columns(c)
     part = (time_s - k * step_s) / step_s
     if at < known:
         return at, part, -1, 0
-    day = DAY_S // step_s
+    day = repeated_columns(c)
     days = (at - known) // day
     return known - day, part, days, at - known - days * day
 
@@ -83,7 +96,7 @@ def value_at_place(c, values, row, place):
     at, part, days, rest = place
     if days < 0:
         return values[row + at] + part * (values[row + at + 1] - values[row + at])
-    top, base = values[row + c.i[fx.COLUMN] + 1], values[row + at]
+    top, base = values[row + known_columns(c)], values[row + at]
     low, high = values[row + at + rest], values[row + at + rest + 1]
     return top + days * (top - base) + (low + part * (high - low) - base)
 
@@ -176,7 +189,7 @@ def best_later(c, job, first):
     columns = offset_steps(c)
     unit = columns * step_s
     count = (room + unit - 1) // unit  # whole offsets below room; room itself comes last
-    known, day = c.i[fx.COLUMN] + 1, DAY_S // step_s
+    known, day = known_columns(c), repeated_columns(c)
     left, loading = remaining_s(c, job), loading_s(c, job)
     for site in range(o[fx.N_SITES]):
         _fill_begins(c, site, count, unit)
@@ -249,7 +262,7 @@ def realised_objective(c, job, p, level, start_s):
 
 
 @compiled
-def _wake_objective(c, p, woken):
+def wake_objective(c, p, woken):
     """Objective of waking ``woken`` nodes, at the values of now."""
     if woken == 0:
         return 0.0
@@ -262,7 +275,7 @@ def _wake_objective(c, p, woken):
 
 
 @compiled
-def _transfer_objective(c, job, p):
+def transfer_objective(c, job, p):
     """Objective of sending the job's data to pool p, at the values of now."""
     site = site_of(c, p)
     lies_at = c.i[c.o[fx.I_JOB] + job * fx.JOB_WIDTH + fx.LIES_AT]
@@ -312,7 +325,7 @@ def score_question(c, detail, hold):
         _score_hold(c, job, detail)
     for p in range(o[fx.N_POOLS]):
         row = rate_row(c, site_of(c, p))
-        more = _transfer_objective(c, job, p)
+        more = transfer_objective(c, job, p)
         for level in range(levels):
             action = 1 + p * levels + level
             at = o[fx.I_ACTION] + action * fx.ACTION_WIDTH
@@ -328,7 +341,7 @@ def score_question(c, detail, hold):
             kw, penalty = charged_kw(c, job, p, level), expected_penalty(c, job, start, end)
             usd = kw * scale * (value_at_place(c, f, row, ends) - value_at_place(c, f, row, begins)) + c.qf[fx.W_SLA] * penalty
             if not stays:
-                usd += _wake_objective(c, p, i[at + fx.NODES_WOKEN]) + more
+                usd += wake_objective(c, p, i[at + fx.NODES_WOKEN]) + more
             f[o[fx.F_ACTION] + action * fx.ACTION_F_WIDTH + fx.EXPECTED_USD] = usd
             i[at + fx.EXPECTED_START_S] = start
             i[at + fx.EXPECTED_END_S] = end

@@ -13,6 +13,7 @@ import numpy as np
 
 from envs import fields as fx
 from envs.kernel_compile import compiled
+from envs.kernel_planner import best_planned
 from envs.kernel_power import grid_row
 from envs.kernel_scores import remaining_s
 from envs.state import DOWN, SLEEPING
@@ -40,6 +41,9 @@ CANDIDATE_FEATURES: tuple[tuple[str, str], ...] = (
     ("price", "price now against the mean of the forecast 24 h, relative; for hold of the cheapest site"),
     ("carbon", "carbon intensity likewise; for hold of the cleanest site"),
     ("renewable", "renewable share now; 0 for hold"),
+    ("planned", "planner's score: price in its calendar above the best allowed action's, relative to it; hold is its best later start"),
+    ("node_share", "share of the planner's price that is idle watts of nodes switched on for the job"),
+    ("overbooked_share", "share of the planner's price that is GPU time taken already"),
 )
 GLOBAL_FEATURES: tuple[tuple[str, str], ...] = (
     ("class_training", "1 when the job is of this class"),
@@ -81,6 +85,8 @@ GREEDY_SCORE = _NAMES.index("greedy_score")
 FREE_GPUS = _NAMES.index("free_gpus")
 NODES_WOKEN = _NAMES.index("nodes_woken")
 IS_CURRENT = _NAMES.index("is_current")
+PLANNED = _NAMES.index("planned")
+NODE_SHARE, OVERBOOKED_SHARE = _NAMES.index("node_share"), _NAMES.index("overbooked_share")
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,11 @@ class ObservationLayout:
     def score_index(self) -> int:
         """Candidate feature of the look-ahead score."""
         return SCORE
+
+    @property
+    def planned_index(self) -> int:
+        """Candidate feature of the planner's score; zeros unless the policy's settings say ``plans``."""
+        return PLANNED
 
     @property
     def greedy_index(self) -> int:
@@ -200,7 +211,22 @@ def write_observation(c, out):
             at = action * N_CANDIDATE_FEATURES
             out[at + 2] = c.kf[c.o[fx.KF_LEVEL] + (action - 1) % levels]
             out[at + GREEDY_SCORE] = relative_score(c.f[c.o[fx.F_ACTION] + action * fx.ACTION_F_WIDTH + fx.EXPECTED_USD], best_run)
+    if c.i[fx.PLANNED]:
+        _write_planned(c, out)
     _write_globals(c, best, out)
+
+
+@compiled
+def _write_planned(c, out):
+    best = best_planned(c)
+    for action in range(c.o[fx.N_ACTIONS]):
+        if not c.i[c.o[fx.I_ACTION] + action * fx.ACTION_WIDTH + fx.MASK]:
+            continue
+        at, b = action * N_CANDIDATE_FEATURES, c.o[fx.F_ACTION] + action * fx.ACTION_F_WIDTH
+        whole = max(abs(c.f[b + fx.PLANNED_ACTION_USD]), SMALLEST_USD)
+        out[at + PLANNED] = relative_score(c.f[b + fx.PLANNED_ACTION_USD], best)
+        out[at + NODE_SHARE] = _clipped(c.f[b + fx.PLANNED_NODE_USD] / whole)
+        out[at + OVERBOOKED_SHARE] = _clipped(c.f[b + fx.PLANNED_OVERBOOKED_USD] / whole)
 
 
 @compiled

@@ -8,7 +8,7 @@ import numpy as np
 
 from envs import fields as fx
 from envs.reward import RewardSpec
-from envs.state import DISCIPLINES, LOG_FIELDS, NODE_RULES, PolicySettings
+from envs.state import DISCIPLINES, LOG_FIELDS, NODE_RULES, PRICE_FORECASTS, PolicySettings
 from envs.world import QUEUE_ORDERS, STATIC_ORDERS, World, held_milli
 from telemetry.errors import InputError
 
@@ -269,6 +269,10 @@ def _place_state(o: np.ndarray) -> None:
         fx.I_N_LEAVES: pools,
         fx.I_LEAVES: pools * jobs,
         fx.I_SHORT: int(o[fx.N_SHORT]),
+        fx.I_BOOKING: jobs * fx.BOOKING_WIDTH,
+        fx.I_BOOKED: jobs,
+        fx.I_CALENDAR: pools * (fx.N_SLOTS + 1),
+        fx.I_ORDER: pools * fx.N_SLOTS,
     }
     sizes |= dict.fromkeys((fx.I_SKIPPED, fx.I_RUNNING, fx.I_SCRATCH, fx.I_SCAN), jobs)
     sizes |= dict.fromkeys((fx.I_ENDS, fx.I_ENDS_AT, fx.I_TIMERS, fx.I_TIMERS_AT, fx.I_LEAVES_AT), jobs)
@@ -282,6 +286,8 @@ def _place_state(o: np.ndarray) -> None:
         fx.F_RATE: sites * columns,
         fx.F_JOB: jobs * fx.JOB_F_WIDTH,
         fx.F_SCORE: jobs,
+        fx.F_SLOT: sites * (fx.N_SLOTS + 1),
+        fx.F_PLAN: 5 * (fx.N_SLOTS + 1),
     }
     for offset, size in real_sizes.items():
         real.part(offset, size)
@@ -313,6 +319,8 @@ def make_params(num_envs: int, settings: PolicySettings, reward: RewardSpec, *, 
         settings.hold_s,
         int(plan_regret),
         settings.review_s,
+        PRICE_FORECASTS.index(settings.price_forecast),
+        int(settings.plans),
     ]
     floats = [
         settings.hold_margin,
@@ -323,6 +331,12 @@ def make_params(num_envs: int, settings: PolicySettings, reward: RewardSpec, *, 
         reward.miss_usd_per_gpu,
         reward.scale_usd,
         *weights,
+        settings.expected_share,
+        settings.padded_share,
+        settings.node_weight,
+        settings.share_weight,
+        settings.overbooked_usd_per_gpu_hour,
+        settings.move_margin,
     ]
     return PackedParams(np.tile(np.array(ints, dtype=np.int64), (num_envs, 1)), np.tile(np.array(floats, dtype=np.float64), (num_envs, 1)))
 
@@ -368,6 +382,7 @@ def state_views(packed: PackedWorld, state: PackedState) -> Views:
     name_all(fx.SITE_I, table(state.i, fx.I_SITE, sites, fx.SITE_WIDTH))
     name_all(fx.ACTION_I, table(state.i, fx.I_ACTION, actions, fx.ACTION_WIDTH))
     name_all(fx.ACTION_F, table(state.f, fx.F_ACTION, actions, fx.ACTION_F_WIDTH))
+    name_all(fx.BOOKING_I, table(state.i, fx.I_BOOKING, jobs, fx.BOOKING_WIDTH))
     name_all(fx.RECORD_I, table(state.i, fx.I_RECORD, int(o[fx.N_RECORDS]), fx.RECORD_WIDTH))
     views.state_count = np.swapaxes(table(state.i, fx.I_POOL, pools, fx.POOL_WIDTH)[..., fx.STATE_COUNT :], 1, 2)
     views.gpu_free = table(state.i, fx.I_GPU, int(o[fx.N_GPUS]), 1)[..., 0]

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 NODE_RULES: tuple[str, ...] = ("best_fit", "least_allocated")
 DISCIPLINES: tuple[str, ...] = ("free", "strict", "easy")
 BEST_FIT, LEAST_ALLOCATED = 0, 1
+PRICE_FORECASTS: tuple[str, ...] = ("last_day", "perfect", "none")
 FREE, STRICT, EASY = 0, 1, 2
+LAST_DAY, PERFECT, NO_FORECAST = 0, 1, 2
 AWAKE, WAKING, SLEEPING, DOWN = 0, 1, 2, 3
 ABSENT, WAITING, PLACED, RUNNING, ENDED, REJECTED, WITHDRAWN = range(7)
 LATE_START, MISSED_DEADLINE, VIOLATED_BY_REJECTION = 1, 2, 4
@@ -37,6 +39,15 @@ class PolicySettings:
         hold_s: a held job is asked about again after so many seconds, at its latest start at the latest.
         hold_margin: relative advantage that a later start must promise in the look-ahead score.
         review_s: a preemptible running job is asked about again after so many seconds; 0 = never.
+        price_forecast: of price, carbon and PUE: ``last_day`` (the last 24 h again), ``perfect`` (what comes; for comparison only), or
+            ``none`` (the values of now stay).
+        plans: bookings are kept and actions are priced by the capacity-booking planner (:mod:`envs.kernel_planner`), by the next six:
+        expected_share: expected duration as a share of the estimate, in what a run costs.
+        padded_share: duration as a share of the estimate, in what a run occupies and in how late it ends.
+        node_weight: how much of the idle watts of a node that is switched on for a job the job is charged.
+        share_weight: how much of its share of a node's idle watts a job is charged, whoever switched the node on.
+        overbooked_usd_per_gpu_hour: price of GPU time that running and booked jobs take already.
+        move_margin: relative advantage that pausing, moving or another level must promise for a running job.
     """
 
     node_rule: str = "best_fit"
@@ -46,9 +57,17 @@ class PolicySettings:
     hold_s: int = 900
     hold_margin: float = 0.02
     review_s: int = 0
+    price_forecast: str = "last_day"
+    plans: bool = False
+    expected_share: float = 1.0
+    padded_share: float = 1.0
+    node_weight: float = 1.0
+    share_weight: float = 0.0
+    overbooked_usd_per_gpu_hour: float = 0.5
+    move_margin: float = 0.05
 
     def __post_init__(self) -> None:
-        for name, allowed in (("node_rule", NODE_RULES), ("discipline", DISCIPLINES), ("queue_order", QUEUE_ORDERS)):
+        for name, allowed in (("node_rule", NODE_RULES), ("discipline", DISCIPLINES), ("queue_order", QUEUE_ORDERS), ("price_forecast", PRICE_FORECASTS)):
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} '{getattr(self, name)}'", where="policy settings", allowed=", ".join(allowed))
         if self.sleep_after_s < -1:
@@ -57,6 +76,16 @@ class PolicySettings:
             raise InputError(f"hold_s {self.hold_s}", where="policy settings", allowed="at least 1 second")
         if self.review_s < 0:
             raise InputError(f"review_s {self.review_s}", where="policy settings", allowed="0 (never) or seconds from 1")
+        for name, low, high in (
+            ("expected_share", 0.01, 10.0),
+            ("padded_share", 0.01, 10.0),
+            ("node_weight", 0.0, 10.0),
+            ("share_weight", 0.0, 10.0),
+            ("overbooked_usd_per_gpu_hour", 0.0, 1e6),
+            ("move_margin", 0.0, 10.0),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"{name} {getattr(self, name)}", where="policy settings", allowed=f"{low:g} to {high:g}")
         if not 0.0 <= self.hold_margin < 10.0:
             raise InputError(f"hold_margin {self.hold_margin}", where="policy settings", allowed="0 <= hold_margin < 10")
 
