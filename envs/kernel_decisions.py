@@ -26,7 +26,7 @@ from envs.kernel_queue import (
     unblock_shapes,
 )
 from envs.kernel_runs import change_level, migrate_job, pause_job, plan_review, run_job, site_of, wait_no_more
-from envs.kernel_scores import best_later, end_of, loading_s, realised_objective, remaining_s
+from envs.kernel_scores import best_later, end_of, hold_until_s, loading_s, realised_objective, remaining_s
 from envs.state import EASY, RUNNING, SLEEPING, STRICT, WAKING
 
 NOTHING, REVIEWS, SCAN = 0, 1, 2
@@ -142,7 +142,7 @@ def fill_mask(c, job, review):
             i[at + fx.NODES_WOKEN] = woken
             verdict = OFFERED
     deferrable = c.k[o[fx.K_KIND] + j[b + fx.KIND] * fx.KIND_CONSTANTS_WIDTH + fx.DEFERRABLE]
-    hold = verdict == OFFERED and deferrable and i[fx.TIME_S] < j[b + fx.LATEST_START_S]
+    hold = verdict == OFFERED and deferrable and i[fx.TIME_S] < hold_until_s(c, job)
     i[actions + fx.MASK] = 1 if review or hold else 0
     i[actions + fx.START_DELAY_S] = 0
     i[actions + fx.NODES_WOKEN] = 0
@@ -352,7 +352,7 @@ def _hold(c, job):
     if c.q[fx.PLANS]:
         book_plan(c, job)
     clear_ready(c, job)
-    ask = min(i[fx.TIME_S] + c.q[fx.HOLD_S], c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.LATEST_START_S])
+    ask = min(i[fx.TIME_S] + c.q[fx.HOLD_S], hold_until_s(c, job))
     heap_put(i, o[fx.I_TIMERS], o[fx.I_TIMERS_AT], fx.N_TIMERS, ask, job)
     log_event(c, events.HOLD, job, -1, -1, -1, ask)
 

@@ -27,6 +27,7 @@ from envs.kernel_scores import (
     DAY_S,
     expected_penalty,
     forecast_sum,
+    hold_until_s,
     loading_s,
     rate_row,
     transfer_objective,
@@ -319,6 +320,8 @@ def _plan_pieces(c, job, p, loading, expected, padded, best, hold):
             usd += resume
         now_usd = _own_kw(c, job, p, level) * (_until(c, rates, fx.SLOT_S) - _until(c, rates, 0))
         usd += (c.qf[fx.MOVE_MARGIN] if i[fx.REVIEWING] else c.qf[fx.HOLD_MARGIN]) * abs(now_usd)
+        if hold_until_s(c, job) <= now:  # it would be asked to run again at once
+            usd += abs(usd)
         if usd < best:
             best = usd
             _enter(c, 0, usd, 0.0, 0.0)
@@ -458,8 +461,7 @@ def _plan(c, job, first, last, runs):
 @compiled
 def _last_start(c, job):
     """Seconds from now to the last start that hold can reach, within a day."""
-    latest = c.j[c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.LATEST_START_S]
-    return min(max(latest - c.i[fx.TIME_S], 0), DAY_S)
+    return min(max(hold_until_s(c, job) - c.i[fx.TIME_S], 0), DAY_S)
 
 
 @compiled
@@ -469,9 +471,7 @@ def plan_question(c):
         return
     c.i[fx.PLANNED] = 1
     job, hold = c.i[fx.ASKING], c.o[fx.I_ACTION] + fx.MASK
-    last = -1
-    if c.i[hold]:  # a pause may last beyond the latest start of a job that has started
-        last = DAY_S if c.i[fx.REVIEWING] else _last_start(c, job)
+    last = _last_start(c, job) if c.i[hold] else -1
     _plan(c, job, 1, last, True)
     if c.i[hold] and not splits(c, job):
         to = c.o[fx.F_ACTION] + fx.PLANNED_ACTION_USD

@@ -137,6 +137,16 @@ def loading_s(c, job):
 
 
 @compiled
+def hold_until_s(c, job):
+    """When a waiting job is to be run at once: at its latest start; one that has started before, when its deadline asks for it."""
+    b = c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH
+    latest = c.j[b + fx.LATEST_START_S]
+    if c.i[c.o[fx.I_JOB] + job * fx.JOB_WIDTH + fx.START_S] < 0 or c.j[b + fx.UNTIL_S] >= 0:
+        return latest
+    return max(latest, c.j[b + fx.DEADLINE_S] - remaining_s(c, job))
+
+
+@compiled
 def end_of(c, job, p, level, start_s, left_s, loading):
     """When a run ends by estimate."""
     b = c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH
@@ -177,7 +187,7 @@ def _fill_begins(c, site, count, unit):
 
 @compiled
 def best_later(c, job, first):
-    """Cheapest expected start of ``job`` in any pool that may run it, ``first`` or more offsets from now, up to its latest start.
+    """Cheapest expected start of ``job`` in any pool that may run it, ``first`` or more offsets from now, as long as it may be held.
 
     Offsets end at 24 h, where the forecast repeats, and the latest start itself is offered. Returns objective, start, end, pool, level.
     """
@@ -185,7 +195,7 @@ def best_later(c, job, first):
     b = o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH
     now, step_s = c.i[fx.TIME_S], c.g[fx.STEP_S]
     latest, deadline, lease = j[b + fx.LATEST_START_S], j[b + fx.DEADLINE_S], j[b + fx.UNTIL_S] >= 0
-    room = min(max(latest - now, 0), DAY_S)
+    room = min(max(hold_until_s(c, job) - now, 0), DAY_S)
     columns = offset_steps(c)
     unit = columns * step_s
     count = (room + unit - 1) // unit  # whole offsets below room; room itself comes last

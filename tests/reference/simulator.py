@@ -314,10 +314,10 @@ class Simulator:
                     reservation = self.reserve(j, t)
                 continue
             job = self.jobs[j]
-            hold = self.rules.objective(j).deferrable and t < job.latest_start_s
+            hold = self.rules.objective(j).deferrable and t < self.hold_until(j)
             action = self.ask(j, t, [0, *runs] if hold else list(runs))
             if action == 0:
-                self.ask_at[j] = min(t + self.settings.hold_s, job.latest_start_s)
+                self.ask_at[j] = min(t + self.settings.hold_s, self.hold_until(j))
                 self.log(t, HOLD, j)
                 continue
             p = self.pool_of(action)
@@ -325,6 +325,12 @@ class Simulator:
                 reservation[2] -= self.rules.gang_milli(j, p)
             del self.ask_at[j]
             self.commit(j, action, runs[action], t, RUN)
+
+    def hold_until(self, j: int) -> int:
+        job = self.jobs[j]
+        if self.outcomes[j].start_s < 0 or job.lease:
+            return job.latest_start_s
+        return max(job.latest_start_s, job.deadline_s - max(1, job.estimate_s - self.done[j]))
 
     def possible_runs(self, j: int, t: int) -> dict[int, list[Seat]]:
         """Actions run(p, l) that the state allows now, with the seats that the gang would take; in rising order."""
