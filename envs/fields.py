@@ -25,7 +25,7 @@ OFFSETS = (
     "I_RUNNING", "I_SCRATCH", "I_SCAN", "I_ENDS", "I_ENDS_AT", "I_TIMERS", "I_TIMERS_AT", "I_WAKES", "I_WAKES_AT", "I_ACTION",
     "I_SHORT", "I_LEAVES", "I_LEAVES_AT", "I_N_LEAVES",
     "I_BOOKING", "I_BOOKED", "I_CALENDAR", "I_ORDER",
-    "F_JOB", "F_SITE", "F_IDLE", "F_ACTION", "F_RATE", "F_SCORE", "F_BEGIN", "F_SLOT", "F_PLAN", "I_END", "F_END",
+    "F_JOB", "F_SITE", "F_IDLE", "F_ACTION", "F_RATE", "F_SCORE", "F_BEGIN", "F_SLOT", "F_TRUE", "F_PLAN", "I_END", "F_END",
 )  # fmt: skip
 (
     N_JOBS, N_NODES, N_POOLS, N_SITES, N_LEVELS, N_CURVES, N_COLUMNS, N_ACTIONS, N_SHAPES, N_TREE, N_SHORT, N_RECORDS, N_GPUS,
@@ -37,7 +37,7 @@ OFFSETS = (
     I_RUNNING, I_SCRATCH, I_SCAN, I_ENDS, I_ENDS_AT, I_TIMERS, I_TIMERS_AT, I_WAKES, I_WAKES_AT, I_ACTION, I_SHORT, I_LEAVES,
     I_LEAVES_AT, I_N_LEAVES,
     I_BOOKING, I_BOOKED, I_CALENDAR, I_ORDER,
-    F_JOB, F_SITE, F_IDLE, F_ACTION, F_RATE, F_SCORE, F_BEGIN, F_SLOT, F_PLAN, I_END, F_END,
+    F_JOB, F_SITE, F_IDLE, F_ACTION, F_RATE, F_SCORE, F_BEGIN, F_SLOT, F_TRUE, F_PLAN, I_END, F_END,
 ) = range(len(OFFSETS))  # fmt: skip
 
 # ---------------------------------------------------------------- cluster
@@ -120,7 +120,8 @@ PARAMS_I = (
 
 PARAMS_F = (
     "hold_margin", "carbon_usd_per_kg", "energy_usd_per_kwh", "late_usd_per_gpu_hour", "late_cap_hours", "miss_usd_per_gpu", "scale_usd",
-    "w_cost", "w_carbon", "w_energy", "w_sla", "expected_share", "padded_share", "node_weight", "share_weight", "overbooked_usd_per_gpu_hour", "move_margin",
+    "w_cost", "w_carbon", "w_energy", "w_sla",
+    "expected_share", "padded_share", "node_weight", "share_weight", "overbooked_usd_per_gpu_hour", "move_margin",
 )  # fmt: skip
 (
     HOLD_MARGIN, CARBON_USD_PER_KG, ENERGY_USD_PER_KWH, LATE_USD_PER_GPU_HOUR, LATE_CAP_HOURS, MISS_USD_PER_GPU, SCALE_USD,
@@ -136,13 +137,13 @@ ENV_I = (
     "n_scan",
     "released", "n_blocked", "n_skipped", "n_reviews", "next_review", "next_outage", "free_record", "n_ends", "n_timers", "n_wakes",
     "n_booked", "slots_s", "planned", "plan_pool", "plan_start_s", "plan_end_s", "plan_low",
-    "plan_high", "best_low", "best_high",
+    "plan_high", "best_low", "best_high", "hindsight",
 )  # fmt: skip
 (
     TIME_S, WINDOW, DONE, ASKING, REVIEWING, PHASE, COLUMN, ARRIVED, UNFINISHED, DECISIONS, LAST_DECISION_S,
     RESERVED_POOL, RESERVED_SHADOW_S, RESERVED_EXTRA, N_WAITING, WAITING_MILLI, N_RUNNING, N_LEASES, SCORED, LOG_COUNT, N_SCAN,
     RELEASED, N_BLOCKED, N_SKIPPED, N_REVIEWS, NEXT_REVIEW, NEXT_OUTAGE, FREE_RECORD, N_ENDS, N_TIMERS, N_WAKES,
-    N_BOOKED, SLOTS_S, PLANNED, PLAN_POOL, PLAN_START_S, PLAN_END_S, PLAN_LOW, PLAN_HIGH, BEST_LOW, BEST_HIGH,
+    N_BOOKED, SLOTS_S, PLANNED, PLAN_POOL, PLAN_START_S, PLAN_END_S, PLAN_LOW, PLAN_HIGH, BEST_LOW, BEST_HIGH, HINDSIGHT,
 ) = range(len(ENV_I))  # fmt: skip
 
 ENV_F = ("objective_usd", "regret_usd", "marked_usd", "marked_regret", "busy_gpu_s")
@@ -199,7 +200,8 @@ RECORD_I = ("record_node", "record_gpu", "record_bits", "record_woke", "record_n
 RECORD_NODE, RECORD_GPU, RECORD_BITS, RECORD_WOKE, RECORD_NEXT = range(len(RECORD_I))
 RECORD_WIDTH = len(RECORD_I)
 
-# where and when a job is to run, by the planner, pool -1 = nowhere: from start to end, or (end -1) in the slots after start whose bits are set
+# where and when a job is to run, by the planner, pool -1 = nowhere: from start to end, or, with end -1, in the slots after start whose
+# bits are set
 BOOKING_I = ("booked_pool", "booked_start_s", "booked_end_s", "booked_low", "booked_high", "booked_at")
 BOOKED_POOL, BOOKED_START_S, BOOKED_END_S, BOOKED_LOW, BOOKED_HIGH, BOOKED_AT = range(len(BOOKING_I))
 BOOKING_WIDTH = len(BOOKING_I)

@@ -7,7 +7,7 @@ from envs import fields as fx
 from envs.kernel_compile import compiled
 from envs.kernel_decisions import NOTHING, begin_decisions, next_question, plan_job
 from envs.kernel_nodes import fall_asleep, node_up, wake_ahead, wake_done
-from envs.kernel_planner import plan_arrival
+from envs.kernel_planner import hindsight_usd, plan_arrival
 from envs.kernel_power import WHOLE, charge_sites, column_at, commit, committed_state_nw, whole_row
 from envs.kernel_queue import NEVER, clear_ready, heap_take, heap_time, log_event, set_ready
 from envs.kernel_runs import end_job, fail_node, follow_load, reject_job, start_job, wait_again
@@ -39,7 +39,7 @@ def begin_one(c):
 @compiled
 def _reset_totals(c, window):
     o, i, f = c.o, c.i, c.f
-    for at in range(fx.WINDOW, fx.BEST_HIGH + 1):
+    for at in range(fx.WINDOW, fx.HINDSIGHT + 1):
         i[at] = 0
     for at in range(fx.BUSY_GPU_S + 1):
         f[at] = 0.0
@@ -205,7 +205,7 @@ def _arrive(c, job):
     wait_again(c, job)
     set_ready(c, job)
     if c.q[fx.PLAN_REGRET]:
-        c.f[o[fx.F_JOB] + job * fx.JOB_F_WIDTH + fx.PLANNED_USD] = plan_job(c, job, 0)
+        c.f[o[fx.F_JOB] + job * fx.JOB_F_WIDTH + fx.PLANNED_USD] = hindsight_usd(c, job, 0) if c.q[fx.PLANS] else plan_job(c, job, 0)
     if c.q[fx.PLANS]:
         plan_arrival(c, job)
     log_event(c, events.ARRIVE, job, -1, -1, -1, -1)

@@ -6,7 +6,7 @@ from envs import events
 from envs import fields as fx
 from envs.kernel_compile import compiled
 from envs.kernel_placement import fits
-from envs.kernel_planner import book_plan, plan_question, plan_run
+from envs.kernel_planner import book_plan, hindsight_usd, plan_question, plan_run
 from envs.kernel_power import committed_state_nw, held_milli, pool_and_site_allow, rack_of, speed_of, worker_nw
 from envs.kernel_queue import (
     INDEX_BITS,
@@ -333,6 +333,8 @@ def apply_action(c, action):
     job, reviewing = i[fx.ASKING], i[fx.REVIEWING]
     if action == 0 and c.q[fx.PLANS]:
         plan_question(c)
+    if c.q[fx.PLAN_REGRET] and c.q[fx.PLANS]:
+        charge_regret(c, job, hindsight_usd(c, job, action))
     i[fx.DECISIONS] += 1
     i[fx.LAST_DECISION_S] = i[fx.TIME_S]
     i[fx.ASKING] = -1
@@ -347,7 +349,7 @@ def apply_action(c, action):
 @compiled
 def _hold(c, job):
     o, i = c.o, c.i
-    if c.q[fx.PLAN_REGRET]:
+    if c.q[fx.PLAN_REGRET] and not c.q[fx.PLANS]:
         charge_regret(c, job, plan_job(c, job, 1))
     if c.q[fx.PLANS]:
         book_plan(c, job)
@@ -366,7 +368,7 @@ def _run(c, job, action):
     if p == i[fx.RESERVED_POOL] and end_of(c, job, p, level, start, remaining_s(c, job), loading_s(c, job)) > i[fx.RESERVED_SHADOW_S]:
         i[fx.RESERVED_EXTRA] -= held_milli(c, job, p) * c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.WORKERS]
     wait_no_more(c, job)
-    if c.q[fx.PLAN_REGRET]:
+    if c.q[fx.PLAN_REGRET] and not c.q[fx.PLANS]:
         charge_regret(c, job, realised_objective(c, job, p, level, start))
     if c.q[fx.PLANS]:
         plan_run(c, job, p, level, delay)

@@ -1,15 +1,15 @@
 """Compiled capacity-booking planner: a calendar of what is running and booked, and each job's cheapest start, pool and level in it.
 
-The calendar has ``N_SLOTS`` slots of ``SLOT_S`` from now on for each pool: thousandths of GPUs that running jobs hold until their expected end,
-and that waiting jobs have booked. A run is priced by what it adds to the cluster's bill, not by what it is charged:
+The calendar has ``N_SLOTS`` slots of ``SLOT_S`` from now on for each pool: thousandths of GPUs that running jobs hold until their expected
+end, and that jobs have booked. A run is priced by what it adds to the cluster's bill, not by what it is charged:
 
 - its own (dynamic) watts over the expected duration, by the forecast of price, carbon and PUE;
 - the idle watts of the nodes that it keeps awake: nodes needed with it less nodes needed without it, slot by slot;
 - GPU time that is taken already, at ``overbooked_usd_per_gpu_hour``;
 - waking, data transfer, and the penalty of the expected start and end.
 
-Nobody sees true durations: a job is expected to take ``expected_share`` of its estimate, is booked and judged late by ``padded_share`` of it,
-and one that has outlived its expectation goes on for half as long as it has run.
+Nobody sees true durations: a job is expected to take ``expected_share`` of its estimate, is booked and judged late by ``padded_share``
+of it, and one that has outlived its expectation goes on for half as long as it has run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,18 @@ import numpy as np
 
 from envs import fields as fx
 from envs.kernel_compile import compiled
-from envs.kernel_power import HOUR_S, KWH_PER_NW_S, held_milli, share_nw, speed_of, state_nw, worker_nw
+from envs.kernel_power import (
+    HOUR_S,
+    KWH_PER_NW_S,
+    held_milli,
+    objective_of,
+    settle_job,
+    share_nw,
+    speed_of,
+    state_nw,
+    sum_at,
+    worker_nw,
+)
 from envs.kernel_queue import book, unbook
 from envs.kernel_runs import done_after, site_of, worked_s
 from envs.kernel_scores import (
@@ -52,6 +63,9 @@ def left_s(c, job, share):
     a = c.o[fx.I_JOB] + job * fx.JOB_WIDTH
     estimate = c.j[c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.ESTIMATE_S]
     done = c.i[a + fx.DONE_S]
+    if c.i[fx.HINDSIGHT]:
+        worked = worked_s(c, job) if c.i[a + fx.STATUS] == RUNNING else 0
+        return max(1.0, c.j[c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.DURATION_S] - done_after(c, job, worked) * 1.0)
     if c.i[a + fx.STATUS] == RUNNING:
         done = done_after(c, job, worked_s(c, job))
     outlived = min(max(estimate - done, SHORTEST_LEFT_S), 0.5 * done)
@@ -72,7 +86,7 @@ def _ends_s(c, job, p, level, start_s, left, loading):
 
 @compiled
 def _slot_row(c, site):
-    return c.o[fx.F_SLOT] + site * WIDTH
+    return (c.o[fx.F_TRUE] if c.i[fx.HINDSIGHT] else c.o[fx.F_SLOT]) + site * WIDTH
 
 
 @compiled
@@ -169,7 +183,7 @@ def _fill_pool(c, job, p):
     k_pool = o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH
     node_milli = c.k[k_pool + fx.POOL_GPUS] * 1000
     capacity = c.k[k_pool + fx.POOL_NODES] * node_milli
-    kw = c.qf[fx.NODE_WEIGHT] * (state_nw(c, p, AWAKE) - state_nw(c, p, SLEEPING)) * (KWH_PER_NW_S * HOUR_S)
+    kw = (0.0 if i[fx.HINDSIGHT] else c.qf[fx.NODE_WEIGHT]) * (state_nw(c, p, AWAKE) - state_nw(c, p, SLEEPING)) * (KWH_PER_NW_S * HOUR_S)
     need, rates, at = _milli(c, job, p), _slot_row(c, site_of(c, p)), o[fx.I_CALENDAR] + p * WIDTH
     price = c.qf[fx.OVERBOOKED_USD_PER_GPU_HOUR] * GPU_HOURS
     nodes, taken_usd = 0.0, 0.0
@@ -208,7 +222,7 @@ def splits(c, job):
 
 @compiled
 def _fill_units(c, job, p):
-    """Price of a reference second of work in each slot of pool p at the level that is cheapest there, and the seconds done in it; sorted."""
+    """Price of a reference second of work in each slot of pool p at the level that is cheapest there, and the seconds done in it."""
     o, f, i = c.o, c.f, c.i
     bits, curve = c.j[o[fx.J_ALLOWED] + job * o[fx.N_POOLS] + p], c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.CURVE]
     rates, to, order = _slot_row(c, site_of(c, p)), o[fx.F_PLAN], o[fx.I_ORDER] + p * fx.N_SLOTS
@@ -288,7 +302,7 @@ def _late_usd(c, job, p, start_s, padded):
 @compiled
 def _price_slot(c, job, p, level, delay, loading, expected, padded, moving):
     """Price of working in pool p until the next question, and of the rest in its cheapest slots; whose bits become the plan's."""
-    o, f = c.o, c.f
+    o = c.o
     speed = speed_of(c, p, level, c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.CURVE])
     works = min(max(0.0, fx.SLOT_S - delay - loading), expected / speed)
     rates = _slot_row(c, site_of(c, p))
@@ -360,14 +374,15 @@ def _margin(c, action, stays):
 def _own_kw(c, job, p, level):
     """Kilowatts that the job's workers add to awake nodes and, by ``share_weight``, are charged of their idle watts, before PUE."""
     workers = c.j[c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.WORKERS]
-    nw = worker_nw(c, job, p, level, False) + c.qf[fx.SHARE_WEIGHT] * share_nw(c, job, p)
+    weight = 1.0 if c.i[fx.HINDSIGHT] else c.qf[fx.SHARE_WEIGHT]
+    nw = worker_nw(c, job, p, level, False) + weight * share_nw(c, job, p)
     return workers * nw * (KWH_PER_NW_S * HOUR_S)
 
 
 @compiled
 def _plan_runs(c, job, p, loading):
     """Price the runs in pool p that the question offers."""
-    o, i, f, now = c.o, c.i, c.f, c.i[fx.TIME_S]
+    o, i, now = c.o, c.i, c.i[fx.TIME_S]
     a = o[fx.I_JOB] + job * fx.JOB_WIDTH
     rates = _slot_row(c, site_of(c, p))
     expected, padded = left_s(c, job, c.qf[fx.EXPECTED_SHARE]), left_s(c, job, c.qf[fx.PADDED_SHARE])
@@ -493,10 +508,7 @@ def plan_run(c, job, p, level, delay):
     c.i[fx.PLAN_POOL] = -1
     if not splits(c, job):
         return
-    a = c.o[fx.I_JOB] + job * fx.JOB_WIDTH
-    loading = loading_s(c, job)
-    if c.i[a + fx.STATUS] == RUNNING and p == c.i[a + fx.POOL]:
-        loading = max(0, c.i[a + fx.LOADING_S] - (c.i[fx.TIME_S] - c.i[a + fx.BEGIN_S]))
+    loading = _loading_now(c, job, p)
     _fill_rates(c)
     _fill_calendar(c, job)
     _fill_pool(c, job, p)
@@ -521,3 +533,93 @@ def best_planned(c):
         if c.i[c.o[fx.I_ACTION] + action * fx.ACTION_WIDTH + fx.MASK]:
             best = min(best, c.f[c.o[fx.F_ACTION] + action * fx.ACTION_F_WIDTH + fx.PLANNED_ACTION_USD])
     return best
+
+
+# ---------------------------------------------------------------- hindsight, for rewards only
+
+
+@compiled
+def _fill_true_rates(c):
+    """Running sums over the slots of the objective of 1 kW, at the prices and intensities that come."""
+    step_s, last = c.g[fx.STEP_S], c.o[fx.N_COLUMNS]
+    for site in range(c.o[fx.N_SITES]):
+        row, to = rate_row(c, site), c.o[fx.F_TRUE] + site * WIDTH
+        for k in range(WIDTH):
+            at = c.g[fx.HISTORY_STEPS] + (c.i[fx.TIME_S] + k * fx.SLOT_S) / step_s
+            c.f[to + k] = step_s / HOUR_S * sum_at(c.f, row, last, at)
+
+
+@compiled
+def _accrued_usd(c, job):
+    """Objective that a job has been charged until now."""
+    if c.i[c.o[fx.I_JOB] + job * fx.JOB_WIDTH + fx.STATUS] == RUNNING:
+        settle_job(c, job, site_of(c, c.i[c.o[fx.I_JOB] + job * fx.JOB_WIDTH + fx.POOL]))
+    b = c.o[fx.F_JOB] + job * fx.JOB_F_WIDTH
+    return objective_of(c, c.f[b + fx.JOB_USD], c.f[b + fx.JOB_KG], c.f[b + fx.JOB_KWH]) + c.qf[fx.W_SLA] * c.f[b + fx.JOB_PENALTY]
+
+
+@compiled
+def hindsight_usd(c, job, action):
+    """What a job costs in all when ``action`` is taken now and the rest goes as planned: true duration, prices and intensities.
+
+    Depends on nothing that other jobs will do, save their bookings. For rewards, never for features.
+    """
+    o, i = c.o, c.i
+    low, high, pool, start, end = i[fx.PLAN_LOW], i[fx.PLAN_HIGH], i[fx.PLAN_POOL], i[fx.PLAN_START_S], i[fx.PLAN_END_S]
+    i[fx.HINDSIGHT] = 1
+    _fill_true_rates(c)
+    _fill_calendar(c, job)
+    usd = _accrued_usd(c, job)
+    left = left_s(c, job, 1.0)
+    if action > 0:
+        p, level = (action - 1) // o[fx.N_LEVELS], (action - 1) % o[fx.N_LEVELS]
+        _fill_pool(c, job, p)
+        usd += _run_usd(c, job, p, level, i[o[fx.I_ACTION] + action * fx.ACTION_WIDTH + fx.START_DELAY_S], left)
+    else:
+        best = np.inf
+        for p in range(o[fx.N_POOLS]):
+            if c.j[o[fx.J_ALLOWED] + job * o[fx.N_POOLS] + p] != 0:
+                _fill_pool(c, job, p)
+                best = min(best, _later_usd(c, job, p, left))
+        usd += best if best < np.inf else 0.0
+    i[fx.HINDSIGHT] = 0
+    i[fx.PLAN_LOW], i[fx.PLAN_HIGH], i[fx.PLAN_POOL], i[fx.PLAN_START_S], i[fx.PLAN_END_S] = low, high, pool, start, end
+    return usd
+
+
+@compiled
+def _loading_now(c, job, p):
+    """Seconds of loading that lie ahead of a run in pool p that begins, or goes on, now."""
+    a = c.o[fx.I_JOB] + job * fx.JOB_WIDTH
+    if c.i[a + fx.STATUS] != RUNNING:
+        return loading_s(c, job)
+    if p == c.i[a + fx.POOL]:
+        return max(0, c.i[a + fx.LOADING_S] - (c.i[fx.TIME_S] - c.i[a + fx.BEGIN_S]))
+    return c.j[c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.RESTART_S]
+
+
+@compiled
+def _run_usd(c, job, p, level, delay, left):
+    loading, moving = _loading_now(c, job, p), transfer_objective(c, job, p)
+    if splits(c, job):
+        _fill_units(c, job, p)
+        _, usd, _, taken_usd = _price_slot(c, job, p, level, delay, loading, left, left, moving)
+        return usd + taken_usd
+    now = c.i[fx.TIME_S]
+    end = _ends_s(c, job, p, level, now + delay, left, loading)
+    rates = _slot_row(c, site_of(c, p))
+    usd = _own_kw(c, job, p, level) * (_until(c, rates, end - now) - _until(c, rates, delay))
+    return usd + moving + c.qf[fx.W_SLA] * expected_penalty(c, job, now + delay, end) + _until(c, c.o[fx.F_PLAN] + WIDTH, end - now)
+
+
+@compiled
+def _later_usd(c, job, p, left):
+    if splits(c, job):
+        _fill_units(c, job, p)
+        return _cheapest_work(c, job, p, left) + _late_usd(c, job, p, c.i[fx.TIME_S] + fx.SLOT_S, left)
+    node, taken = c.f[c.o[fx.F_ACTION] + fx.PLANNED_NODE_USD], c.f[c.o[fx.F_ACTION] + fx.PLANNED_OVERBOOKED_USD]
+    planned = c.f[c.o[fx.F_ACTION] + fx.PLANNED_ACTION_USD]
+    usd = _plan_later(c, job, p, 1, _last_start(c, job), loading_s(c, job), np.inf)
+    to = c.o[fx.F_ACTION]
+    c.f[to + fx.PLANNED_NODE_USD], c.f[to + fx.PLANNED_OVERBOOKED_USD], c.f[to + fx.PLANNED_ACTION_USD] = node, taken, planned
+    return usd

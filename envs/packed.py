@@ -287,6 +287,7 @@ def _place_state(o: np.ndarray) -> None:
         fx.F_JOB: jobs * fx.JOB_F_WIDTH,
         fx.F_SCORE: jobs,
         fx.F_SLOT: sites * (fx.N_SLOTS + 1),
+        fx.F_TRUE: sites * (fx.N_SLOTS + 1),
         fx.F_PLAN: 5 * (fx.N_SLOTS + 1),
     }
     for offset, size in real_sizes.items():

@@ -67,7 +67,12 @@ class PolicySettings:
     move_margin: float = 0.05
 
     def __post_init__(self) -> None:
-        for name, allowed in (("node_rule", NODE_RULES), ("discipline", DISCIPLINES), ("queue_order", QUEUE_ORDERS), ("price_forecast", PRICE_FORECASTS)):
+        for name, allowed in (
+            ("node_rule", NODE_RULES),
+            ("discipline", DISCIPLINES),
+            ("queue_order", QUEUE_ORDERS),
+            ("price_forecast", PRICE_FORECASTS),
+        ):
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} '{getattr(self, name)}'", where="policy settings", allowed=", ".join(allowed))
         if self.sleep_after_s < -1:
