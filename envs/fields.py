@@ -104,7 +104,7 @@ TYPICAL_WIDTH = len(TYPICAL_CONSTANTS)
 
 # ---------------------------------------------------------------- grid of a window
 
-STEP_S, HISTORY_STEPS, WEEK_S, OUTAGE_COUNT = 0, 1, 2, 3  # first values of the block
+STEP_S, HISTORY_STEPS, WEEK_S, OUTAGE_COUNT, KEEPS_AWAKE = range(5)  # first values of the block
 OUTAGE_FIELDS = ("outage_time_s", "outage_begins", "outage_node", "outage_until_s")
 OUTAGE_TIME_S, OUTAGE_BEGINS, OUTAGE_NODE, OUTAGE_UNTIL_S = range(len(OUTAGE_FIELDS))
 OUTAGE_WIDTH = len(OUTAGE_FIELDS)

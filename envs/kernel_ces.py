@@ -9,7 +9,7 @@ artifact S-Lab-System-Group/HeliosArtifact (``framework/CES Service/CES_Helios.p
   to fall (now less the mean forecast of the next three hours), both by ``ces_trend`` nodes, and the forecast of six hours is not above
   that of three.
 
-Not kept: the forecaster, gradient boosted trees over weeks of history. Where the window has a table of nodes to keep awake
+Not kept: the forecaster, gradient boosted trees over weeks of history. Where the window has a table that keeps nodes awake
 (``envs.reserve``), that table decides in place of this rule. Else the forecast is demand at the same time yesterday, moved by the
 difference of now to yesterday; in the first day it is the recent trend, which goes on as far as it came. Nodes are woken ahead as the
 table would wake them. Demand is the nodes with a job on them at the check, not the most of ten minutes.
@@ -32,7 +32,7 @@ FUTURE_CHECKS = 18
 @compiled
 def rules_itself(c):
     """Whether this rule is on and no table stands in its place."""
-    return c.q[fx.CES_BUFFER] >= 0 and not c.o[fx.HAS_AWAKE]
+    return c.q[fx.CES_BUFFER] >= 0 and not c.g[fx.KEEPS_AWAKE]
 
 
 @compiled

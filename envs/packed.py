@@ -244,7 +244,7 @@ def _pack_grid(world: World, o: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values = getattr(grid, name)
         return values if values.shape[2] == steps + 1 else np.pad(values, ((0, 0), (0, 0), (0, 1)), mode="edge")
 
-    whole, real = _Block(o, windows, np.int64, first=4), _Block(o, windows, np.float64)
+    whole, real = _Block(o, windows, np.int64, first=5), _Block(o, windows, np.float64)
     whole.part(fx.G_RESERVE, grid.warm_reserve)
     whole.part(fx.G_AWAKE, grid.keep_awake)
     whole.part(fx.G_OUTAGE, outages)
@@ -252,6 +252,7 @@ def _pack_grid(world: World, o: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     real.part(fx.GF_LOAD, grid.load)
     block = whole.array()
     block[:, fx.STEP_S], block[:, fx.HISTORY_STEPS], block[:, fx.WEEK_S] = grid.step_s, grid.history_steps, grid.start_s
+    block[:, fx.KEEPS_AWAKE] = (grid.keep_awake > 0).any(axis=(1, 2))
     block[:, fx.OUTAGE_COUNT] = [len(events) for events in world.outages] if world.outages else 0
     return block, real.array()
 
