@@ -82,7 +82,7 @@ class Judge:
         return replace(self, settings=replace(self.settings, **values))
 
 
-SLEEP = Parameter("sleep_after_s", 30, 7200, log=True)
+SLEEP = Parameter("sleep_after_s", 1, 7200, log=True)
 HOLD = Parameter("hold_s", 300, 7200, log=True)
 
 
