@@ -9,7 +9,7 @@
 | ``fgd`` | Weng et al., ATC 2023 | the node of all pools whose fragmentation falls most (docs/fragmentation.md) |
 | ``pwr_fgd`` | Lettich et al., CCGrid 2025 | the same with a tenth of the weight on the watts that are added |
 | ``ces`` | Hu et al., SC 2021 | as ``most_allocated``, nodes sleep and wake by forecast demand (``envs.kernel_ces``) |
-| ``threshold`` | the common baseline of carbon-aware work | deferrable jobs wait while a kWh is dearer than a quantile of the last 24 h, else cheapest pool, full power |
+| ``threshold`` | usual in carbon-aware work | deferrable jobs wait while a kWh is dear by the last 24 h, else cheapest pool, full power |
 | ``greedy_cost`` | | pool and level of least expected objective, at once |
 | ``lookahead`` | | pool, level and start hour of least expected objective by forecast prices |
 """

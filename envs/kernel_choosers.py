@@ -135,7 +135,7 @@ def _choose_pool_from_row(row, pools, levels, kind, quantile):
             return action
     if kind == THRESHOLD and row[VALID] > 0.5 and row[after + RATE_RANK] > np.float32(quantile):
         return 0
-    preferred = int(math.floor(row[after + PREFERRED_POOL] * pools + 0.5)) - 1
+    preferred = math.floor(row[after + PREFERRED_POOL] * pools + 0.5) - 1
     best = -1
     for p in range(pools):
         if kind == BEST_NODE and p != preferred:

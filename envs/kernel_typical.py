@@ -167,10 +167,10 @@ def alike(c, p, node, other):
         return False
     a = o[fx.I_GPU] + c.k[o[fx.K_NODE] + node * fx.NODE_CONSTANTS_WIDTH + fx.NODE_FIRST_GPU]
     b = o[fx.I_GPU] + c.k[o[fx.K_NODE] + other * fx.NODE_CONSTANTS_WIDTH + fx.NODE_FIRST_GPU]
+    same = True
     for g in range(c.k[o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH + fx.POOL_GPUS]):
-        if i[a + g] != i[b + g]:
-            return False
-    return True
+        same &= i[a + g] == i[b + g]
+    return same
 
 
 @compiled

@@ -67,14 +67,16 @@ class OptunaSearch:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage.parent.mkdir(parents=True, exist_ok=True)
         self._judge, self._complete = judge, (optuna.trial.TrialState.COMPLETE,)
+        waiting = (optuna.trial.TrialState.WAITING,)
         self._study = optuna.create_study(
             study_name=f"{judge.name}-{key}",
             storage=optuna.storages.JournalStorage(JournalFileBackend(str(storage))),
             sampler=optuna.samplers.TPESampler(seed=seed),
             load_if_exists=True,
         )
-        if not self._study.trials:
-            self._study.enqueue_trial(default_values(judge))
+        defaults = default_values(judge)
+        if not self._study.get_trials(deepcopy=False, states=waiting) and defaults not in [trial.values for trial in self.finished()]:
+            self._study.enqueue_trial(defaults)  # the first of all, or cut short in an earlier run
 
     def finished(self) -> list[Scored]:
         trials = self._study.get_trials(deepcopy=False, states=self._complete)
@@ -98,7 +100,7 @@ def default_values(judge: Judge) -> Values:
 
 
 def best_of(trials: Sequence[Scored], tie: float) -> Scored:
-    """Of the trials whose objective is within ``tie`` of the least, relative, the one of fewest missed deadlines, then of least objective."""
+    """Of the trials within ``tie`` of the least objective, relative, that of fewest missed deadlines, then of least objective."""
     least = min(trial.objective_usd for trial in trials)
     near = [trial for trial in trials if trial.objective_usd <= least + tie * abs(least)]
     return min(near, key=lambda trial: (trial.missed_deadlines, trial.objective_usd))
@@ -122,7 +124,7 @@ def tune(
         trials: of each judge, those that the search has already included.
 
     Returns:
-        Best trial and first trial by judge.
+        Best trial and that of the defaults by judge.
     """
     found: dict[str, tuple[Scored, Scored]] = {}
     with tqdm(total=trials * len(judges), desc="tune", unit="trial", disable=not progress, dynamic_ncols=True) as bar:
@@ -139,7 +141,8 @@ def tune(
                 done.append(study.run(score))
                 bar.update()
                 bar.set_postfix_str(f"{name}: {best_of(done, tie).objective_usd:.2f} USD a window")
-            found[name] = (best_of(done, tie), done[0])
+            defaults = default_values(judge)
+            found[name] = (best_of(done, tie), next((trial for trial in done if trial.values == defaults), done[0]))
     return found
 
 

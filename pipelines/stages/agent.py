@@ -24,6 +24,7 @@ from pipelines.stages.policy_plots import learning_figure
 from pipelines.workspace import write_json
 from registry.tracking import Run
 
+
 def part_windows(config: TrainConfig, features: Path, part: str, count: int, seed: int) -> list[WindowTables]:
     """Windows of one part of the time line, from the tables of stage ``features``."""
     jobs, grid = pd.read_parquet(features / "jobs.parquet"), pd.read_parquet(features / "grid.parquet")
