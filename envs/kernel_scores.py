@@ -1,8 +1,8 @@
 """Compiled expectations: what each candidate action should cost by estimates and by the forecast of price, carbon and PUE.
 
 The forecast of a future grid step is the last known value at the same time of day (``last_day``; ``none`` repeats the last value,
-``perfect`` knows the table). It is therefore periodic: known columns, then the last day again and again, and an integral over it is a difference of
-running sums, however far it reaches.
+``perfect`` knows the table). It is therefore periodic: known columns, then the last day again and again, and an integral over it is a
+difference of running sums, however far it reaches.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from envs.state import Policy
 from envs.world import World, build_world
 from pipelines.cli import build, hydra_command, name_sources
 from pipelines.equipment import ServiceRows, equipped, rejected_leases, service_means
-from pipelines.policies import resolve_policy
+from pipelines.policies import TunedJudges, read_judges, resolve_policy
 from pipelines.trials import Trial, queue_policy, queue_runs_itself, swf_trial, table_trial, whole_number
 from pipelines.workspace import write_json
 from telemetry.errors import InputError
@@ -81,6 +82,22 @@ def plain(value: Any) -> Any:
     return int(number) if isinstance(value, int) or (hasattr(value, "dtype") and value.dtype.kind in "iu") else number
 
 
+def _about_tuned(tuned: TunedJudges, policies: Mapping[str, Policy], trial: Trial, file: str) -> list[str]:
+    """Notes on the parameters of tuned judges, and on windows that they were tuned on."""
+    notes = []
+    for name, judge in tuned.judges.items():
+        if name in policies and judge.space:
+            values = ", ".join(f"{parameter.name} {getattr(judge.settings, parameter.name):g}" for parameter in judge.space)
+            notes.append(f"{name} tuned by {file}: {values}")
+    until = tuned.about.get("trained_until")
+    if notes and until:
+        cut = [window for windows in trial.windows.values() for window in windows]
+        early = sum(window.start < pd.Timestamp(str(until)) for window in cut)
+        if early:
+            notes.append(f"{early} of {len(cut)} windows begin before {until}, on which the judges were tuned; part=test leaves them out")
+    return notes
+
+
 def run(cfg: DictConfig) -> Report:
     """Everything but printing and writing."""
     seeds = tuple(range(cfg.seed, cfg.seed + whole_number(cfg.seeds, "seeds")))
@@ -96,8 +113,10 @@ def run(cfg: DictConfig) -> Report:
         names = list(cfg.policies or DEFAULT_POLICIES)
         if cfg.baseline and cfg.baseline not in names:
             names.insert(0, str(cfg.baseline))
-        policies = {str(name): resolve_policy(str(name), cfg.registry.tracking_uri) for name in names}
+        tuned = read_judges(str(cfg.judges)) if cfg.judges else TunedJudges({}, {})
+        policies = {str(name): resolve_policy(str(name), cfg.registry.tracking_uri, tuned.judges) for name in names}
         trial = table_trial(cfg, seeds)
+        trial.notes.extend(_about_tuned(tuned, policies, trial, str(cfg.judges)))
     trial, plans = equipped(cfg, trial)
     services = ServiceRows(trial, plans)
     worlds: dict[int, World] = {seed: build_world(trial.cluster, windows) for seed, windows in trial.windows.items()}

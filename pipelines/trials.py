@@ -31,6 +31,7 @@ from envs.windows import (
 )
 from envs.world import LARGEST_GPUS_PER_NODE
 from pipelines.cli import CONF_DIR
+from pipelines.spans import SPLIT, part_span
 from pipelines.stress import Stressed, stress_of
 from telemetry.errors import InputError
 from telemetry.quality import FLAWS
@@ -156,18 +157,33 @@ def table_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
     tables, stress = _tables(cfg, cluster, jobs, notes, seeds, step_s=DAY_S if by_jobs(cfg) else 3600)
     count = whole_number(cfg.windows, "windows", DEFAULT_WINDOWS)
     if by_jobs(cfg):
+        if cfg.get("part") is not None:
+            raise InputError(f"part={cfg.part} with windows of jobs", where="part", remedy="leave out trace.start and trace.length")
         return _trial_by_jobs(cfg, cluster, tables, notes, stress, count)
     grids = {seed: one.grid_around() for seed, one in tables.items()}
     first = next(iter(tables))
-    hours = _window_hours(cfg, tables[first].jobs, grids[first], count, notes)
+    start, end = part_span(tables[first].jobs, cfg.get("part"), tuple(cfg.get("split") or SPLIT))
+    hours = _window_hours(cfg, _between(tables[first].jobs, start, end), grids[first], count, notes)
+    if start is not None and end is not None:
+        notes.append(f"part {cfg.part}: {start.isoformat()} to {end.isoformat()}")
 
     def cut(seed: int, grid: pd.DataFrame) -> list[WindowTables]:
-        return tables[seed].befall(cut_windows(tables[seed].jobs, grid, round(hours * 3600), count, seed))
+        return tables[seed].befall(cut_windows(tables[seed].jobs, grid, round(hours * 3600), count, seed, start, end))
 
     windows = {seed: cut(seed, grid) for seed, grid in grids.items()}
     reported = {seed: cut(seed, one.reported) for seed, one in tables.items() if one.reported is not None}
     description = _description(cfg, cluster, tables[first].jobs, count, f"{hours:g} h each")
     return Trial(cluster, windows, description, notes, reported or None, stress)
+
+
+def _between(jobs: pd.DataFrame, start: pd.Timestamp | None, end: pd.Timestamp | None) -> pd.DataFrame:
+    """Jobs submitted from ``start`` and before ``end``; all without limits."""
+    if start is None or end is None:
+        return jobs
+    inside = jobs[(jobs["submit_time"] >= start) & (jobs["submit_time"] < end)]
+    if inside.empty:
+        raise InputError(f"no job from {start.isoformat()} to {end.isoformat()}", where="part", remedy="another split=, or more jobs")
+    return inside
 
 
 def span_trial(cfg: DictConfig, seed: int, start: pd.Timestamp | None) -> Trial:
