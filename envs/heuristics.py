@@ -105,17 +105,17 @@ def _judges() -> dict[str, Judge]:
     urgent = replace(packed, queue_order="priority")
     planner = replace(
         urgent,
-        sleep_after_s=200,
+        sleep_after_s=60,
         hold_s=1800,
         review_s=1800,
         plans=True,
         expected_share=0.5,
-        padded_share=0.8,
-        node_weight=0.6,
-        share_weight=0.5,
-        hold_margin=0.1,
-        move_margin=0.1,
-        overbooked_usd_per_gpu_hour=0.02,
+        padded_share=0.6,
+        node_weight=0.5,
+        share_weight=1.2,
+        hold_margin=0.13,
+        move_margin=0.15,
+        overbooked_usd_per_gpu_hour=0.005,
     )
     judges = (
         Judge("k8s_default", spread, ROOMIEST, "least allocated node, pool with most free GPUs, full power, nodes never sleep"),
