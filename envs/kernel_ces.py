@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from envs import fields as fx
 from envs.kernel_compile import compiled
-from envs.kernel_queue import NEVER
 from envs.state import DOWN
 
 CHECK_S = 600
@@ -37,15 +36,13 @@ def rules_itself(c):
 
 @compiled
 def next_check(c):
-    """The next check; NEVER when there is none."""
-    return (c.i[fx.TIME_S] // CHECK_S + 1) * CHECK_S if rules_itself(c) else NEVER
+    """Second of the next check, where the rule is on."""
+    return (c.i[fx.TIME_S] // CHECK_S + 1) * CHECK_S
 
 
 @compiled
 def follow_demand(c):
-    """Step 6, before the falling asleep: set how many nodes of each pool shall be awake."""
-    if not rules_itself(c):
-        return
+    """Step 6, before the falling asleep, where the rule is on: set how many nodes of each pool shall be awake."""
     o, i = c.o, c.i
     for p in range(o[fx.N_POOLS]):
         pool = o[fx.I_POOL] + p * fx.POOL_WIDTH

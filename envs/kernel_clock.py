@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from envs import events
 from envs import fields as fx
-from envs.kernel_ces import follow_demand, next_check
+from envs.kernel_ces import follow_demand, next_check, rules_itself
 from envs.kernel_compile import compiled
 from envs.kernel_decisions import NOTHING, begin_decisions, next_question, plan_job
 from envs.kernel_nodes import fall_asleep, node_up, wake_ahead, wake_done
@@ -251,12 +251,13 @@ def log_is_full(c):
 @compiled
 def advance(c):
     """Go on to the next question or the end of the window; with a full event log, stop between two instants to have it drained."""
-    i = c.i
+    i, by_demand = c.i, rules_itself(c)
     while not i[fx.DONE]:
         if i[fx.PHASE] != NOTHING:
             if next_question(c):
                 return
-            follow_demand(c)
+            if by_demand:
+                follow_demand(c)
             fall_asleep(c)
             wake_ahead(c)
             if i[fx.UNFINISHED] > 0 and i[fx.COLUMN] == c.o[fx.N_COLUMNS] - 1 and _next_event(c) == NEVER:
@@ -267,7 +268,9 @@ def advance(c):
         if log_is_full(c):
             return
         step_s = c.g[fx.STEP_S]
-        until = min((i[fx.TIME_S] // step_s + 1) * step_s, _next_event(c), next_check(c))
+        until = min((i[fx.TIME_S] // step_s + 1) * step_s, _next_event(c))
+        if by_demand:
+            until = min(until, next_check(c))
         charge_sites(c, until - i[fx.TIME_S])
         i[fx.TIME_S] = until
         _instant(c)
