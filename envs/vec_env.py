@@ -83,23 +83,39 @@ class ClusterVecEnv(VecEnv):
         self._actions = np.asarray(actions, dtype=np.int64).reshape(self.num_envs)
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Rewards float32 ``[B]``, dones, and infos that are empty except at the end of a window, where they hold its totals."""
+        """Observations ``[B, D]``, and what :meth:`step_into` returns."""
         assert self._actions is not None
+        observations = np.empty((self.num_envs, self.layout.size), np.float32)
+        return observations, *self.step_into(self._actions, observations)
+
+    def step_into(self, actions: np.ndarray, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Step all environments and write the observations into float32 ``[B, D]``, for example a row of a rollout buffer.
+
+        Returns:
+            Rewards float32 ``[B]``, dones bool ``[B]``, and infos that are empty except at the end of a window, where they hold its totals.
+        """
+        simulator, own = self.simulator, self.simulator.observations
+        simulator.observations = observations
+        try:
+            return self._step(np.asarray(actions, dtype=np.int64))
+        finally:
+            simulator.observations = own
+
+    def _step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
         simulator = self.simulator
-        simulator.step(self._actions, observe=True)
+        simulator.step(actions, observe=True)
         rewards = simulator.rewards[:, REWARD_MODES.index(self.reward_mode)].astype(np.float32)
         self._episode_reward += rewards
         dones = simulator.done
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        observations = simulator.observations
         if dones.any():
             for b in np.flatnonzero(dones):
                 infos[b] = self._summary(int(b))
-                infos[b]["terminal_observation"] = observations[b].copy()
+                infos[b]["terminal_observation"] = simulator.observations[b].copy()
                 infos[b]["TimeLimit.truncated"] = False
             self._begin(dones)
-            observations = first_observations(simulator, dones)
-        return observations.copy(), rewards, dones, infos
+            first_observations(simulator, dones)
+        return rewards, dones, infos
 
     def action_masks(self) -> np.ndarray:
         """Allowed actions of the pending questions, bool ``[B, A]``."""

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from stable_baselines3 import PPO
 
+from envs.agent.ppo import CompiledPPO
 from telemetry.errors import InputError
 
 TENSORS_FILE = "state.safetensors"
@@ -27,7 +27,7 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tens
     return tensors
 
 
-def save_checkpoint(folder: Path, model: PPO, extra: dict[str, Any], extra_arrays: dict[str, np.ndarray]) -> None:
+def save_checkpoint(folder: Path, model: CompiledPPO, extra: dict[str, Any], extra_arrays: dict[str, np.ndarray]) -> None:
     """Write the whole state of ``model`` and its VecEnv to ``folder``; the previous checkpoint stays until the new one is complete.
 
     Args:
@@ -47,6 +47,7 @@ def save_checkpoint(folder: Path, model: PPO, extra: dict[str, Any], extra_array
     meta = {
         "num_timesteps": model.num_timesteps,
         "n_updates": model._n_updates,
+        "sampling": model.sampling.bit_generator.state,
         "numpy_rng": {"pos": legacy["state"]["pos"], "has_gauss": legacy["has_gauss"], "gauss": legacy["gauss"]},
         "env": env_meta,
         "extra": extra,
@@ -72,7 +73,7 @@ def has_checkpoint(folder: Path) -> bool:
     return (folder / META_FILE).exists() and (folder / TENSORS_FILE).exists()
 
 
-def load_checkpoint(folder: Path, model: PPO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def load_checkpoint(folder: Path, model: CompiledPPO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Restore what :func:`save_checkpoint` wrote into ``model`` and its VecEnv.
 
     Returns:
@@ -111,6 +112,7 @@ def load_checkpoint(folder: Path, model: PPO) -> tuple[dict[str, Any], dict[str,
         ) from error
     model.num_timesteps = int(meta["num_timesteps"])
     model._n_updates = int(meta["n_updates"])
+    model.sampling.bit_generator.state = meta["sampling"]
     model._last_obs = tensors["last_obs"].numpy()
     model._last_episode_starts = tensors["last_episode_starts"].numpy()
     torch.set_rng_state(tensors["rng.torch"])

@@ -18,6 +18,7 @@ class AgentConfig:
         kappa: start of the inverse temperature on the look-ahead score.
         validate_every: rollouts between two validations.
         patience: validations without a better one before training stops; 0 = never.
+        threads: over which rollouts and updates are spread; results do not depend on it.
         value_warmup: rollouts in which only the value function learns.
     """
 
@@ -34,12 +35,13 @@ class AgentConfig:
     vf_coef: float = 0.5
     max_grad_norm: float = 0.5
     target_kl: float = 0.03
-    hidden: int = 64
+    hidden: int = 32
     kappa: float = 80.0
     value_warmup: int = 4
     validate_every: int = 6
     patience: int = 0
     checkpoint_every: int = 10
+    threads: int = 2
 
     def __post_init__(self) -> None:
         positive = ("total_steps", "num_envs", "n_steps", "batch_size", "n_epochs", "learning_rate", "hidden", "kappa", "validate_every")

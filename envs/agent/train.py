@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.utils import set_random_seed
@@ -17,6 +16,7 @@ from envs.agent.checkpoint import has_checkpoint, load_checkpoint, save_checkpoi
 from envs.agent.config import AgentConfig
 from envs.agent.network import CandidatePolicy
 from envs.agent.policy import AgentPolicy
+from envs.agent.ppo import CompiledPPO
 from envs.state import PolicySettings
 from envs.vec_env import ClusterVecEnv
 
@@ -152,7 +152,7 @@ def train_agent(
         The best policy that validation accepted.
     """
     set_random_seed(seed)
-    model = PPO(
+    model = CompiledPPO(
         CandidatePolicy,
         env,
         learning_rate=config.learning_rate,
@@ -166,8 +166,14 @@ def train_agent(
         vf_coef=config.vf_coef,
         max_grad_norm=config.max_grad_norm,
         target_kl=config.target_kl,
-        policy_kwargs={"layout": env.layout, "hidden": config.hidden, "kappa": config.kappa},
+        policy_kwargs={
+            "layout": env.layout,
+            "hidden": config.hidden,
+            "kappa": config.kappa,
+            "optimizer_kwargs": {"eps": 1e-5, "fused": True},
+        },
         seed=seed,
+        threads=config.threads,
         device="cpu",
     )
     trainer = _Trainer(config, settings, validate, checkpoint, report)
