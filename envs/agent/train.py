@@ -130,29 +130,10 @@ class _Trainer(BaseCallback):
         self.best_weights = arrays
 
 
-def train_agent(
-    env: ClusterVecEnv,
-    settings: PolicySettings,
-    config: AgentConfig,
-    validate: Validate,
-    *,
-    seed: int,
-    checkpoint: Path | None = None,
-    report: Metrics = lambda step, metrics: None,
-) -> TrainingResult:
-    """Train the agent, or continue where a killed run left its checkpoint.
-
-    Args:
-        env: training environments; ``config.num_envs`` of them.
-        validate: objective of a policy on held-out windows, lower is better.
-        checkpoint: folder of the checkpoint; None trains without one.
-        report: called with ``(step, metrics)`` after each rollout and validation.
-
-    Returns:
-        The best policy that validation accepted.
-    """
+def make_model(env: ClusterVecEnv, config: AgentConfig, seed: int) -> CompiledPPO:
+    """The untrained agent in its environments."""
     set_random_seed(seed)
-    model = CompiledPPO(
+    return CompiledPPO(
         CandidatePolicy,
         env,
         learning_rate=config.learning_rate,
@@ -176,6 +157,30 @@ def train_agent(
         threads=config.threads,
         device="cpu",
     )
+
+
+def train_agent(
+    env: ClusterVecEnv,
+    settings: PolicySettings,
+    config: AgentConfig,
+    validate: Validate,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    report: Metrics = lambda step, metrics: None,
+) -> TrainingResult:
+    """Train the agent, or continue where a killed run left its checkpoint.
+
+    Args:
+        env: training environments; ``config.num_envs`` of them.
+        validate: objective of a policy on held-out windows, lower is better.
+        checkpoint: folder of the checkpoint; None trains without one.
+        report: called with ``(step, metrics)`` after each rollout and validation.
+
+    Returns:
+        The best policy that validation accepted.
+    """
+    model = make_model(env, config, seed)
     trainer = _Trainer(config, settings, validate, checkpoint, report)
     model.set_logger(Logger(folder=None, output_formats=[trainer.capture]))
     remaining = config.total_steps

@@ -151,7 +151,7 @@ def test_an_update_is_that_of_stable_baselines3(agent_world):
 def test_results_do_not_depend_on_threads(agent_world):
     weights = []
     for threads in (1, 3):
-        model = model_of(agent_world, num_envs=300, n_steps=4, batch_size=500, threads=threads)
+        model = model_of(agent_world, num_envs=300, n_steps=4, batch_size=600, threads=threads)
         model.learn(3000)
         weights.append(model.flat.clone().numpy())
     np.testing.assert_array_equal(*weights)
