@@ -62,6 +62,7 @@ class ClusterVecEnv(VecEnv):
         self.layout = self.simulator.layout
         self.world = world
         self.reward_mode = reward_mode
+        self.reward_spec = reward_spec
         self._preferences = preferences or {}
         self._stagger = stagger
         self._generator = np.random.default_rng(seed)

@@ -39,7 +39,7 @@ def save_checkpoint(folder: Path, model: CompiledPPO, extra: dict[str, Any], ext
     tensors = {f"policy.{key}": value.clone() for key, value in model.policy.state_dict().items()}
     tensors |= _optimizer_tensors(model.policy.optimizer)
     tensors |= {f"env.{key}": torch.from_numpy(np.ascontiguousarray(value)) for key, value in env_arrays.items()}
-    tensors |= {f"extra.{key}": torch.from_numpy(np.ascontiguousarray(value)) for key, value in extra_arrays.items()}
+    tensors |= {f"extra.{key}": torch.tensor(value) for key, value in extra_arrays.items()}
     tensors["rng.torch"] = torch.get_rng_state()
     tensors["rng.numpy"] = torch.from_numpy(legacy["state"]["key"].astype(np.int64))
     tensors["last_obs"] = torch.from_numpy(np.ascontiguousarray(model._last_obs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from envs.agent.selection import ACCEPT
 from telemetry.errors import InputError
 
 
@@ -18,6 +19,8 @@ class AgentConfig:
         kappa: start of the inverse temperature on the look-ahead score.
         validate_every: rollouts between two validations.
         patience: validations without a better one before training stops; 0 = never.
+        accept: when the agent is better than its judge on the validation windows held back: ``mean``, on average; ``interval``, with the
+            whole 95 % interval of the paired gain.
         threads: over which rollouts and updates are spread; results do not depend on it.
         value_warmup: rollouts in which only the value function learns.
     """
@@ -39,17 +42,31 @@ class AgentConfig:
     kappa: float = 80.0
     value_warmup: int = 4
     validate_every: int = 6
-    patience: int = 0
+    patience: int = 6
+    accept: str = "mean"
     checkpoint_every: int = 10
     threads: int = 2
 
     def __post_init__(self) -> None:
-        positive = ("total_steps", "num_envs", "n_steps", "batch_size", "n_epochs", "learning_rate", "hidden", "kappa", "validate_every")
+        positive = (
+            "total_steps",
+            "num_envs",
+            "n_steps",
+            "batch_size",
+            "n_epochs",
+            "learning_rate",
+            "hidden",
+            "kappa",
+            "validate_every",
+            "threads",
+        )
         for key in positive:
             if getattr(self, key) <= 0:
                 raise InputError(f"{key} = {getattr(self, key)}", where="agent", allowed="above 0")
         if not 0.0 < self.gamma <= 1.0:
             raise InputError(f"gamma = {self.gamma}", where="agent", allowed="0 < gamma <= 1")
+        if self.accept not in ACCEPT:
+            raise InputError(f"accept = '{self.accept}'", where="agent", allowed=", ".join(ACCEPT))
         if self.num_envs * self.n_steps < self.batch_size:
             raise InputError(
                 f"batch_size = {self.batch_size} for rollouts of {self.num_envs * self.n_steps}",
