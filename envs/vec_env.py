@@ -57,12 +57,15 @@ class ClusterVecEnv(VecEnv):
         unknown = sorted(set(preferences or {}) - set(PREFERENCES))
         if unknown:
             raise InputError(f"unknown preference '{unknown[0]}'", where="vec_env", allowed=", ".join(PREFERENCES))
+        for name, (low, high) in (preferences or {}).items():
+            if not 0.0 <= low <= high < np.inf:
+                raise InputError(f"preference '{name}' from {low} to {high}", where="vec_env", allowed="0 <= low <= high, finite")
         playable_windows(world, "vec_env")
         self.simulator = Simulator(world, num_envs, settings, reward_spec, plan_regret=reward_mode == "regret", threads=threads)
         self.layout = self.simulator.layout
         self.world = world
         self.reward_mode = reward_mode
-        self.reward_spec = reward_spec
+        self.scales_usd = np.full(num_envs, reward_spec.scale_usd)
         self._preferences = preferences or {}
         self._stagger = stagger
         self._generator = np.random.default_rng(seed)

@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from envs.agent.selection import ACCEPT
 from telemetry.errors import InputError
+
+
+@dataclass(frozen=True)
+class WorldChoice:
+    """One of the worlds that the agent learns in, made from the training part of the trace.
+
+    Attributes:
+        load: jobs in the same time, as a multiple of the trace's (thinned below 1, copied above).
+        cluster: a cluster of ``conf/cluster`` instead of the configured one; None = the configured one.
+        grid_shift_hours: prices and intensities met so many hours later.
+        share: of the environments, relative to the other worlds'.
+    """
+
+    load: float = 1.0
+    cluster: str | None = None
+    grid_shift_hours: float = 0.0
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        for key in ("load", "share"):
+            if not 0 < getattr(self, key) < float("inf"):
+                raise InputError(f"{key} = {getattr(self, key)}", where="agent.worlds", allowed="a finite number above 0")
 
 
 @dataclass(frozen=True)
@@ -22,6 +44,9 @@ class AgentConfig:
         accept: when the agent is better than its judge on the validation windows held back: ``mean``, on average; ``interval``, with the
             whole 95 % interval of the paired gain.
         threads: over which rollouts and updates are spread; results do not depend on it.
+        worlds: what the agent learns in; none = the configured cluster under the trace as it is.
+        preferences: ``{weight: [low, high]}``: weights of the objective drawn anew for every window of training.
+        population: trainings from different seeds, one after the other, of which the best is kept.
         value_warmup: rollouts in which only the value function learns.
     """
 
@@ -46,6 +71,9 @@ class AgentConfig:
     accept: str = "mean"
     checkpoint_every: int = 10
     threads: int = 2
+    population: int = 1
+    worlds: tuple[WorldChoice, ...] = ()
+    preferences: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         positive = (
@@ -65,6 +93,9 @@ class AgentConfig:
                 raise InputError(f"{key} = {getattr(self, key)}", where="agent", allowed="above 0")
         if not 0.0 < self.gamma <= 1.0:
             raise InputError(f"gamma = {self.gamma}", where="agent", allowed="0 < gamma <= 1")
+        for name, limits in self.preferences.items():
+            if not (isinstance(limits, tuple | list) and len(limits) == 2 and all(isinstance(limit, int | float) for limit in limits)):
+                raise InputError(f"{name}: {limits!r}", where="agent.preferences", allowed="[low, high]")
         if self.accept not in ACCEPT:
             raise InputError(f"accept = '{self.accept}'", where="agent", allowed=", ".join(ACCEPT))
         if self.num_envs * self.n_steps < self.batch_size:

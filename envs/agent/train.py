@@ -19,6 +19,7 @@ from envs.agent.policy import AgentPolicy
 from envs.agent.ppo import CompiledPPO
 from envs.agent.selection import Verdict, halves, verdict
 from envs.agent.tracking import Capture, action_shares, episode_means
+from envs.multi_world import MultiWorldVecEnv
 from envs.state import PolicySettings
 from envs.vec_env import ClusterVecEnv
 
@@ -152,9 +153,10 @@ class _Trainer(BaseCallback):
     def _on_rollout_end(self) -> None:
         buffer, layout = self.model.rollout_buffer, self.model.policy.layout
         shares = action_shares(layout, buffer.flat("observations"), buffer.flat("actions"))
-        env, reward = self.model.get_env(), float(buffer.rewards.mean())
-        metrics = {"rollout/reward_per_decision": reward, **shares, **episode_means(self.ended)}
-        metrics[f"rollout/{'regret' if env.reward_mode == 'regret' else 'cost'}_per_decision_usd"] = -env.reward_spec.scale_usd * reward
+        env = self.model.get_env()
+        metrics = {"rollout/reward_per_decision": float(buffer.rewards.mean()), **shares, **episode_means(self.ended)}
+        name = "regret" if env.reward_mode == "regret" else "cost"
+        metrics[f"rollout/{name}_per_decision_usd"] = -float((buffer.rewards * env.scales_usd).mean())
         for name, value in metrics.items():
             self.logger.record(name, value)
         self.pending = True
@@ -215,7 +217,7 @@ class _Trainer(BaseCallback):
         )
 
 
-def make_model(env: ClusterVecEnv, config: AgentConfig, seed: int) -> CompiledPPO:
+def make_model(env: ClusterVecEnv | MultiWorldVecEnv, config: AgentConfig, seed: int) -> CompiledPPO:
     """The untrained agent in its environments."""
     set_random_seed(seed)
     return CompiledPPO(
@@ -245,7 +247,7 @@ def make_model(env: ClusterVecEnv, config: AgentConfig, seed: int) -> CompiledPP
 
 
 def train_agent(
-    env: ClusterVecEnv,
+    env: ClusterVecEnv | MultiWorldVecEnv,
     settings: PolicySettings,
     config: AgentConfig,
     validate: Validate,
@@ -258,7 +260,7 @@ def train_agent(
     """Train the agent, or continue where a killed run left its checkpoint.
 
     Args:
-        env: training environments; ``config.num_envs`` of them.
+        env: training environments, of one world or of several.
         validate: objectives ``[W]`` of a policy on held-out windows, lower is better (or their mean).
         judge: objectives ``[W]`` of the judge that the agent starts from, on the same windows; None = those of the untrained agent.
         checkpoint: folder of the checkpoint; None trains without one.
