@@ -157,8 +157,8 @@ ENV_I = (
     N_BOOKED, SLOTS_S, PLANNED, PLAN_POOL, PLAN_START_S, PLAN_END_S, PLAN_LOW, PLAN_HIGH, BEST_LOW, BEST_HIGH, HINDSIGHT,
 ) = range(len(ENV_I))  # fmt: skip
 
-ENV_F = ("objective_usd", "regret_usd", "marked_usd", "marked_regret", "busy_gpu_s")
-OBJECTIVE_USD, REGRET_USD, MARKED_USD, MARKED_REGRET, BUSY_GPU_S = range(len(ENV_F))
+ENV_F = ("objective_usd", "regret_usd", "marked_usd", "marked_regret", "busy_gpu_s", "plan_unit_usd")
+OBJECTIVE_USD, REGRET_USD, MARKED_USD, MARKED_REGRET, BUSY_GPU_S, PLAN_UNIT_USD = range(len(ENV_F))
 
 # start_s is the first start of all; begin_s, loading_s and done_s are those of the running segment; marked_s is until when it is charged
 JOB_I = (

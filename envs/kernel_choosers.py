@@ -9,7 +9,7 @@ import numpy as np
 from envs import fields as fx
 from envs.kernel_compile import compiled
 from envs.kernel_placement import lowest_offered, preferred_pool
-from envs.kernel_planner import best_planned, plan_question
+from envs.kernel_planner import best_planned, plan_question, planned_regret
 from envs.kernel_rates import rate_rank
 from envs.kernel_scores import score_question
 from envs.observation import (
@@ -70,7 +70,7 @@ def _best_planned(c):
     for action in range(c.o[fx.N_ACTIONS]):
         if not c.i[c.o[fx.I_ACTION] + action * fx.ACTION_WIDTH + fx.MASK]:
             continue
-        score = relative_score(c.f[c.o[fx.F_ACTION] + action * fx.ACTION_F_WIDTH + fx.PLANNED_ACTION_USD], least)
+        score = planned_regret(c, action, least)
         if best < 0 or score < best_score:
             best, best_score = action, score
     return best

@@ -50,6 +50,7 @@ WIDTH = fx.N_SLOTS + 1
 MOST_LATER_SLOTS = DAY_S // fx.SLOT_S
 GPU_HOURS = fx.SLOT_S / HOUR_S / 1000.0  # of a thousandth over a slot
 SHORTEST_LEFT_S = 60
+LEAST_UNIT_USD = 1e-6
 HALF = fx.N_SLOTS // 2  # slots in one word of a booking
 UNIT, WORK = 3 * WIDTH, 4 * WIDTH  # rows of the scratch
 
@@ -356,6 +357,8 @@ def _plan_pieces(c, job, p, loading, expected, padded, best, hold):
         if i[fx.REVIEWING] and not (stays and level == i[a + fx.LEVEL]):
             usd += c.qf[fx.MOVE_MARGIN] * abs(own)
         _enter(c, action, usd, node_usd, taken_usd)
+        if own > 0.0:
+            c.f[fx.PLAN_UNIT_USD] = min(c.f[fx.PLAN_UNIT_USD], own)
     return best
 
 
@@ -454,6 +457,7 @@ def _plan(c, job, first, last, runs):
     _fill_rates(c)
     _fill_calendar(c, job)
     c.i[fx.PLAN_POOL] = -1
+    c.f[fx.PLAN_UNIT_USD] = np.inf
     loading, best, pieces = loading_s(c, job), np.inf, splits(c, job)
     expected, padded = left_s(c, job, c.qf[fx.EXPECTED_SHARE]), left_s(c, job, c.qf[fx.PADDED_SHARE])
     if c.i[o[fx.I_JOB] + job * fx.JOB_WIDTH + fx.STATUS] == RUNNING:
@@ -491,6 +495,8 @@ def plan_question(c):
     if c.i[hold] and not splits(c, job):
         to = c.o[fx.F_ACTION] + fx.PLANNED_ACTION_USD
         c.f[to] += c.qf[fx.HOLD_MARGIN] * abs(c.f[to])
+    if c.f[fx.PLAN_UNIT_USD] == np.inf:
+        c.f[fx.PLAN_UNIT_USD] = abs(best_planned(c))
 
 
 @compiled
@@ -523,6 +529,13 @@ def book_plan(c, job):
     unbook(c, job)
     if c.i[fx.PLAN_POOL] >= 0:
         book(c, job, c.i[fx.PLAN_POOL], c.i[fx.PLAN_START_S], c.i[fx.PLAN_END_S], c.i[fx.PLAN_LOW], c.i[fx.PLAN_HIGH])
+
+
+@compiled
+def planned_regret(c, action, best):
+    """Price of an action above the best one's, in units of a slot's work for a job that may be interrupted, of the best price for others."""
+    usd = c.f[c.o[fx.F_ACTION] + action * fx.ACTION_F_WIDTH + fx.PLANNED_ACTION_USD]
+    return np.float32((usd - best) / max(c.f[fx.PLAN_UNIT_USD], LEAST_UNIT_USD))
 
 
 @compiled

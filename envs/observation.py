@@ -14,7 +14,7 @@ import numpy as np
 from envs import fields as fx
 from envs.kernel_compile import compiled
 from envs.kernel_placement import preferred_pool
-from envs.kernel_planner import best_planned
+from envs.kernel_planner import best_planned, planned_regret
 from envs.kernel_power import grid_row
 from envs.kernel_rates import rate_rank
 from envs.kernel_scores import remaining_s
@@ -43,7 +43,10 @@ CANDIDATE_FEATURES: tuple[tuple[str, str], ...] = (
     ("price", "price now against the mean of the forecast 24 h, relative; for hold of the cheapest site"),
     ("carbon", "carbon intensity likewise; for hold of the cleanest site"),
     ("renewable", "renewable share now; 0 for hold"),
-    ("planned", "planner's score: price in its calendar above the best allowed action's, relative to it; hold is its best later start"),
+    (
+        "planned",
+        "planner's score: price above the best allowed action's, in units of half an hour of the job (of the best price, for one that cannot be interrupted)",
+    ),
     ("node_share", "share of the planner's price that is idle watts of nodes switched on for the job"),
     ("overbooked_share", "share of the planner's price that is GPU time taken already"),
 )
@@ -231,7 +234,7 @@ def _write_planned(c, out):
             continue
         at, b = action * N_CANDIDATE_FEATURES, c.o[fx.F_ACTION] + action * fx.ACTION_F_WIDTH
         whole = max(abs(c.f[b + fx.PLANNED_ACTION_USD]), SMALLEST_USD)
-        out[at + PLANNED] = relative_score(c.f[b + fx.PLANNED_ACTION_USD], best)
+        out[at + PLANNED] = _clipped(planned_regret(c, action, best))
         out[at + NODE_SHARE] = _clipped(c.f[b + fx.PLANNED_NODE_USD] / whole)
         out[at + OVERBOOKED_SHARE] = _clipped(c.f[b + fx.PLANNED_OVERBOOKED_USD] / whole)
 

@@ -11,13 +11,14 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from envs.episodes import episode_totals, first_observations, observation_box, playable_windows
 from envs.kernel import Simulator
-from envs.kernel_choosers import LOOKAHEAD
+from envs.kernel_choosers import LOOKAHEAD, PLANNER
 from envs.reward import RewardSpec
 from envs.state import PolicySettings
 from envs.world import World
 from telemetry.errors import InputError
 
 REWARD_MODES: tuple[str, ...] = ("exact", "regret")
+DECISIONS_PER_REVIEWED_JOB = 20
 PREFERENCES: tuple[str, ...] = ("w_cost", "w_carbon", "w_energy", "w_sla")
 
 
@@ -27,15 +28,16 @@ class ClusterVecEnv(VecEnv):
     Observation: float32 ``[D]`` as in ``envs.observation``, the mask within it. Action: 0 holds the job in question, 1 + p L + l runs it.
 
     Reward ``exact``: minus the objective (``envs.reward``) accrued until the next question, over ``scale_usd``. Reward ``regret``: the
-    same sum at better moments. Every job carries a plan, at its arrival the look-ahead's cheapest start; a decision is charged what its
-    job's new plan costs beyond the last one. Run makes the plan final, hold makes it the look-ahead's cheapest later start, and a plan
-    costs what it would really cost (watts over the true duration at the prices and intensities that come, and penalties). The idle
+    same sum at better moments. Every job carries a plan; a decision is charged what its job's new plan costs beyond the last one, and a plan
+    costs what it would really cost (watts over the true duration at the prices and intensities that come, and penalties). Under settings
+    that keep plans, the plan is the action and then the cheapest slots (:func:`envs.kernel_planner.hindsight_usd`); under others it is the
+    look-ahead's: run makes it final, hold makes it the cheapest later start. The idle
     remainder of the sites is charged as it accrues. Over a window the rewards sum to minus (objective - plans at arrival); which decision
     cost what is told at once instead of hours later, and a held job does not vanish from sight.
 
     Args:
         preferences: ``{weight: (low, high)}``: the objective's weights are drawn uniformly anew for every window.
-        stagger: the environments begin at random decisions of their first windows, played there by the look-ahead judge.
+        stagger: the environments begin at random decisions of their first windows, played there by the starting judge.
         threads: Python threads that share a step.
     """
 
@@ -57,13 +59,17 @@ class ClusterVecEnv(VecEnv):
         unknown = sorted(set(preferences or {}) - set(PREFERENCES))
         if unknown:
             raise InputError(f"unknown preference '{unknown[0]}'", where="vec_env", allowed=", ".join(PREFERENCES))
+        for name, (low, high) in (preferences or {}).items():
+            if not 0.0 <= low <= high < np.inf:
+                raise InputError(f"preference '{name}' from {low} to {high}", where="vec_env", allowed="0 <= low <= high, finite")
         playable_windows(world, "vec_env")
         self.simulator = Simulator(world, num_envs, settings, reward_spec, plan_regret=reward_mode == "regret", threads=threads)
         self.layout = self.simulator.layout
         self.world = world
         self.reward_mode = reward_mode
+        self.scales_usd = np.full(num_envs, reward_spec.scale_usd)
         self._preferences = preferences or {}
-        self._stagger = stagger
+        self._stagger, self._settings = stagger, settings
         self._generator = np.random.default_rng(seed)
         self._actions: np.ndarray | None = None
         self._episode_reward = np.zeros(num_envs)
@@ -83,23 +89,39 @@ class ClusterVecEnv(VecEnv):
         self._actions = np.asarray(actions, dtype=np.int64).reshape(self.num_envs)
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Rewards float32 ``[B]``, dones, and infos that are empty except at the end of a window, where they hold its totals."""
+        """Observations ``[B, D]``, and what :meth:`step_into` returns."""
         assert self._actions is not None
+        observations = np.empty((self.num_envs, self.layout.size), np.float32)
+        return observations, *self.step_into(self._actions, observations)
+
+    def step_into(self, actions: np.ndarray, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Step all environments and write the observations into float32 ``[B, D]``, for example a row of a rollout buffer.
+
+        Returns:
+            Rewards float32 ``[B]``, dones bool ``[B]``, and infos that are empty except at the end of a window, where they hold its totals.
+        """
+        simulator, own = self.simulator, self.simulator.observations
+        simulator.observations = observations
+        try:
+            return self._step(np.asarray(actions, dtype=np.int64))
+        finally:
+            simulator.observations = own
+
+    def _step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
         simulator = self.simulator
-        simulator.step(self._actions, observe=True)
+        simulator.step(actions, observe=True)
         rewards = simulator.rewards[:, REWARD_MODES.index(self.reward_mode)].astype(np.float32)
         self._episode_reward += rewards
         dones = simulator.done
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        observations = simulator.observations
         if dones.any():
             for b in np.flatnonzero(dones):
                 infos[b] = self._summary(int(b))
-                infos[b]["terminal_observation"] = observations[b].copy()
+                infos[b]["terminal_observation"] = simulator.observations[b].copy()
                 infos[b]["TimeLimit.truncated"] = False
             self._begin(dones)
-            observations = first_observations(simulator, dones)
-        return observations.copy(), rewards, dones, infos
+            first_observations(simulator, dones)
+        return rewards, dones, infos
 
     def action_masks(self) -> np.ndarray:
         """Allowed actions of the pending questions, bool ``[B, A]``."""
@@ -132,8 +154,9 @@ class ClusterVecEnv(VecEnv):
         """Bring each environment to a random place of its window, so that their batches are not all mornings."""
         state = self.simulator.state
         jobs = self.world.jobs.count[state.window]
-        limits = (self._generator.random(self.num_envs) * jobs).astype(np.int64)
-        self.simulator.play(LOOKAHEAD, limits)
+        each = DECISIONS_PER_REVIEWED_JOB if self._settings.review_s else 1
+        limits = (self._generator.random(self.num_envs) * jobs * each).astype(np.int64)
+        self.simulator.play(PLANNER if self._settings.plans else LOOKAHEAD, limits)
         ended = self.simulator.done
         if ended.any():
             self._begin(ended)

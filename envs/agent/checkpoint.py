@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from stable_baselines3 import PPO
 
+from envs.agent.ppo import CompiledPPO
 from telemetry.errors import InputError
 
 TENSORS_FILE = "state.safetensors"
@@ -27,7 +27,7 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tens
     return tensors
 
 
-def save_checkpoint(folder: Path, model: PPO, extra: dict[str, Any], extra_arrays: dict[str, np.ndarray]) -> None:
+def save_checkpoint(folder: Path, model: CompiledPPO, extra: dict[str, Any], extra_arrays: dict[str, np.ndarray]) -> None:
     """Write the whole state of ``model`` and its VecEnv to ``folder``; the previous checkpoint stays until the new one is complete.
 
     Args:
@@ -39,7 +39,7 @@ def save_checkpoint(folder: Path, model: PPO, extra: dict[str, Any], extra_array
     tensors = {f"policy.{key}": value.clone() for key, value in model.policy.state_dict().items()}
     tensors |= _optimizer_tensors(model.policy.optimizer)
     tensors |= {f"env.{key}": torch.from_numpy(np.ascontiguousarray(value)) for key, value in env_arrays.items()}
-    tensors |= {f"extra.{key}": torch.from_numpy(np.ascontiguousarray(value)) for key, value in extra_arrays.items()}
+    tensors |= {f"extra.{key}": torch.tensor(value) for key, value in extra_arrays.items()}
     tensors["rng.torch"] = torch.get_rng_state()
     tensors["rng.numpy"] = torch.from_numpy(legacy["state"]["key"].astype(np.int64))
     tensors["last_obs"] = torch.from_numpy(np.ascontiguousarray(model._last_obs))
@@ -47,6 +47,7 @@ def save_checkpoint(folder: Path, model: PPO, extra: dict[str, Any], extra_array
     meta = {
         "num_timesteps": model.num_timesteps,
         "n_updates": model._n_updates,
+        "sampling": model.sampling.bit_generator.state,
         "numpy_rng": {"pos": legacy["state"]["pos"], "has_gauss": legacy["has_gauss"], "gauss": legacy["gauss"]},
         "env": env_meta,
         "extra": extra,
@@ -72,7 +73,7 @@ def has_checkpoint(folder: Path) -> bool:
     return (folder / META_FILE).exists() and (folder / TENSORS_FILE).exists()
 
 
-def load_checkpoint(folder: Path, model: PPO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def load_checkpoint(folder: Path, model: CompiledPPO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Restore what :func:`save_checkpoint` wrote into ``model`` and its VecEnv.
 
     Returns:
@@ -111,6 +112,7 @@ def load_checkpoint(folder: Path, model: PPO) -> tuple[dict[str, Any], dict[str,
         ) from error
     model.num_timesteps = int(meta["num_timesteps"])
     model._n_updates = int(meta["n_updates"])
+    model.sampling.bit_generator.state = meta["sampling"]
     model._last_obs = tensors["last_obs"].numpy()
     model._last_episode_starts = tensors["last_episode_starts"].numpy()
     torch.set_rng_state(tensors["rng.torch"])

@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from envs.agent.selection import ACCEPT
 from telemetry.errors import InputError
+
+
+@dataclass(frozen=True)
+class WorldChoice:
+    """One of the worlds that the agent learns in, made from the training part of the trace.
+
+    Attributes:
+        load: jobs in the same time, as a multiple of the trace's (thinned below 1, copied above).
+        cluster: a cluster of ``conf/cluster`` instead of the configured one; None = the configured one.
+        grid_shift_hours: prices and intensities met so many hours later.
+        share: of the environments, relative to the other worlds'.
+    """
+
+    load: float = 1.0
+    cluster: str | None = None
+    grid_shift_hours: float = 0.0
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        for key in ("load", "share"):
+            if not 0 < getattr(self, key) < float("inf"):
+                raise InputError(f"{key} = {getattr(self, key)}", where="agent.worlds", allowed="a finite number above 0")
 
 
 @dataclass(frozen=True)
@@ -18,6 +41,12 @@ class AgentConfig:
         kappa: start of the inverse temperature on the look-ahead score.
         validate_every: rollouts between two validations.
         patience: validations without a better one before training stops; 0 = never.
+        accept: when the agent is better than its judge on the validation windows held back: ``mean``, on average; ``interval``, with the
+            whole 95 % interval of the paired gain.
+        threads: over which rollouts and updates are spread; results do not depend on it.
+        worlds: what the agent learns in; none = the configured cluster under the trace as it is.
+        preferences: ``{weight: [low, high]}``: weights of the objective drawn anew for every window of training.
+        population: trainings from different seeds, one after the other, of which the best is kept.
         value_warmup: rollouts in which only the value function learns.
     """
 
@@ -34,20 +63,41 @@ class AgentConfig:
     vf_coef: float = 0.5
     max_grad_norm: float = 0.5
     target_kl: float = 0.03
-    hidden: int = 64
+    hidden: int = 32
     kappa: float = 80.0
     value_warmup: int = 4
     validate_every: int = 6
-    patience: int = 0
+    patience: int = 6
+    accept: str = "mean"
     checkpoint_every: int = 10
+    threads: int = 2
+    population: int = 1
+    worlds: tuple[WorldChoice, ...] = ()
+    preferences: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        positive = ("total_steps", "num_envs", "n_steps", "batch_size", "n_epochs", "learning_rate", "hidden", "kappa", "validate_every")
+        positive = (
+            "total_steps",
+            "num_envs",
+            "n_steps",
+            "batch_size",
+            "n_epochs",
+            "learning_rate",
+            "hidden",
+            "kappa",
+            "validate_every",
+            "threads",
+        )
         for key in positive:
             if getattr(self, key) <= 0:
                 raise InputError(f"{key} = {getattr(self, key)}", where="agent", allowed="above 0")
         if not 0.0 < self.gamma <= 1.0:
             raise InputError(f"gamma = {self.gamma}", where="agent", allowed="0 < gamma <= 1")
+        for name, limits in self.preferences.items():
+            if not (isinstance(limits, tuple | list) and len(limits) == 2 and all(isinstance(limit, int | float) for limit in limits)):
+                raise InputError(f"{name}: {limits!r}", where="agent.preferences", allowed="[low, high]")
+        if self.accept not in ACCEPT:
+            raise InputError(f"accept = '{self.accept}'", where="agent", allowed=", ".join(ACCEPT))
         if self.num_envs * self.n_steps < self.batch_size:
             raise InputError(
                 f"batch_size = {self.batch_size} for rollouts of {self.num_envs * self.n_steps}",

@@ -69,17 +69,18 @@ class CandidatePolicy(ActorCriticPolicy):
         lr_schedule: Any,
         *,
         layout: ObservationLayout,
+        score_index: int,
         hidden: int = 64,
         kappa: float = 80.0,
         **kwargs: Any,
     ) -> None:
         self.layout = layout
-        self.scorer_options = {"hidden": hidden, "kappa": kappa}
+        self.scorer_options = {"score_index": score_index, "hidden": hidden, "kappa": kappa}
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Any) -> None:
         layout = self.layout
-        self.scorer = ActionScorer(layout.n_candidate_features, layout.n_global_features, layout.score_index, **self.scorer_options)
+        self.scorer = ActionScorer(layout.n_candidate_features, layout.n_global_features, **self.scorer_options)
         self.action_dist = CategoricalDistribution(layout.n_candidates)
         self.optimizer = self.optimizer_class(self.scorer.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 

@@ -110,6 +110,39 @@ def test_a_resumed_run_ends_in_the_same_weights(agent_world, tmp_path):
     assert resumed.validation[-1] == whole.validation[-1]
     for key, value in whole.policy.weights.items():
         np.testing.assert_array_equal(value, resumed.policy.weights[key])
+    untimed = [
+        [(step, {k: v for k, v in row.items() if not k.startswith(("time/", "rollout/ep_"))}) for step, row in r.curve]
+        for r in (whole, resumed)
+    ]
+    assert untimed[0] == untimed[1]
+    again = train(agent_world, checkpoint=tmp_path / "cut")
+    assert (again.validation, again.verdict.described()) == (resumed.validation, resumed.verdict.described())
+
+
+def test_patience_stops_a_run_that_does_not_get_better(agent_world, tmp_path):
+    changes = {"total_steps": 20_000, "patience": 2, "learning_rate": 1e-12, "checkpoint": tmp_path / "still"}
+    stopped = train(agent_world, **changes)
+    assert stopped.stopped_early
+    assert len(stopped.validation) == 3
+    again = train(agent_world, **changes)
+    assert again.validation == stopped.validation
+    assert again.stopped_early
+
+
+def test_curves_tell_what_was_done_and_what_it_cost(agent_world):
+    result = train(agent_world, total_steps=4096, patience=0)
+    steps = [step for step, _ in result.curve]
+    assert steps == [256 * (i + 1) for i in range(16)]
+    for _, row in result.curve:
+        assert row["actions/hold"] + row["actions/run_level_0"] + row["actions/run_level_1"] + row["actions/run_level_2"] == pytest.approx(
+            1.0
+        )
+        assert row["rollout/regret_per_decision_usd"] == pytest.approx(-row["rollout/reward_per_decision"])
+        for key in ("entropy_loss", "approx_kl", "clip_fraction", "explained_variance", "value_loss"):
+            assert np.isfinite(row[f"train/{key}"])
+    ended = [row for _, row in result.curve if "episode/objective_usd" in row]
+    assert ended
+    assert all(row["episode/energy_kwh"] > 0 and 0 <= row["episode/sla_violation_rate"] <= 1 for row in ended)
 
 
 def test_a_checkpoint_of_another_network_is_refused(agent_world, tmp_path):
