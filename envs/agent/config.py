@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from envs.agent.selection import ACCEPT
 from telemetry.errors import InputError
@@ -31,6 +31,19 @@ class WorldChoice:
 
 
 @dataclass(frozen=True)
+class Preference:
+    """A weight of the objective (``w_cost, w_carbon, w_energy, w_sla``) that training draws uniformly from ``[low, high]``."""
+
+    weight: str
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.low <= self.high < float("inf"):
+            raise InputError(f"{self.weight} from {self.low} to {self.high}", where="agent.preferences", allowed="0 <= low <= high, finite")
+
+
+@dataclass(frozen=True)
 class AgentConfig:
     """PPO and its schedule; names as in Stable-Baselines3 where it has them.
 
@@ -45,7 +58,7 @@ class AgentConfig:
             whole 95 % interval of the paired gain.
         threads: over which rollouts and updates are spread; results do not depend on it.
         worlds: what the agent learns in; none = the configured cluster under the trace as it is.
-        preferences: ``{weight: [low, high]}``: weights of the objective drawn anew for every window of training.
+        preferences: weights of the objective drawn anew for every window of training; none = those of the reward.
         population: trainings from different seeds, one after the other, of which the best is kept.
         value_warmup: rollouts in which only the value function learns.
     """
@@ -73,29 +86,16 @@ class AgentConfig:
     threads: int = 2
     population: int = 1
     worlds: tuple[WorldChoice, ...] = ()
-    preferences: dict[str, tuple[float, float]] = field(default_factory=dict)
+    preferences: tuple[Preference, ...] = ()
 
     def __post_init__(self) -> None:
-        positive = (
-            "total_steps",
-            "num_envs",
-            "n_steps",
-            "batch_size",
-            "n_epochs",
-            "learning_rate",
-            "hidden",
-            "kappa",
-            "validate_every",
-            "threads",
-        )
+        positive = ("total_steps", "num_envs", "n_steps", "batch_size", "n_epochs", "learning_rate", "hidden", "kappa", "validate_every")
+        positive = (*positive, "checkpoint_every", "threads", "population")
         for key in positive:
             if getattr(self, key) <= 0:
                 raise InputError(f"{key} = {getattr(self, key)}", where="agent", allowed="above 0")
         if not 0.0 < self.gamma <= 1.0:
             raise InputError(f"gamma = {self.gamma}", where="agent", allowed="0 < gamma <= 1")
-        for name, limits in self.preferences.items():
-            if not (isinstance(limits, tuple | list) and len(limits) == 2 and all(isinstance(limit, int | float) for limit in limits)):
-                raise InputError(f"{name}: {limits!r}", where="agent.preferences", allowed="[low, high]")
         if self.accept not in ACCEPT:
             raise InputError(f"accept = '{self.accept}'", where="agent", allowed=", ".join(ACCEPT))
         if self.num_envs * self.n_steps < self.batch_size:

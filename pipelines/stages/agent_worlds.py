@@ -68,6 +68,10 @@ def training_envs(
     envs = []
     for place, (world, count, size) in enumerate(zip(worlds, split_envs(agent.num_envs, [c.share for c in choices]), sizes, strict=True)):
         reward = replace(config.reward, scale_usd=config.reward.scale_usd * (size / sizes[0] if sizes[0] > 0 and size > 0 else 1.0))
-        options = {"preferences": agent.preferences, "reward_mode": REWARD_MODE, "threads": agent.threads}
+        options = {
+            "preferences": {one.weight: (one.low, one.high) for one in agent.preferences},
+            "reward_mode": REWARD_MODE,
+            "threads": agent.threads,
+        }
         envs.append(ClusterVecEnv(world, count, reward, judge.settings, seed + place, **options))
     return envs[0] if len(envs) == 1 else MultiWorldVecEnv(envs)

@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from pipelines.workspace import read_json
-from registry.plots import PALETTE, new_figure, styled
+from registry.plots import MUTED, PALETTE, new_figure, styled
 from registry.policy_plots import gantt, pareto
 
 
 def learning_figure(agent: Path) -> Figure:
-    """Objective of the agent on validation windows over its training, against the judge that it started from.
+    """Objective that the agent saves on validation windows over its training, against the judge that it started from.
 
     Solid: the windows on which weights are chosen; dashed: those on which they are confirmed. The dot is what was chosen.
     """
@@ -32,11 +32,15 @@ def _learning(validation: pd.DataFrame, facts: dict[str, Any]) -> Figure:
         ("confirmation_usd", "judge_confirmation_usd", PALETTE[1], "--", "confirmed on"),
     )
     for name, judge, colour, style, label in halves[: 2 if facts["verdict"]["held_back"] else 1]:
-        axes.plot(validation["step"], validation[name], color=colour, ls=style, lw=1.7, label=f"agent, windows {label}")
-        axes.axhline(float(validation[judge].iloc[0]), color=colour, ls=":", lw=1.2, label=f"{facts['judge']}, the same windows")
-    best = validation[validation["step"] == facts["best_step"]].iloc[0]
-    axes.plot([best["step"]], [best["objective_usd"]], "o", color=PALETTE[0], ms=7, label="chosen")
-    axes.set(xlabel="training steps", ylabel="objective per window, USD")
+        reference = float(validation[judge].iloc[0])
+        gain = 100 * (reference - validation[name]) / abs(reference)
+        axes.plot(
+            validation["step"], gain, color=colour, ls=style, lw=1.7, label=f"windows {label} ({facts['judge']}: {reference:.2f} USD)"
+        )
+        best = validation["step"] == facts["best_step"]
+        axes.plot(validation["step"][best], gain[best], "o", color=colour, ms=7, label="chosen" if name == "objective_usd" else None)
+    axes.axhline(0.0, color=MUTED, lw=1.2, ls=":", label=facts["judge"])
+    axes.set(xlabel="training steps", ylabel=f"objective saved against {facts['judge']}, %")
     axes.set_title("Learning: " + ("accepted" if facts["improved"] else f"not better than {facts['judge']}, which stays"))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -80,13 +84,15 @@ def training_figure(agent: Path) -> Figure:
             if column in curve and curve[column].notna().any():
                 values = -curve[column] if column == "train/entropy_loss" else curve[column]
                 known = values.notna() & ((values > 0) | (not logarithmic))
+                if not known.any():
+                    continue
                 axes.plot(curve["step"][known], values[known], color=colour, lw=1.4, label=name or None)
         axes.set(title=title, ylabel=label)
         if logarithmic:
             axes.set_yscale("log")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         if len(columns) > 1:
-            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+            axes.legend(loc="best", fontsize=8)
     for axes in grid.flat[len(shown) :]:
         axes.set_visible(False)
     for axes in grid[-1]:
