@@ -13,7 +13,7 @@ import numpy as np
 
 from envs import fields as fx
 from envs.kernel_compile import compiled
-from envs.kernel_placement import preferred_pool
+from envs.kernel_node_rules import preferred_pool
 from envs.kernel_power import grid_row
 from envs.kernel_rates import rate_rank
 from envs.kernel_scores import remaining_s
