@@ -8,7 +8,7 @@ import numpy as np
 
 from envs import fields as fx
 from envs.kernel_compile import compiled
-from envs.kernel_placement import lowest_offered, preferred_pool
+from envs.kernel_node_rules import lowest_offered, preferred_pool
 from envs.kernel_planner import best_planned, plan_question, planned_regret
 from envs.kernel_rates import rate_rank
 from envs.kernel_scores import score_question

@@ -7,8 +7,9 @@ from envs import fields as fx
 from envs.kernel_ces import follow_demand, next_check, rules_itself
 from envs.kernel_compile import compiled
 from envs.kernel_decisions import NOTHING, begin_decisions, next_question, plan_job
+from envs.kernel_hindsight import hindsight_usd
 from envs.kernel_nodes import fall_asleep, node_up, wake_ahead, wake_done
-from envs.kernel_planner import hindsight_usd, plan_arrival
+from envs.kernel_planner import plan_arrival
 from envs.kernel_power import WHOLE, charge_sites, column_at, commit, committed_state_nw, whole_row
 from envs.kernel_queue import NEVER, clear_ready, heap_take, heap_time, log_event, set_ready
 from envs.kernel_runs import end_job, fail_node, follow_load, reject_job, start_job, wait_again

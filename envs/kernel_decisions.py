@@ -5,8 +5,9 @@ from __future__ import annotations
 from envs import events
 from envs import fields as fx
 from envs.kernel_compile import compiled
+from envs.kernel_hindsight import hindsight_usd
 from envs.kernel_placement import fits
-from envs.kernel_planner import book_plan, hindsight_usd, plan_question, plan_run
+from envs.kernel_planner import book_plan, plan_question, plan_run
 from envs.kernel_power import committed_state_nw, held_milli, pool_and_site_allow, rack_of, speed_of, worker_nw
 from envs.kernel_queue import (
     INDEX_BITS,

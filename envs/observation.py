@@ -13,7 +13,7 @@ import numpy as np
 
 from envs import fields as fx
 from envs.kernel_compile import compiled
-from envs.kernel_placement import preferred_pool
+from envs.kernel_node_rules import preferred_pool
 from envs.kernel_planner import best_planned, planned_regret
 from envs.kernel_power import grid_row
 from envs.kernel_rates import rate_rank
@@ -45,7 +45,7 @@ CANDIDATE_FEATURES: tuple[tuple[str, str], ...] = (
     ("renewable", "renewable share now; 0 for hold"),
     (
         "planned",
-        "planner's score: price above the best allowed action's, in units of half an hour of the job (of the best price, for one that cannot be interrupted)",
+        "planner's score: price above the best allowed action's, in half hours of the job's work (else of the best price)",
     ),
     ("node_share", "share of the planner's price that is idle watts of nodes switched on for the job"),
     ("overbooked_share", "share of the planner's price that is GPU time taken already"),

@@ -28,12 +28,12 @@ class ClusterVecEnv(VecEnv):
     Observation: float32 ``[D]`` as in ``envs.observation``, the mask within it. Action: 0 holds the job in question, 1 + p L + l runs it.
 
     Reward ``exact``: minus the objective (``envs.reward``) accrued until the next question, over ``scale_usd``. Reward ``regret``: the
-    same sum at better moments. Every job carries a plan; a decision is charged what its job's new plan costs beyond the last one, and a plan
-    costs what it would really cost (watts over the true duration at the prices and intensities that come, and penalties). Under settings
-    that keep plans, the plan is the action and then the cheapest slots (:func:`envs.kernel_planner.hindsight_usd`); under others it is the
-    look-ahead's: run makes it final, hold makes it the cheapest later start. The idle
-    remainder of the sites is charged as it accrues. Over a window the rewards sum to minus (objective - plans at arrival); which decision
-    cost what is told at once instead of hours later, and a held job does not vanish from sight.
+    same sum at better moments. Every job carries a plan; a decision is charged what its job's new plan costs beyond the last one, and a
+    plan costs what it would really cost (watts over the true duration at the prices and intensities that come, and penalties). Under
+    settings that keep plans, the plan is the action and then the cheapest slots (:mod:`envs.kernel_hindsight`); under others it is the
+    look-ahead's: run makes it final, hold makes it the cheapest later start. The idle remainder of the sites is charged as it accrues.
+    Over a window the rewards sum to minus (objective - plans at arrival); which decision cost what is told at once instead of hours later,
+    and a held job does not vanish from sight.
 
     Args:
         preferences: ``{weight: (low, high)}``: the objective's weights are drawn uniformly anew for every window.

@@ -216,6 +216,6 @@ def test_folders_of_others_are_refused_and_failures_leave_the_old_replay(call, f
 
 def test_defaults_are_those_of_the_evaluation():
     ours, theirs = compose_config("replay"), compose_config("evaluate")
-    assert set(theirs) - set(ours) == {"policies", "baseline", "seeds"}
+    assert set(theirs) - set(ours) == {"policies", "judges", "baseline", "seeds", "part", "split"}
     for key in set(ours) & set(theirs) - {"out"}:
         assert ours[key] == theirs[key]

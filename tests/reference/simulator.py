@@ -320,7 +320,6 @@ class Simulator:
                 if self.settings.discipline == "easy" and reservation is None:
                     reservation = self.reserve(j, t)
                 continue
-            job = self.jobs[j]
             hold = self.rules.objective(j).deferrable and t < self.hold_until(j)
             action = self.ask(j, t, [0, *runs] if hold else list(runs))
             if action == 0:
