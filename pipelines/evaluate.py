@@ -2,87 +2,33 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from envs.evaluate import CONTRACT_METRICS, METRICS, evaluate, paired_difference, summarise
+from envs.breakdown import Breakdown
+from envs.evaluate import METRICS, evaluate, paired_difference
 from envs.reward import RewardSpec
 from envs.state import Policy
 from envs.world import World, build_world
+from pipelines.against import against_section
+from pipelines.bounded import BoundSection, bound_kind, bound_ratios, with_bounds
+from pipelines.breakdown import BreakdownSection
 from pipelines.cli import build, hydra_command, name_sources
-from pipelines.equipment import ServiceRows, equipped, rejected_leases, service_means
+from pipelines.equipment import ServiceRows, equipped, rejected_leases
+from pipelines.evaluation_report import Report, Section, render
 from pipelines.policies import resolve_policy
-from pipelines.trials import Trial, queue_policy, queue_runs_itself, swf_trial, table_trial, whole_number
+from pipelines.trials import queue_policy, queue_runs_itself, swf_trial, table_trial, whole_number
 from pipelines.workspace import write_json
 from telemetry.errors import InputError
 
 DEFAULT_POLICIES = ("k8s_default", "most_allocated", "easy", "greedy_cost", "lookahead")
-TABLE_COLUMNS = (*CONTRACT_METRICS, "objective_usd")
-
-
-@dataclass(frozen=True)
-class Report:
-    """What the command found: rows of :func:`envs.evaluate.evaluate`, paired differences (empty without a baseline), rows of services."""
-
-    frame: pd.DataFrame
-    differences: pd.DataFrame
-    trial: Trial
-    seeds: tuple[int, ...]
-    services: pd.DataFrame = field(default_factory=pd.DataFrame)
-
-    def as_json(self) -> dict[str, Any]:
-        """The contract: per policy and window the metrics, their means, and the difference to the baseline with its interval."""
-        names = list(dict.fromkeys(self.frame["policy"]))
-        rows = {name: self.frame[self.frame["policy"] == name].drop(columns="policy") for name in names}
-        differences: dict[str, dict[str, Any]] = {}
-        for row in self.differences.to_dict("records"):
-            differences.setdefault(row.pop("policy"), {})[row.pop("metric")] = row
-        return plain(
-            {
-                **self.trial.description,
-                "seeds": list(self.seeds),
-                "notes": list(self.trial.notes),
-                **({"stress": self.trial.stress} if self.trial.stress else {}),
-                "policies": {name: {"windows": table.to_dict("records")} for name, table in rows.items()},
-                "summary": summarise(self.frame).to_dict("index"),
-                "paired_difference": differences,
-                **self._services_json(),
-            }
-        )
-
-    def _services_json(self) -> dict[str, Any]:
-        """Nothing without services; else per service and policy the windows and their means."""
-        found: dict[str, dict[str, Any]] = {}
-        for (service, policy), rows in self.services.groupby(["service", "policy"], sort=False) if len(self.services) else ():
-            means = service_means(rows).iloc[0].to_dict()
-            windows = rows.drop(columns=["service", "policy"]).to_dict("records")
-            found.setdefault(str(service), {})[str(policy)] = {"mean": means, "windows": windows}
-        return {"services": found} if found else {}
-
-
-def plain(value: Any) -> Any:
-    """JSON values only: NaN and infinity become null, times ISO 8601."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, pd.Timestamp):
-        return value.isoformat()
-    if isinstance(value, bool | str) or value is None:
-        return value
-    number = float(value)
-    if not math.isfinite(number):
-        return None
-    return int(number) if isinstance(value, int) or (hasattr(value, "dtype") and value.dtype.kind in "iu") else number
 
 
 def run(cfg: DictConfig) -> Report:
     """Everything but printing and writing."""
+    kind = bound_kind(cfg.bound)
     seeds = tuple(range(cfg.seed, cfg.seed + whole_number(cfg.seeds, "seeds")))
     reward = build(RewardSpec, cfg.reward, "reward")
     archive = queue_runs_itself(cfg, named=cfg.policies is not None)
@@ -103,6 +49,7 @@ def run(cfg: DictConfig) -> Report:
     worlds: dict[int, World] = {seed: build_world(trial.cluster, windows) for seed, windows in trial.windows.items()}
     seen = {seed: build_world(trial.cluster, windows) for seed, windows in (trial.reported or {}).items()}
     trial.notes.extend(rejected_leases(worlds))
+    parts = Breakdown()
     frame = evaluate(
         seen or worlds,
         policies,
@@ -112,32 +59,17 @@ def run(cfg: DictConfig) -> Report:
         slowdown_threshold_s=float(cfg.trace.bounded_slowdown_threshold_s),
         progress=bool(cfg.progress),
         observe=services if plans else None,
+        inspect=parts,
     )
+    sections: list[Section] = [BreakdownSection(parts.by_class(), parts.by_site())]
+    if kind != "none":
+        frame = with_bounds(frame, worlds, reward, kind)
+        sections.append(BoundSection(kind, bound_ratios(frame)))
+    if cfg.against:
+        sections.append(against_section(frame, str(cfg.against)))
     baseline = cfg.baseline if cfg.baseline in policies else None
     differences = paired_difference(frame, baseline, metrics=METRICS) if baseline and len(policies) > 1 else pd.DataFrame()
-    return Report(frame, differences, trial, seeds, services.frame)
-
-
-def render(report: Report) -> str:
-    """The printed tables: means by policy, then the difference of cost, energy, carbon and violations to the baseline."""
-    means = summarise(report.frame)[list(TABLE_COLUMNS)]
-    lines = [f"{key}: {value}" for key, value in report.trial.description.items()]
-    lines += [f"note: {note}" for note in report.trial.notes]
-    lines += ["", "mean over windows and seeds", means.to_string(float_format=lambda v: f"{v:,.3f}")]
-    for service, rows in service_means(report.services).groupby("service", sort=False) if len(report.services) else ():
-        table = rows.droplevel("service").T.to_string(float_format=lambda v: f"{v:,.4g}")
-        lines += ["", f"service {service}, mean over windows and seeds (envs/service_report.py)", table]
-    if len(report.differences):
-        shown = report.differences[
-            report.differences["metric"].isin(["energy_kwh", "cost_usd", "carbon_kg", "sla_violation_rate", "objective_usd"])
-        ]
-        baseline = shown["baseline"].iloc[0]
-        lines += ["", f"paired difference to {baseline}, 95 % interval over windows"]
-        for row in shown.to_dict("records"):
-            relative = f"  ({100 * row['relative']:+.1f} %)" if math.isfinite(row["relative"]) else ""
-            interval = f"[{row['low']:+.4g}, {row['high']:+.4g}]" if math.isfinite(row["low"]) else "[one window: no interval]"
-            lines.append(f"  {row['policy']:<16} {row['metric']:<20} {row['mean']:+.4g} {interval}{relative}")
-    return "\n".join(lines)
+    return Report(frame, differences, trial, seeds, services.frame, tuple(sections))
 
 
 @hydra_command("evaluate")

@@ -1,0 +1,90 @@
+"""The clairvoyant lower bound of an evaluation: per window, and how far each policy's objective is above it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from envs.evaluate import paired_difference
+from envs.reward import RewardSpec
+from envs.world import World
+from telemetry.errors import InputError
+
+BOUNDS = ("none", "lp", "milp")
+TOLERANCE = 1e-6
+
+
+def window_bounds(world: World, reward: RewardSpec, kind: str) -> np.ndarray:
+    """Lower bound of the objective in USD of each window, ``[M]``.
+
+    Args:
+        kind: ``lp`` or ``milp`` (``BOUNDS``).
+    """
+    from envs.bound import bounds  # HiGHS is loaded only for those who ask
+
+    return bounds(world, reward, kind)["bound_usd"].to_numpy(dtype=np.float64)
+
+
+def with_bounds(frame: pd.DataFrame, worlds: Mapping[int, World], reward: RewardSpec, kind: str) -> pd.DataFrame:
+    """Rows of :func:`envs.evaluate.evaluate` with a column ``bound_usd``; seeds that share a world share its bound."""
+    known: dict[int, np.ndarray] = {}
+    for world in worlds.values():
+        if id(world) not in known:
+            known[id(world)] = window_bounds(world, reward, kind)
+    values = [known[id(worlds[seed])][window] for seed, window in zip(frame["seed"], frame["window"], strict=True)]
+    return frame.assign(bound_usd=values)
+
+
+def bound_ratios(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean objective over mean bound of each policy, with a 95 % bootstrap interval over windows (their seeds averaged first).
+
+    Returns:
+        Indexed by policy: ``bound_usd`` (mean), ``ratio, low, high, windows``; no ratio where the mean bound is not above 0, and
+        ``below``: rows whose objective is below the bound, which must be 0.
+    """
+    names = list(dict.fromkeys(frame["policy"]))
+    one = frame[frame["policy"] == names[0]].assign(policy="bound", objective_usd=lambda rows: rows["bound_usd"])
+    differences = paired_difference(pd.concat([one, frame], ignore_index=True), "bound", metrics=["objective_usd"]).set_index("policy")
+    slack = TOLERANCE * frame["bound_usd"].abs().clip(lower=1.0)
+    mean = float(one["bound_usd"].mean())
+    table = pd.DataFrame({"bound_usd": mean}, index=pd.Index(names, name="policy"))
+    for name, source in (("ratio", "relative"), ("low", "relative_low"), ("high", "relative_high")):
+        table[name] = 1.0 + differences[source] if mean > 0 else np.nan
+    table["windows"] = differences["windows"]
+    table["below"] = (frame["objective_usd"] < frame["bound_usd"] - slack).groupby(frame["policy"]).sum()
+    return table
+
+
+@dataclass(frozen=True)
+class BoundSection:
+    """Ratios of :func:`bound_ratios`."""
+
+    kind: str
+    ratios: pd.DataFrame
+
+    def extend(self, document: dict[str, Any]) -> None:
+        """``summary.<policy>.bound``; ``bound_usd`` is in every window's row already."""
+        document["bound"] = self.kind
+        for name, means in document["summary"].items():
+            means["bound"] = self.ratios.loc[name].to_dict()
+
+    def lines(self) -> list[str]:
+        bound = self.ratios["bound_usd"].iloc[0]
+        lines = [f"objective over the clairvoyant lower bound ({self.kind}, {bound:,.4g} USD a window), 95 % interval over windows"]
+        for name, row in self.ratios.iterrows():
+            interval = f"[{row['low']:.3f}, {row['high']:.3f}]" if np.isfinite(row["low"]) else "[no interval]"
+            broken = f"  BELOW THE BOUND in {int(row['below'])} windows: the bound is wrong" if row["below"] else ""
+            lines.append(f"  {name:<16} {row['ratio']:.3f} {interval}{broken}")
+        return lines
+
+
+def bound_kind(value: Any) -> str:
+    """The option ``bound``, checked."""
+    kind = "none" if value is None else str(value)
+    if kind not in BOUNDS:
+        raise InputError(f"bound={value}", where="bound", allowed=", ".join(BOUNDS))
+    return kind
