@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from envs.breakdown import Breakdown
-from envs.evaluate import METRICS, evaluate, paired_difference
+from envs.evaluate import METRICS, paired_difference
 from envs.reward import RewardSpec
 from envs.state import Policy
-from envs.world import World, build_world
+from pipelines.ablations import ablation_names, ablation_section
 from pipelines.against import against_section
 from pipelines.bounded import BoundSection, bound_kind, bound_ratios, with_bounds
 from pipelines.breakdown import BreakdownSection
 from pipelines.cli import build, hydra_command, name_sources
-from pipelines.equipment import ServiceRows, equipped, rejected_leases
+from pipelines.equipment import ServiceRows
 from pipelines.evaluation_report import Report, Section, render
-from pipelines.policies import resolve_policy
+from pipelines.policies import is_folder, resolve_policy
+from pipelines.setting import Setting, setting_of
+from pipelines.stress import one_by_one
+from pipelines.stress_table import StressSection, stress_section
 from pipelines.trials import queue_policy, queue_runs_itself, swf_trial, table_trial, whole_number
 from pipelines.workspace import write_json
 from telemetry.errors import InputError
@@ -28,48 +32,69 @@ DEFAULT_POLICIES = ("k8s_default", "most_allocated", "easy", "greedy_cost", "loo
 
 def run(cfg: DictConfig) -> Report:
     """Everything but printing and writing."""
-    kind = bound_kind(cfg.bound)
-    seeds = tuple(range(cfg.seed, cfg.seed + whole_number(cfg.seeds, "seeds")))
+    kind, levers = bound_kind(cfg.bound), ablation_names(cfg.ablations)
     reward = build(RewardSpec, cfg.reward, "reward")
-    archive = queue_runs_itself(cfg, named=cfg.policies is not None)
-    policies: dict[str, Policy]
-    if archive:
-        trial = swf_trial(cfg, seeds)
-        policies = queue_policy(cfg.queue.order or "fcfs", cfg.queue.discipline or "strict")
-    else:
-        if cfg.policies is not None and not (OmegaConf.is_list(cfg.policies) and len(cfg.policies)):
-            raise InputError(f"policies={cfg.policies}", where="policies", allowed="a list: policies=[k8s_default,easy]")
-        names = list(cfg.policies or DEFAULT_POLICIES)
-        if cfg.baseline and cfg.baseline not in names:
-            names.insert(0, str(cfg.baseline))
-        policies = {str(name): resolve_policy(str(name), cfg.registry.tracking_uri) for name in names}
-        trial = table_trial(cfg, seeds)
-    trial, plans = equipped(cfg, trial)
-    services = ServiceRows(trial, plans)
-    worlds: dict[int, World] = {seed: build_world(trial.cluster, windows) for seed, windows in trial.windows.items()}
-    seen = {seed: build_world(trial.cluster, windows) for seed, windows in (trial.reported or {}).items()}
-    trial.notes.extend(rejected_leases(worlds))
-    parts = Breakdown()
-    frame = evaluate(
-        seen or worlds,
-        policies,
-        seeds,
-        billed=worlds if seen else None,
-        reward=reward,
-        slowdown_threshold_s=float(cfg.trace.bounded_slowdown_threshold_s),
-        progress=bool(cfg.progress),
-        observe=services if plans else None,
-        inspect=parts,
-    )
+    stresses = one_by_one(cfg.stress)
+    calm = _under(cfg, {}) if stresses else cfg
+    policies = _policies(cfg)
+    scratch = resolve_policy(str(cfg.scratch), cfg.registry.tracking_uri) if cfg.scratch else None
+    setting = _setting(calm, reward)
+    services, parts = ServiceRows(setting.trial, setting.plans), Breakdown()
+    frame = setting.play(policies, observe=services if setting.plans else None, inspect=parts)
     sections: list[Section] = [BreakdownSection(parts.by_class(), parts.by_site())]
     if kind != "none":
-        frame = with_bounds(frame, worlds, reward, kind)
+        frame = with_bounds(frame, setting.worlds, reward, kind)
         sections.append(BoundSection(kind, bound_ratios(frame)))
     if cfg.against:
         sections.append(against_section(frame, str(cfg.against)))
+    if levers:
+        sections.append(ablation_section(setting, frame, policies, levers, cfg.ablation_policy, scratch))
+    if stresses:
+        sections.append(_stress_section(cfg, stresses, policies, frame, reward))
     baseline = cfg.baseline if cfg.baseline in policies else None
     differences = paired_difference(frame, baseline, metrics=METRICS) if baseline and len(policies) > 1 else pd.DataFrame()
-    return Report(frame, differences, trial, seeds, services.frame, tuple(sections))
+    return Report(frame, differences, setting.trial, tuple(setting.worlds), services.frame, tuple(sections))
+
+
+def _policies(cfg: DictConfig) -> dict[str, Policy]:
+    """Policies by name: those asked for and the baseline, or the queue order of an archive."""
+    if queue_runs_itself(cfg, named=cfg.policies is not None):
+        return queue_policy(cfg.queue.order or "fcfs", cfg.queue.discipline or "strict")
+    if cfg.policies is not None and not (OmegaConf.is_list(cfg.policies) and len(cfg.policies)):
+        raise InputError(f"policies={cfg.policies}", where="policies", allowed="a list: policies=[k8s_default,easy]")
+    names = list(cfg.policies or DEFAULT_POLICIES)
+    if cfg.baseline and cfg.baseline not in names:
+        names.insert(0, str(cfg.baseline))
+    given = [("agent" if is_folder(str(name)) else str(name), str(name)) for name in names]
+    if len({key for key, _ in given}) < len(given):
+        raise InputError(f"policies={names}", where="policies", allowed="each policy once, one folder at most")
+    return {key: resolve_policy(name, cfg.registry.tracking_uri) for key, name in given}
+
+
+def _setting(cfg: DictConfig, reward: RewardSpec) -> Setting:
+    """The worlds of the configuration, one a seed."""
+    seeds = tuple(range(cfg.seed, cfg.seed + whole_number(cfg.seeds, "seeds")))
+    archive = queue_runs_itself(cfg, named=cfg.policies is not None)
+    return setting_of(cfg, swf_trial(cfg, seeds) if archive else table_trial(cfg, seeds), reward)
+
+
+def _under(cfg: DictConfig, stress: dict[str, Any]) -> DictConfig:
+    """The configuration under other stresses."""
+    changed = cfg.copy()
+    OmegaConf.set_struct(changed, False)
+    changed.stress = stress
+    return changed
+
+
+def _stress_section(
+    cfg: DictConfig, stresses: dict[str, dict[str, Any]], policies: dict[str, Policy], calm: pd.DataFrame, reward: RewardSpec
+) -> StressSection:
+    """Every stress on its own, with the policies and windows of the calm world."""
+    frames, told = {}, {}
+    for name, node in stresses.items():
+        setting = _setting(_under(cfg, node), reward)
+        frames[name], told[name] = setting.play(policies), setting.trial.stress[name]
+    return stress_section(calm, frames, told)
 
 
 @hydra_command("evaluate")

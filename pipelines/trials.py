@@ -31,6 +31,7 @@ from envs.windows import (
 )
 from envs.world import LARGEST_GPUS_PER_NODE
 from pipelines.cli import CONF_DIR
+from pipelines.spans import Span, part_span
 from pipelines.stress import Stressed, stress_of
 from telemetry.errors import InputError
 from telemetry.quality import FLAWS
@@ -137,6 +138,10 @@ def queue_policy(order: str, discipline: str) -> dict[str, Policy]:
 
 def swf_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
     """An archive file on its own processors, on a constant grid unless one is given."""
+    if cfg.part:
+        raise InputError(
+            f"part={cfg.part}", where="part", allowed="canonical jobs in windows of time", remedy="give policies= and cluster="
+        )
     notes: list[str] = []
     jobs, processors = read_archive(str(cfg.jobs), notes)
     processors = whole_number(cfg.cluster.processors, "cluster.processors", processors)
@@ -155,18 +160,24 @@ def table_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
     cluster, jobs = _cluster_and_jobs(cfg, notes)
     tables, stress = _tables(cfg, cluster, jobs, notes, seeds, step_s=DAY_S if by_jobs(cfg) else 3600)
     count = whole_number(cfg.windows, "windows", DEFAULT_WINDOWS)
+    span = part_span(jobs, str(cfg.part), [float(share) for share in cfg.split]) if cfg.part else None
     if by_jobs(cfg):
+        if span:
+            raise InputError(f"part={cfg.part}", where="part", allowed="windows of time, not of trace.length jobs")
         return _trial_by_jobs(cfg, cluster, tables, notes, stress, count)
     grids = {seed: one.grid_around() for seed, one in tables.items()}
     first = next(iter(tables))
-    hours = _window_hours(cfg, tables[first].jobs, grids[first], count, notes)
+    hours = _window_hours(cfg, tables[first].jobs, grids[first], count, notes, span)
+    start, end = span or (None, None)
 
     def cut(seed: int, grid: pd.DataFrame) -> list[WindowTables]:
-        return tables[seed].befall(cut_windows(tables[seed].jobs, grid, round(hours * 3600), count, seed))
+        return tables[seed].befall(cut_windows(tables[seed].jobs, grid, round(hours * 3600), count, seed, start, end))
 
     windows = {seed: cut(seed, grid) for seed, grid in grids.items()}
     reported = {seed: cut(seed, one.reported) for seed, one in tables.items() if one.reported is not None}
     description = _description(cfg, cluster, tables[first].jobs, count, f"{hours:g} h each")
+    if span:
+        description["part"] = f"{cfg.part}, {span[0].isoformat()} to {span[1].isoformat()}"
     return Trial(cluster, windows, description, notes, reported or None, stress)
 
 
@@ -176,6 +187,8 @@ def span_trial(cfg: DictConfig, seed: int, start: pd.Timestamp | None) -> Trial:
     Raises:
         InputError: no job is submitted in it, or the grid does not cover its start.
     """
+    if cfg.part:
+        raise InputError(f"part={cfg.part}", where="part", allowed="windows by number: windows=N window=I")
     notes: list[str] = []
     cluster, jobs = _cluster_and_jobs(cfg, notes)
     tables, stress = _tables(cfg, cluster, jobs, notes, (seed,), step_s=3600)
@@ -321,7 +334,7 @@ def _constant(cfg: DictConfig, cluster: ClusterSpec, step_s: int) -> GridMaker:
     return partial(constant_grid, [site.name for site in cluster.sites], step_s=step_s, **values)
 
 
-def _window_hours(cfg: DictConfig, jobs: pd.DataFrame, grid: pd.DataFrame, count: int, notes: list[str]) -> float:
+def _window_hours(cfg: DictConfig, jobs: pd.DataFrame, grid: pd.DataFrame, count: int, notes: list[str], span: Span | None = None) -> float:
     """The length asked for; else 48 h, or what a short table allows for ``count`` distinct starts."""
     if cfg.window_hours is not None:
         return float(cfg.window_hours)
@@ -329,6 +342,8 @@ def _window_hours(cfg: DictConfig, jobs: pd.DataFrame, grid: pd.DataFrame, count
     step = times[1] - times[0] if len(times) > 1 else pd.Timedelta(hours=1)
     begin = max(jobs["submit_time"].min().floor(step), times[0])
     end = min(jobs["submit_time"].max() + pd.Timedelta(seconds=1), times[-1] + step)
+    if span:
+        begin, end = max(begin, span[0]), min(end, span[1])
     room = (end - begin - (count - 1) * step) / pd.Timedelta(hours=1)
     if room >= DEFAULT_WINDOW_HOURS or room <= 0:
         return DEFAULT_WINDOW_HOURS

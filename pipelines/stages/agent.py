@@ -18,22 +18,11 @@ from envs.vec_env import ClusterVecEnv
 from envs.windows import WindowTables, cut_windows, prepare_jobs
 from envs.world import World, build_world
 from pipelines.config import TrainConfig
+from pipelines.spans import split_spans
 from pipelines.stages.context import StageContext
 from pipelines.stages.policy_plots import learning_figure
 from pipelines.workspace import write_json
 from registry.tracking import Run
-
-PARTS = ("train", "validation", "test")
-
-
-def split_spans(jobs: pd.DataFrame, split: tuple[float, ...]) -> dict[str, tuple[pd.Timestamp, pd.Timestamp]]:
-    """Consecutive, disjoint time spans of the three parts, cut at whole hours."""
-    first, last = jobs["submit_time"].min().floor("h"), jobs["submit_time"].max().ceil("h")
-    edges = [first]
-    for share in split[:-1]:
-        edges.append((edges[-1] + share * (last - first)).floor("h"))
-    edges.append(last)
-    return {part: (edges[i], edges[i + 1]) for i, part in enumerate(PARTS)}
 
 
 def part_windows(config: TrainConfig, features: Path, part: str, count: int, seed: int) -> list[WindowTables]:

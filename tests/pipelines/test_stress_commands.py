@@ -20,7 +20,7 @@ from envs.world import build_world
 from pipelines import evaluate as command
 from pipelines import make_trace
 from pipelines.cli import compose_config, group_choices
-from pipelines.stress import KINDS, Occasions, stress_of
+from pipelines.stress import KINDS, Occasions, one_by_one, stress_of
 from telemetry.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -119,10 +119,14 @@ def test_a_time_of_ones_own_and_wrong_options():
 
 
 def test_every_choice_of_the_group_is_a_stress_and_composes():
-    assert set(group_choices("stress")) == {"none", *KINDS}
+    assert set(group_choices("stress")) == {"none", "all", *KINDS}
     assert not stress_of(compose_config("evaluate").stress)
     every = stress_of(compose_config("evaluate", ["stress=[site_loss,flash_crowd,price_spike,heat_wave,telemetry_loss]"]).stress)
     assert list(every.specs) == list(KINDS)
+    assert list(one_by_one(compose_config("evaluate", ["stress=all"]).stress)) == list(KINDS)
+    assert one_by_one(compose_config("evaluate", ["stress=[price_spike,heat_wave]"]).stress) == {}
+    with pytest.raises(InputError, match=r"stress=all.*pipelines\.evaluate stress=all"):
+        stress_of(compose_config("replay", ["stress=all"]).stress)
     with pytest.raises(InputError, match=r"stress=\[price_spike,heat\]: no such choice; allowed: .*heat_wave"):
         compose_config("evaluate", ["stress=[price_spike,heat]"])
     with pytest.raises(InputError, match=r"stress\.price_spike\.factr"):
