@@ -19,6 +19,7 @@ from pipelines.breakdown import BreakdownSection
 from pipelines.cli import build, hydra_command, name_sources
 from pipelines.equipment import ServiceRows
 from pipelines.evaluation_report import Report, Section, render
+from pipelines.pareto import ParetoSection, pareto_section
 from pipelines.policies import is_folder, resolve_policy
 from pipelines.setting import Setting, setting_of
 from pipelines.stress import one_by_one
@@ -32,7 +33,7 @@ DEFAULT_POLICIES = ("k8s_default", "most_allocated", "easy", "greedy_cost", "loo
 
 def run(cfg: DictConfig) -> Report:
     """Everything but printing and writing."""
-    kind, levers = bound_kind(cfg.bound), ablation_names(cfg.ablations)
+    kind, levers, count = bound_kind(cfg.bound), ablation_names(cfg.ablations), whole_number(cfg.pareto, "pareto", 0, low=0)
     reward = build(RewardSpec, cfg.reward, "reward")
     stresses = one_by_one(cfg.stress)
     calm = _under(cfg, {}) if stresses else cfg
@@ -47,6 +48,8 @@ def run(cfg: DictConfig) -> Report:
         sections.append(BoundSection(kind, bound_ratios(frame)))
     if cfg.against:
         sections.append(against_section(frame, str(cfg.against)))
+    if count:
+        sections.append(pareto_section(setting, policies, frame, count))
     if levers:
         sections.append(ablation_section(setting, frame, policies, levers, cfg.ablation_policy, scratch))
     if stresses:
@@ -103,7 +106,8 @@ def _command(cfg: DictConfig) -> int:
     out = Path(str(cfg.out))
     write_json(out, report.as_json())
     print(render(report))
-    print(f"\nwritten: {out}")
+    charts = [path for section in report.sections if isinstance(section, ParetoSection) for path in section.write(out)]
+    print(f"\nwritten: {', '.join(map(str, [out, *charts]))}")
     return 0
 
 
