@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from envs.evaluate import paired_difference
 from envs.reward import RewardSpec
+from envs.state import Policy
 from envs.world import World
 from telemetry.errors import InputError
 
@@ -18,23 +19,27 @@ BOUNDS = ("none", "lp", "milp")
 TOLERANCE = 1e-6
 
 
-def window_bounds(world: World, reward: RewardSpec, kind: str) -> np.ndarray:
-    """Lower bound of the objective in USD of each window, ``[M]``.
+def window_bounds(world: World, reward: RewardSpec, kind: str, policies: Collection[Policy]) -> np.ndarray:
+    """Lower bound of the objective in USD of each window, ``[M]``, for whatever these policies may do.
 
     Args:
         kind: ``lp`` or ``milp`` (``BOUNDS``).
     """
-    from envs.bound import bounds  # HiGHS is loaded only for those who ask
+    from envs.bound import bounds  # the solver is loaded only for those who ask
 
-    return bounds(world, reward, kind)["bound_usd"].to_numpy(dtype=np.float64)
+    reviews = any(policy.settings.review_s > 0 for policy in policies)
+    free = all(policy.settings.discipline == "free" for policy in policies)
+    return bounds(world, reward, method=kind, reviews=reviews, only_free=free)["bound_usd"].to_numpy(dtype=np.float64)
 
 
-def with_bounds(frame: pd.DataFrame, worlds: Mapping[int, World], reward: RewardSpec, kind: str) -> pd.DataFrame:
-    """Rows of :func:`envs.evaluate.evaluate` with a column ``bound_usd``; seeds that share a world share its bound."""
+def with_bounds(
+    frame: pd.DataFrame, worlds: Mapping[int, World], reward: RewardSpec, kind: str, policies: Collection[Policy]
+) -> pd.DataFrame:
+    """Rows of :func:`envs.evaluate.evaluate` with a column ``bound_usd``, valid for all ``policies``; once for seeds that share a world."""
     known: dict[int, np.ndarray] = {}
     for world in worlds.values():
         if id(world) not in known:
-            known[id(world)] = window_bounds(world, reward, kind)
+            known[id(world)] = window_bounds(world, reward, kind, policies)
     values = [known[id(worlds[seed])][window] for seed, window in zip(frame["seed"], frame["window"], strict=True)]
     return frame.assign(bound_usd=values)
 
@@ -53,7 +58,7 @@ def bound_ratios(frame: pd.DataFrame) -> pd.DataFrame:
     mean = float(one["bound_usd"].mean())
     table = pd.DataFrame({"bound_usd": mean}, index=pd.Index(names, name="policy"))
     for name, source in (("ratio", "relative"), ("low", "relative_low"), ("high", "relative_high")):
-        table[name] = 1.0 + differences[source] if mean > 0 else np.nan
+        table[name] = 1.0 + differences[source] if np.isfinite(mean) and mean > 0 else np.nan
     table["windows"] = differences["windows"]
     table["below"] = (frame["objective_usd"] < frame["bound_usd"] - slack).groupby(frame["policy"]).sum()
     return table

@@ -44,7 +44,7 @@ def run(cfg: DictConfig) -> Report:
     frame = setting.play(policies, observe=services if setting.plans else None, inspect=parts)
     sections: list[Section] = [BreakdownSection(parts.by_class(), parts.by_site())]
     if kind != "none":
-        frame = with_bounds(frame, setting.worlds, reward, kind)
+        frame = with_bounds(frame, setting.worlds, reward, kind, policies.values())
         sections.append(BoundSection(kind, bound_ratios(frame)))
     if cfg.against:
         sections.append(against_section(frame, str(cfg.against)))

@@ -150,8 +150,8 @@ def fake_bound(monkeypatch, usd):
     """A module in the place of ``envs.bound``, which counts its calls."""
     calls = []
 
-    def bounds(world, reward, kind="lp"):
-        calls.append((world, kind))
+    def bounds(world, reward, *, method="lp", reviews=True, only_free=False):
+        calls.append((method, reviews, only_free))
         return pd.DataFrame({"window": range(world.n_windows), "bound_usd": usd(world)})
 
     module = types.ModuleType("envs.bound")
@@ -164,7 +164,7 @@ def test_bound_of_every_window_and_the_ratio_to_it(call, monkeypatch):
     calls = fake_bound(monkeypatch, lambda world: 0.1 + 0.01 * np.arange(world.n_windows))
     code, found, streams = call("policies=[k8s_default,lookahead]", "seeds=2", "bound=lp")
     assert code == 0
-    assert len(calls) == 2, "once a world, whatever the policies"
+    assert calls == [("lp", False, True)] * 2, "once a world, for policies that review nothing and pass blocked jobs by"
     assert found["bound"] == "lp"
     for name in ("k8s_default", "lookahead"):
         rows = found["policies"][name]["windows"]
@@ -181,8 +181,10 @@ def test_bound_of_every_window_and_the_ratio_to_it(call, monkeypatch):
 
 
 def test_a_bound_above_an_objective_is_called_wrong(call, monkeypatch):
-    fake_bound(monkeypatch, lambda world: np.full(world.n_windows, 1e6))
+    calls = fake_bound(monkeypatch, lambda world: np.full(world.n_windows, 1e6))
     _, found, streams = call("policies=[lookahead]", "baseline=null", "bound=milp")
+    call("policies=[fifo]", "baseline=null", "bound=milp")
+    assert calls == [("milp", False, True), ("milp", False, False)], "a strict queue may have to be undercut otherwise"
     assert found["summary"]["lookahead"]["bound"]["below"] == 4
     assert "BELOW THE BOUND in 4 windows" in streams.out
 
