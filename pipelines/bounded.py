@@ -13,9 +13,10 @@ from envs.evaluate import paired_difference
 from envs.reward import RewardSpec
 from envs.state import Policy
 from envs.world import World
+from pipelines.config import BOUNDS
+from pipelines.setting import some_windows
 from telemetry.errors import InputError
 
-BOUNDS = ("none", "lp", "milp")
 TOLERANCE = 1e-6
 
 
@@ -33,25 +34,46 @@ def window_bounds(world: World, reward: RewardSpec, kind: str, policies: Collect
 
 
 def with_bounds(
-    frame: pd.DataFrame, worlds: Mapping[int, World], reward: RewardSpec, kind: str, policies: Collection[Policy]
+    frame: pd.DataFrame,
+    worlds: Mapping[int, World],
+    reward: RewardSpec,
+    kind: str,
+    policies: Collection[Policy],
+    windows: int | None = None,
 ) -> pd.DataFrame:
-    """Rows of :func:`envs.evaluate.evaluate` with a column ``bound_usd``, valid for all ``policies``; once for seeds that share a world."""
+    """Rows of :func:`envs.evaluate.evaluate` with a column ``bound_usd``, valid for all ``policies``.
+
+    Args:
+        worlds: by seed; seeds that share a world share its bounds.
+        windows: a linear program takes seconds to minutes: so many windows of the first seed alone, evenly spread (NaN for the others).
+    """
+    first = next(iter(worlds))
     known: dict[int, np.ndarray] = {}
-    for world in worlds.values():
+    for seed, world in worlds.items():
         if id(world) not in known:
-            known[id(world)] = window_bounds(world, reward, kind, policies)
+            chosen = np.arange(world.n_windows) if windows is None else _spread(world.n_windows, windows if seed == first else 0)
+            known[id(world)] = np.full(world.n_windows, np.nan)
+            if len(chosen):
+                part = world if len(chosen) == world.n_windows else some_windows(world, chosen)
+                known[id(world)][chosen] = window_bounds(part, reward, kind, policies)
     values = [known[id(worlds[seed])][window] for seed, window in zip(frame["seed"], frame["window"], strict=True)]
     return frame.assign(bound_usd=values)
+
+
+def _spread(count: int, wanted: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, min(wanted, count)).round().astype(int))
 
 
 def bound_ratios(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean objective over mean bound of each policy, with a 95 % bootstrap interval over windows (their seeds averaged first).
 
+    Rows without a bound are left out.
+
     Returns:
         Indexed by policy: ``bound_usd`` (mean), ``ratio, low, high, windows``; no ratio where the mean bound is not above 0, and
         ``below``: rows whose objective is below the bound, which must be 0.
     """
-    names = list(dict.fromkeys(frame["policy"]))
+    names, frame = list(dict.fromkeys(frame["policy"])), frame[frame["bound_usd"].notna()]
     one = frame[frame["policy"] == names[0]].assign(policy="bound", objective_usd=lambda rows: rows["bound_usd"])
     differences = paired_difference(pd.concat([one, frame], ignore_index=True), "bound", metrics=["objective_usd"]).set_index("policy")
     slack = TOLERANCE * frame["bound_usd"].abs().clip(lower=1.0)
@@ -78,8 +100,10 @@ class BoundSection:
             means["bound"] = self.ratios.loc[name].to_dict()
 
     def lines(self) -> list[str]:
-        bound = self.ratios["bound_usd"].iloc[0]
-        lines = [f"objective over the clairvoyant lower bound ({self.kind}, {bound:,.4g} USD a window), 95 % interval over windows"]
+        bound, windows = self.ratios[["bound_usd", "windows"]].iloc[0]
+        lines = [
+            f"objective over the clairvoyant lower bound ({self.kind}, {bound:,.4g} USD a window), 95 % interval over {windows:.0f} windows"
+        ]
         for name, row in self.ratios.iterrows():
             interval = f"[{row['low']:.3f}, {row['high']:.3f}]" if np.isfinite(row["low"]) else "[no interval]"
             broken = f"  BELOW THE BOUND in {int(row['below'])} windows: the bound is wrong" if row["below"] else ""

@@ -44,7 +44,8 @@ def run(cfg: DictConfig) -> Report:
     frame = setting.play(policies, observe=services if setting.plans else None, inspect=parts)
     sections: list[Section] = [BreakdownSection(parts.by_class(), parts.by_site())]
     if kind != "none":
-        frame = with_bounds(frame, setting.worlds, reward, kind, policies.values())
+        some = None if cfg.bound_windows is None else whole_number(cfg.bound_windows, "bound_windows")
+        frame = with_bounds(frame, setting.worlds, reward, kind, policies.values(), some)
         sections.append(BoundSection(kind, bound_ratios(frame)))
     if cfg.against:
         sections.append(against_section(frame, str(cfg.against)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
@@ -64,6 +65,18 @@ class Setting:
         """The same windows on another cluster of the same sites, pools and nodes."""
         trial = replace(self.trial, cluster=cluster)
         return replace(self, trial=trial, worlds=_worlds(cluster, trial.windows), seen=_worlds(cluster, trial.reported or {}))
+
+
+def some_windows(world: World, windows: Sequence[int] | np.ndarray) -> World:
+    """A world of some windows of another, in the order given."""
+    pick = np.asarray(windows, dtype=np.int64)
+    lists = {name: getattr(world, name) for name in ("window_start", "job_ids", "outages", "services")}
+    return replace(
+        world,
+        jobs=type(world.jobs)(*(values[pick] for values in world.jobs)),
+        grid=type(world.grid)(*(values[pick] for values in world.grid)),
+        **{name: tuple(values[m] for m in pick) if values else values for name, values in lists.items()},
+    )
 
 
 def setting_of(cfg: DictConfig, trial: Trial, reward: RewardSpec) -> Setting:

@@ -43,7 +43,18 @@ def test_wrong_key_or_choice_is_named_with_the_choices(override, named):
     assert named in str(caught.value)
 
 
-@pytest.mark.parametrize("override", ["agent.total_steps=many", "agent.gamma=1.5", "agent.batch_size=9999999", "stages=[bake]", "seed=now"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "agent.total_steps=many",
+        "agent.gamma=1.5",
+        "agent.batch_size=9999999",
+        "stages=[bake]",
+        "seed=now",
+        "evaluation.bound=ip",
+        "evaluation.bound_windows=0",
+    ],
+)
 def test_wrong_values_are_refused(override):
     with pytest.raises(InputError) as caught:
         train_config(compose_config("train", [override]))
@@ -74,5 +85,6 @@ def test_the_preset_of_held_out_windows_and_what_is_said_on_the_command_line():
     plain, held_out = compose_config("evaluate"), compose_config("evaluate", ["preset=held_out"])
     assert (plain.windows, plain.seeds, plain.part, plain.bound, plain.against) == (None, 1, None, "none", None)
     assert (held_out.windows, held_out.seeds, held_out.part, held_out.bound, held_out.against) == (50, 3, "test", "lp", "best_judge")
+    assert (plain.bound_windows, held_out.bound_windows) == (None, 10)
     assert compose_config("evaluate", ["preset=held_out", "windows=60", "bound=none"]).windows == 60
     assert list(held_out.split) == list(compose_config("train").trace.split), "the span that training leaves out"

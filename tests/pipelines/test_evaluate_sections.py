@@ -180,6 +180,22 @@ def test_bound_of_every_window_and_the_ratio_to_it(call, monkeypatch):
     assert "objective over the clairvoyant lower bound (lp" in streams.out
 
 
+def test_bounds_of_some_windows_are_spread_over_those_of_the_first_seed(call, monkeypatch):
+    calls = fake_bound(monkeypatch, lambda world: world.jobs.count.astype(float))
+    _, found, streams = call("policies=[lookahead]", "baseline=null", "seeds=2", "bound=lp", "bound_windows=2")
+    assert len(calls) == 1
+    rows = found["policies"]["lookahead"]["windows"]
+    told = {(row["window"], row["seed"]): row["bound_usd"] for row in rows}
+    submitted = {(row["window"], row["seed"]): row["jobs_submitted"] for row in rows}
+    assert {key for key, value in told.items() if value is not None} == {(0, 0), (3, 0)}
+    assert all(told[key] == submitted[key] for key in ((0, 0), (3, 0))), "each window its own bound"
+    bound = found["summary"]["lookahead"]["bound"]
+    objective = [row["objective_usd"] for row in rows if row["bound_usd"] is not None]
+    assert bound["ratio"] == pytest.approx(sum(objective) / (told[0, 0] + told[3, 0]))
+    assert bound["windows"] == 2
+    assert "over 2 windows" in streams.out
+
+
 def test_a_bound_above_an_objective_is_called_wrong(call, monkeypatch):
     calls = fake_bound(monkeypatch, lambda world: np.full(world.n_windows, 1e6))
     _, found, streams = call("policies=[lookahead]", "baseline=null", "bound=milp")
