@@ -7,7 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from envs.agent.network import ActionScorer
+from envs.agent.policy import AgentPolicy
 from envs.heuristics import JUDGES
+from envs.observation import N_CANDIDATE_FEATURES, N_GLOBAL_FEATURES, ObservationLayout
 from pipelines import evaluate as command
 from pipelines.ablations import ABLATIONS, ablation_names
 from pipelines.stress import KINDS
@@ -117,6 +120,25 @@ def test_an_agent_against_the_same_trained_from_scratch(call, monkeypatch):
     code, _, streams = call(*asked, "ablation_policy=fifo")
     assert code == 2
     assert "'fifo' was not evaluated" in streams.err
+
+
+def test_an_exported_agent_by_its_folder_loses_with_each_lever_what_its_teacher_loses(call, tmp_path):
+    """Untrained, it decides as the look-ahead: so it does without caps, sleep or deferral."""
+    network = ActionScorer(N_CANDIDATE_FEATURES, N_GLOBAL_FEATURES, ObservationLayout(1, 1).score_index, hidden=16)
+    weights = {key: value.detach().numpy() for key, value in network.state_dict().items()}
+    AgentPolicy(weights, JUDGES["lookahead"].settings, network.score_index).save(tmp_path / "agent")
+    asked = ("policies=[lookahead,agent]", "baseline=lookahead", "ablations=[no_caps,no_sleep,no_deferral]")
+    code, agent, _ = call(*asked, "ablation_policy=agent")
+    assert code == 0
+    judge = call(*asked, "ablation_policy=lookahead")[1]
+    assert agent["summary"]["agent"]["cost_usd"] == pytest.approx(agent["summary"]["lookahead"]["cost_usd"])
+    for lever in ("no_caps", "no_sleep", "no_deferral"):
+        worth = [found["ablations"]["levers"][lever]["worth"]["cost_usd"]["mean"] for found in (agent, judge)]
+        assert worth[0] == pytest.approx(worth[1])
+        assert worth[0] > 0
+    code, _, streams = call("policies=[lookahead,agents]")
+    assert code == 2
+    assert "the folder of an exported agent" in streams.err
 
 
 def test_names_of_ablations():
