@@ -12,29 +12,29 @@ OFFSETS = (
     # sizes
     "N_JOBS", "N_NODES", "N_POOLS", "N_SITES", "N_LEVELS", "N_CURVES", "N_COLUMNS", "N_ACTIONS", "N_SHAPES", "N_TREE", "N_SHORT",
     "N_RECORDS", "N_GPUS",
-    "N_RACKS", "N_LOG", "HAS_BUDGET", "HAS_LEASES", "HAS_AWAKE",
+    "N_RACKS", "N_LOG", "HAS_BUDGET", "HAS_LEASES", "HAS_AWAKE", "N_TYPICAL",
     # cluster
-    "K_POOL", "K_NODE", "K_KIND", "K_SITE", "KF_POOL", "KF_SPEED", "KF_POWER", "KF_LEVEL",
+    "K_POOL", "K_NODE", "K_KIND", "K_SITE", "KF_POOL", "KF_SPEED", "KF_POWER", "KF_LEVEL", "KF_LOGIT",
     # jobs of a window
-    "J_JOB", "J_ALLOWED", "J_RANK", "J_SLOT", "J_AT_SLOT", "J_SHAPE", "J_HELD", "JF_JOB",
+    "J_JOB", "J_ALLOWED", "J_RANK", "J_SLOT", "J_AT_SLOT", "J_SHAPE", "J_HELD", "J_TYPICAL", "J_TYPICAL_OF", "JF_JOB",
     # grid of a window
     "G_RESERVE", "G_AWAKE", "G_OUTAGE", "GF_VALUES", "GF_LOAD",
     # state
     "I_JOB", "I_NODE", "I_POOL", "I_SITE", "I_WHOLE", "I_GPU", "I_RECORD", "I_RACK", "I_READY", "I_TREE", "I_SHAPE", "I_BLOCKED",
     "I_SKIPPED",
     "I_RUNNING", "I_SCRATCH", "I_SCAN", "I_ENDS", "I_ENDS_AT", "I_TIMERS", "I_TIMERS_AT", "I_WAKES", "I_WAKES_AT", "I_ACTION",
-    "I_SHORT", "I_LEAVES", "I_LEAVES_AT", "I_N_LEAVES",
+    "I_SHORT", "I_LEAVES", "I_LEAVES_AT", "I_N_LEAVES", "I_TYPICAL", "I_WATTS", "I_USED", "F_RANK",
     "F_JOB", "F_SITE", "F_IDLE", "F_ACTION", "F_RATE", "F_SCORE", "F_BEGIN", "I_END", "F_END",
 )  # fmt: skip
 (
     N_JOBS, N_NODES, N_POOLS, N_SITES, N_LEVELS, N_CURVES, N_COLUMNS, N_ACTIONS, N_SHAPES, N_TREE, N_SHORT, N_RECORDS, N_GPUS,
-    N_RACKS, N_LOG, HAS_BUDGET, HAS_LEASES, HAS_AWAKE,
-    K_POOL, K_NODE, K_KIND, K_SITE, KF_POOL, KF_SPEED, KF_POWER, KF_LEVEL,
-    J_JOB, J_ALLOWED, J_RANK, J_SLOT, J_AT_SLOT, J_SHAPE, J_HELD, JF_JOB,
+    N_RACKS, N_LOG, HAS_BUDGET, HAS_LEASES, HAS_AWAKE, N_TYPICAL,
+    K_POOL, K_NODE, K_KIND, K_SITE, KF_POOL, KF_SPEED, KF_POWER, KF_LEVEL, KF_LOGIT,
+    J_JOB, J_ALLOWED, J_RANK, J_SLOT, J_AT_SLOT, J_SHAPE, J_HELD, J_TYPICAL, J_TYPICAL_OF, JF_JOB,
     G_RESERVE, G_AWAKE, G_OUTAGE, GF_VALUES, GF_LOAD,
     I_JOB, I_NODE, I_POOL, I_SITE, I_WHOLE, I_GPU, I_RECORD, I_RACK, I_READY, I_TREE, I_SHAPE, I_BLOCKED, I_SKIPPED,
     I_RUNNING, I_SCRATCH, I_SCAN, I_ENDS, I_ENDS_AT, I_TIMERS, I_TIMERS_AT, I_WAKES, I_WAKES_AT, I_ACTION, I_SHORT, I_LEAVES,
-    I_LEAVES_AT, I_N_LEAVES,
+    I_LEAVES_AT, I_N_LEAVES, I_TYPICAL, I_WATTS, I_USED, F_RANK,
     F_JOB, F_SITE, F_IDLE, F_ACTION, F_RATE, F_SCORE, F_BEGIN, I_END, F_END,
 ) = range(len(OFFSETS))  # fmt: skip
 
@@ -96,9 +96,15 @@ SHAPE_CONSTANTS = ("shape_first", "shape_end", "shape_workers", "shape_cpu_milli
 SHAPE_FIRST, SHAPE_END, SHAPE_WORKERS, SHAPE_CPU_MILLI, SHAPE_MEMORY_MIB = range(len(SHAPE_CONSTANTS))
 SHAPE_CONSTANTS_WIDTH = len(SHAPE_CONSTANTS)
 
+# kinds of workers among which the typical ones are (docs/fragmentation.md), by thousandths of one GPU, GPUs, CPUs and pools, all rising;
+# kind_first: place among kinds that are equally frequent; unused rows are never counted
+TYPICAL_CONSTANTS = ("kind_each_milli", "kind_gpus", "kind_cpu_milli", "kind_pools", "kind_first")
+KIND_EACH_MILLI, KIND_GPUS, KIND_CPU_MILLI, KIND_POOLS, KIND_FIRST = range(len(TYPICAL_CONSTANTS))
+TYPICAL_WIDTH = len(TYPICAL_CONSTANTS)
+
 # ---------------------------------------------------------------- grid of a window
 
-STEP_S, HISTORY_STEPS, WEEK_S, OUTAGE_COUNT = 0, 1, 2, 3  # first values of the block
+STEP_S, HISTORY_STEPS, WEEK_S, OUTAGE_COUNT, KEEPS_AWAKE = range(5)  # first values of the block
 OUTAGE_FIELDS = ("outage_time_s", "outage_begins", "outage_node", "outage_until_s")
 OUTAGE_TIME_S, OUTAGE_BEGINS, OUTAGE_NODE, OUTAGE_UNTIL_S = range(len(OUTAGE_FIELDS))
 OUTAGE_WIDTH = len(OUTAGE_FIELDS)
@@ -109,16 +115,22 @@ PRICE, CARBON_KG, RENEWABLE, PUE, CUM_PRICE, CUM_CARBON, CUM_PUE = range(len(GRI
 
 # ---------------------------------------------------------------- settings
 
-PARAMS_I = ("node_rule", "sleep_after_s", "discipline", "queue_order", "hold_s", "plan_regret", "review_s")
-NODE_RULE, SLEEP_AFTER_S, DISCIPLINE, QUEUE_ORDER, HOLD_S, PLAN_REGRET, REVIEW_S = range(len(PARAMS_I))
+PARAMS_I = (
+    "node_rule", "sleep_after_s", "discipline", "queue_order", "hold_s", "plan_regret", "review_s", "pwr_weight_milli", "ces_buffer",
+    "ces_keep_s",
+)  # fmt: skip
+(
+    NODE_RULE, SLEEP_AFTER_S, DISCIPLINE, QUEUE_ORDER, HOLD_S, PLAN_REGRET, REVIEW_S, PWR_WEIGHT_MILLI, CES_BUFFER,
+    CES_KEEP_S,
+) = range(len(PARAMS_I))  # fmt: skip
 
 PARAMS_F = (
     "hold_margin", "carbon_usd_per_kg", "energy_usd_per_kwh", "late_usd_per_gpu_hour", "late_cap_hours", "miss_usd_per_gpu", "scale_usd",
-    "w_cost", "w_carbon", "w_energy", "w_sla",
+    "w_cost", "w_carbon", "w_energy", "w_sla", "ces_trend", "threshold_quantile",
 )  # fmt: skip
 (
     HOLD_MARGIN, CARBON_USD_PER_KG, ENERGY_USD_PER_KWH, LATE_USD_PER_GPU_HOUR, LATE_CAP_HOURS, MISS_USD_PER_GPU, SCALE_USD,
-    W_COST, W_CARBON, W_ENERGY, W_SLA,
+    W_COST, W_CARBON, W_ENERGY, W_SLA, CES_TREND, THRESHOLD_QUANTILE,
 ) = range(len(PARAMS_F))  # fmt: skip
 
 # ---------------------------------------------------------------- state
@@ -128,12 +140,14 @@ ENV_I = (
     "time_s", "window", "done", "asking", "reviewing", "phase", "column", "arrived", "unfinished", "decisions", "last_decision_s",
     "reserved_pool", "reserved_shadow_s", "reserved_extra", "waiting", "waiting_milli", "n_running", "n_leases", "scored", "log_count",
     "n_scan",
-    "released", "n_blocked", "n_skipped", "n_reviews", "next_review", "next_outage", "free_record", "n_ends", "n_timers", "n_wakes",
+    "released", "n_blocked", "n_skipped", "n_reviews", "next_review", "next_outage", "free_record", "rank_column", "typical_seen",
+    "n_ends", "n_timers", "n_wakes",
 )  # fmt: skip
 (
     TIME_S, WINDOW, DONE, ASKING, REVIEWING, PHASE, COLUMN, ARRIVED, UNFINISHED, DECISIONS, LAST_DECISION_S,
     RESERVED_POOL, RESERVED_SHADOW_S, RESERVED_EXTRA, N_WAITING, WAITING_MILLI, N_RUNNING, N_LEASES, SCORED, LOG_COUNT, N_SCAN,
-    RELEASED, N_BLOCKED, N_SKIPPED, N_REVIEWS, NEXT_REVIEW, NEXT_OUTAGE, FREE_RECORD, N_ENDS, N_TIMERS, N_WAKES,
+    RELEASED, N_BLOCKED, N_SKIPPED, N_REVIEWS, NEXT_REVIEW, NEXT_OUTAGE, FREE_RECORD, RANK_COLUMN, TYPICAL_SEEN,
+    N_ENDS, N_TIMERS, N_WAKES,
 ) = range(len(ENV_I))  # fmt: skip
 
 ENV_F = ("objective_usd", "regret_usd", "marked_usd", "marked_regret", "busy_gpu_s")
@@ -173,12 +187,14 @@ POOL_I = (
     "pool_free",
     "pool_partial",
     "committed_nw",
+    "ces_target",
+    "ces_keep_until_s",
     "count_awake",
     "count_waking",
     "count_sleeping",
     "count_down",
 )
-IDLE_AWAKE, TIRED_COUNT, POOL_FREE, POOL_PARTIAL, COMMITTED_NW, STATE_COUNT = range(6)
+IDLE_AWAKE, TIRED_COUNT, POOL_FREE, POOL_PARTIAL, COMMITTED_NW, CES_TARGET, CES_KEEP_UNTIL_S, STATE_COUNT = range(8)
 POOL_WIDTH = len(POOL_I)
 
 # watts now, in nanowatts, and running thousandths of GPUs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from envs import events
 from envs import fields as fx
+from envs.kernel_ces import follow_demand, next_check, rules_itself
 from envs.kernel_compile import compiled
 from envs.kernel_decisions import NOTHING, begin_decisions, next_question, plan_job
 from envs.kernel_nodes import fall_asleep, node_up, wake_ahead, wake_done
@@ -11,6 +12,7 @@ from envs.kernel_power import WHOLE, charge_sites, column_at, commit, committed_
 from envs.kernel_queue import NEVER, clear_ready, heap_take, heap_time, log_event, set_ready
 from envs.kernel_runs import end_job, fail_node, follow_load, reject_job, start_job, wait_again
 from envs.kernel_scores import fill_rate
+from envs.kernel_typical import forget_typical
 from envs.state import ABSENT, AWAKE, PLACED, RUNNING, WAITING
 
 STRANDED = 5
@@ -25,6 +27,7 @@ def clear_one(c, window):
     _reset_totals(c, window)
     _reset_jobs(c)
     _reset_nodes(c)
+    forget_typical(c)
     fill_rate(c)
 
 
@@ -241,11 +244,13 @@ def log_is_full(c):
 @compiled
 def advance(c):
     """Go on to the next question or the end of the window; with a full event log, stop between two instants to have it drained."""
-    i = c.i
+    i, by_demand = c.i, rules_itself(c)
     while not i[fx.DONE]:
         if i[fx.PHASE] != NOTHING:
             if next_question(c):
                 return
+            if by_demand:
+                follow_demand(c)
             fall_asleep(c)
             wake_ahead(c)
             if i[fx.UNFINISHED] > 0 and i[fx.COLUMN] == c.o[fx.N_COLUMNS] - 1 and _next_event(c) == NEVER:
@@ -257,6 +262,8 @@ def advance(c):
             return
         step_s = c.g[fx.STEP_S]
         until = min((i[fx.TIME_S] // step_s + 1) * step_s, _next_event(c))
+        if by_demand:
+            until = min(until, next_check(c))
         charge_sites(c, until - i[fx.TIME_S])
         i[fx.TIME_S] = until
         _instant(c)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from numba import config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numba.np.arrayobj import make_array
+from numba.np.arrayobj import make_array, populate_array
 
 OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False}
 
@@ -44,6 +44,10 @@ if config.DISABLE_JIT:
         """The row itself."""
         return row
 
+    def view(block, first, count):
+        """``count`` values of the block from ``first`` on."""
+        return block[first : first + count]
+
 else:
 
     @intrinsic
@@ -54,3 +58,17 @@ else:
             return cgutils.pointer_add(builder, make_array(signature.args[0])(context, builder, args[0]).data, 0)
 
         return types.CPointer(row.dtype)(row), codegen
+
+    @intrinsic
+    def view(typingctx, block, first, count):
+        """Array of ``count`` values of a block from ``first`` on; it lies in the block and cannot be returned."""
+        kind = types.Array(block.dtype, 1, "C")
+
+        def codegen(context, builder, signature, args):
+            array = make_array(kind)(context, builder)
+            size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+            data = builder.gep(args[0], [args[1]])
+            populate_array(array, data=data, shape=[args[2]], strides=[size], itemsize=size, meminfo=None)
+            return array._getvalue()
+
+        return kind(block, types.intp, types.intp), codegen

@@ -23,7 +23,7 @@ from envs.observation import write_observation
 def _sources_digest() -> str:
     folder = Path(__file__).parent
     names = ("observation", "state", "fields", "packed", "events")
-    files = sorted([*folder.glob("kernel_*.py"), *(folder / f"{name}.py" for name in names)])
+    files = sorted([*folder.glob("kernel_*.py"), folder / "fragmentation.py", *(folder / f"{name}.py" for name in names)])
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
@@ -93,5 +93,5 @@ def _play(c, chooser, limit):
 
 
 @_entry
-def choose_rows(rows, candidates, kind, actions):
-    choose_from_rows(rows, candidates, kind, actions)
+def choose_rows(rows, pools, levels, kind, quantile, actions):
+    choose_from_rows(rows, pools, levels, kind, quantile, actions)

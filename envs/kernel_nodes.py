@@ -120,15 +120,15 @@ def nodes_up(c, p):
 
 @compiled
 def kept_awake(c, p):
-    """Nodes of the pool that shall be awake in the step in force."""
-    return c.g[c.o[fx.G_AWAKE] + p * c.o[fx.N_COLUMNS] + c.i[fx.COLUMN]]
+    """Nodes of the pool that shall be awake: by the table in the step in force, or by ``envs.kernel_ces``."""
+    return max(c.g[c.o[fx.G_AWAKE] + p * c.o[fx.N_COLUMNS] + c.i[fx.COLUMN]], c.i[c.o[fx.I_POOL] + p * fx.POOL_WIDTH + fx.CES_TARGET])
 
 
 @compiled
 def wake_ahead(c):
     """Step 6, after the falling asleep: sleeping nodes wake, lowest first, until as many are up as shall be, as far as budgets allow."""
     o, i = c.o, c.i
-    if not o[fx.HAS_AWAKE]:
+    if not o[fx.HAS_AWAKE] and c.q[fx.CES_BUFFER] < 0:
         return
     for p in range(o[fx.N_POOLS]):
         missing = kept_awake(c, p) - nodes_up(c, p)

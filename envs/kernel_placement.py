@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from envs import fields as fx
 from envs.kernel_compile import compiled
+from envs.kernel_node_rules import best_scored, has_share
 from envs.kernel_nodes import become_idle, leave_idle, wake
 from envs.kernel_power import (
     WHOLE,
@@ -14,7 +15,8 @@ from envs.kernel_power import (
     whole_row,
     worker_nw,
 )
-from envs.state import AWAKE, BEST_FIT, DOWN, SLEEPING, WAKING
+from envs.kernel_typical import count_arrivals, score_on
+from envs.state import AWAKE, BEST_FIT, DOWN, FGD, SLEEPING, WAKING
 
 
 @compiled
@@ -131,20 +133,10 @@ def try_out(c, job, p, level):
 
 
 @compiled
-def _has_share(c, p, node, milli):
-    a = c.o[fx.I_NODE] + node * fx.NODE_WIDTH
-    if c.i[a + fx.NODE_WHOLE] > 0:
-        return True
-    gpu = c.o[fx.I_GPU] + c.k[c.o[fx.K_NODE] + node * fx.NODE_CONSTANTS_WIDTH + fx.NODE_FIRST_GPU]
-    found = False
-    for g in range(gpu, gpu + c.k[c.o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH + fx.POOL_GPUS]):
-        found |= c.i[g] >= milli
-    return found
-
-
-@compiled
 def _choose_node(c, job, p, nw, wake_nw):
     """Best node of pool p for one worker, or -1; ``nw`` is what it would commit in a rack, 0 when racks have no budget."""
+    if c.q[fx.NODE_RULE] >= FGD:
+        return best_scored(c, job, p, p + 1, nw, wake_nw)
     o, i = c.o, c.i
     k = o[fx.K_POOL] + p * fx.POOL_CONSTANTS_WIDTH
     s = o[fx.J_SHAPE] + c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.SHAPE] * fx.SHAPE_CONSTANTS_WIDTH
@@ -169,7 +161,7 @@ def _choose_node(c, job, p, nw, wake_nw):
         if milli >= WHOLE:
             if i[at + fx.NODE_WHOLE] < need:
                 continue
-        elif milli > 0 and not _has_share(c, p, node, milli):
+        elif milli > 0 and not has_share(c, p, node, milli):
             continue
         if (cpu > 0 and i[at + fx.CPU_FREE] < cpu) or (memory > 0 and i[at + fx.MEMORY_FREE] < memory):
             continue
@@ -227,10 +219,14 @@ def _occupy(c, holder, job, p, node):
     elif milli > 0:
         tightest = c.q[fx.NODE_RULE] == BEST_FIT
         best = -1
-        for g in range(first, first + gpus):
-            free = i[g]
-            if free >= milli and (best < 0 or ((free < i[best]) if tightest else (free > i[best]))):
-                best = g
+        if c.q[fx.NODE_RULE] >= FGD:
+            count_arrivals(c)
+            best = first + score_on(c, job, p, node)[1]
+        else:
+            for g in range(first, first + gpus):
+                free = i[g]
+                if free >= milli and (best < 0 or ((free < i[best]) if tightest else (free > i[best]))):
+                    best = g
         i[r + fx.RECORD_GPU] = best
         _set_share(c, p, a, best, i[best] - milli)
 

@@ -13,9 +13,11 @@ import numpy as np
 
 from envs import fields as fx
 from envs.kernel_compile import compiled
+from envs.kernel_node_rules import preferred_pool
 from envs.kernel_power import grid_row
+from envs.kernel_rates import rate_rank
 from envs.kernel_scores import remaining_s
-from envs.state import DOWN, SLEEPING
+from envs.state import DOWN, FGD, SLEEPING
 
 LIMIT = 10.0
 DAY_S = 86_400
@@ -71,6 +73,8 @@ GLOBAL_FEATURES: tuple[tuple[str, str], ...] = (
     ("in_review", "1 when the job runs and hold would pause it"),
     ("progress", "finished share of the estimated work, as of the last checkpoint or, in a review, of now"),
     ("load", "load of a replica's service now, in units of the reference GPU, log(1 + x); 0 for other jobs"),
+    ("rate_rank", "share of the last 24 h in which the objective of a kWh was lower than now, the least of the sites of allowed runs"),
+    ("preferred_pool", "(1 + pool of the node that the node rule fgd or pwr_fgd prefers) / pools; 0 under other node rules"),
 )
 N_CANDIDATE_FEATURES = len(CANDIDATE_FEATURES)
 N_GLOBAL_FEATURES = len(GLOBAL_FEATURES)
@@ -81,6 +85,9 @@ GREEDY_SCORE = _NAMES.index("greedy_score")
 FREE_GPUS = _NAMES.index("free_gpus")
 NODES_WOKEN = _NAMES.index("nodes_woken")
 IS_CURRENT = _NAMES.index("is_current")
+_GLOBAL_NAMES = [name for name, _ in GLOBAL_FEATURES]
+RATE_RANK = _GLOBAL_NAMES.index("rate_rank")
+PREFERRED_POOL = _GLOBAL_NAMES.index("preferred_pool")
 
 
 @dataclass(frozen=True)
@@ -307,3 +314,6 @@ def _write_globals(c, best, out):
     if j[b + fx.UNTIL_S] >= 0:
         load = c.gf[o[fx.GF_LOAD] + j[b + fx.SERVICE] * o[fx.N_COLUMNS] + i[fx.COLUMN]]
         out[at + 28] = _clipped(math.log1p(load))
+    out[at + RATE_RANK] = rate_rank(c)
+    if c.q[fx.NODE_RULE] >= FGD:
+        out[at + PREFERRED_POOL] = (1.0 + preferred_pool(c)) / o[fx.N_POOLS]

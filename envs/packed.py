@@ -7,8 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from envs import fields as fx
+from envs.kernel_ces import DAY_CHECKS
+from envs.kernel_fgd import WATTS_FIELDS
+from envs.kernel_typical import typical_size
 from envs.reward import RewardSpec
 from envs.state import DISCIPLINES, LOG_FIELDS, NODE_RULES, PolicySettings
+from envs.typical import FALL_OF_SCORE, typical_tables
 from envs.world import QUEUE_ORDERS, STATIC_ORDERS, World, held_milli
 from telemetry.errors import InputError
 
@@ -86,8 +90,10 @@ def pack_world(world: World, *, event_log: bool = False) -> PackedWorld:
     o[fx.N_LOG] = 2 * (8 * jobs + 6 * int(o[fx.N_NODES]) + 4) if event_log else 0
     o[fx.HAS_BUDGET], o[fx.HAS_LEASES] = int(has_budget(world)), int((world.jobs.until_s >= 0).any())
     o[fx.HAS_AWAKE] = int((world.grid.keep_awake > 0).any())
+    kinds, kind_of = typical_tables(world, shape, first)
+    o[fx.N_TYPICAL] = kinds.shape[1]
     k, kf = _pack_cluster(world, o)
-    j, jf = _pack_jobs(world, o, shape, first)
+    j, jf = _pack_jobs(world, o, shape, first, (kinds, kind_of))
     g, gf = _pack_grid(world, o)
     _place_state(o)
     return PackedWorld(o, k, kf, j, jf, g, gf)
@@ -146,6 +152,7 @@ def _pack_cluster(world: World, o: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     real.part(fx.KF_SPEED, static.speed)
     real.part(fx.KF_POWER, static.gpu_power_w)
     real.part(fx.KF_LEVEL, static.level_fraction)
+    real.part(fx.KF_LOGIT, FALL_OF_SCORE)
     return whole.array(), real.array()
 
 
@@ -166,7 +173,9 @@ def _shapes(world: World) -> tuple[np.ndarray, list[np.ndarray], int]:
     return shape, firsts, max(len(first) for first in firsts)
 
 
-def _pack_jobs(world: World, o: np.ndarray, shape: np.ndarray, firsts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _pack_jobs(
+    world: World, o: np.ndarray, shape: np.ndarray, firsts: list[np.ndarray], typical: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     jobs, cluster = world.jobs, world.cluster
     windows, width = jobs.submit_s.shape
     shapes, pools = int(o[fx.N_SHAPES]), int(o[fx.N_POOLS])
@@ -214,6 +223,8 @@ def _pack_jobs(world: World, o: np.ndarray, shape: np.ndarray, firsts: list[np.n
     whole.part(fx.J_AT_SLOT, at_slot)
     whole.part(fx.J_SHAPE, constants)
     whole.part(fx.J_HELD, held)
+    whole.part(fx.J_TYPICAL, typical[0])
+    whole.part(fx.J_TYPICAL_OF, typical[1])
     real.part(fx.JF_JOB, np.stack([jobs.utilization, jobs.data_gib * cluster.transfer_kwh_per_gib], axis=2))
     block = whole.array()
     block[:, fx.JOB_COUNT] = jobs.count
@@ -233,7 +244,7 @@ def _pack_grid(world: World, o: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values = getattr(grid, name)
         return values if values.shape[2] == steps + 1 else np.pad(values, ((0, 0), (0, 0), (0, 1)), mode="edge")
 
-    whole, real = _Block(o, windows, np.int64, first=4), _Block(o, windows, np.float64)
+    whole, real = _Block(o, windows, np.int64, first=5), _Block(o, windows, np.float64)
     whole.part(fx.G_RESERVE, grid.warm_reserve)
     whole.part(fx.G_AWAKE, grid.keep_awake)
     whole.part(fx.G_OUTAGE, outages)
@@ -241,6 +252,7 @@ def _pack_grid(world: World, o: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     real.part(fx.GF_LOAD, grid.load)
     block = whole.array()
     block[:, fx.STEP_S], block[:, fx.HISTORY_STEPS], block[:, fx.WEEK_S] = grid.step_s, grid.history_steps, grid.start_s
+    block[:, fx.KEEPS_AWAKE] = (grid.keep_awake > 0).any(axis=(1, 2))
     block[:, fx.OUTAGE_COUNT] = [len(events) for events in world.outages] if world.outages else 0
     return block, real.array()
 
@@ -269,6 +281,9 @@ def _place_state(o: np.ndarray) -> None:
         fx.I_N_LEAVES: pools,
         fx.I_LEAVES: pools * jobs,
         fx.I_SHORT: int(o[fx.N_SHORT]),
+        fx.I_TYPICAL: typical_size(int(o[fx.N_TYPICAL])),
+        fx.I_WATTS: WATTS_FIELDS,
+        fx.I_USED: pools * DAY_CHECKS,
     }
     sizes |= dict.fromkeys((fx.I_SKIPPED, fx.I_RUNNING, fx.I_SCRATCH, fx.I_SCAN), jobs)
     sizes |= dict.fromkeys((fx.I_ENDS, fx.I_ENDS_AT, fx.I_TIMERS, fx.I_TIMERS_AT, fx.I_LEAVES_AT), jobs)
@@ -280,6 +295,7 @@ def _place_state(o: np.ndarray) -> None:
         fx.F_ACTION: actions * fx.ACTION_F_WIDTH,
         fx.F_BEGIN: sites * 26,
         fx.F_RATE: sites * columns,
+        fx.F_RANK: sites,
         fx.F_JOB: jobs * fx.JOB_F_WIDTH,
         fx.F_SCORE: jobs,
     }
@@ -313,6 +329,9 @@ def make_params(num_envs: int, settings: PolicySettings, reward: RewardSpec, *, 
         settings.hold_s,
         int(plan_regret),
         settings.review_s,
+        round(1000 * settings.pwr_weight),
+        settings.ces_buffer,
+        settings.ces_keep_s,
     ]
     floats = [
         settings.hold_margin,
@@ -323,6 +342,8 @@ def make_params(num_envs: int, settings: PolicySettings, reward: RewardSpec, *, 
         reward.miss_usd_per_gpu,
         reward.scale_usd,
         *weights,
+        settings.ces_trend,
+        settings.threshold_quantile,
     ]
     return PackedParams(np.tile(np.array(ints, dtype=np.int64), (num_envs, 1)), np.tile(np.array(floats, dtype=np.float64), (num_envs, 1)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,9 +14,9 @@ from telemetry.errors import InputError
 if TYPE_CHECKING:
     from envs.observation import ObservationLayout
 
-NODE_RULES: tuple[str, ...] = ("best_fit", "least_allocated")
+NODE_RULES: tuple[str, ...] = ("best_fit", "least_allocated", "fgd", "pwr_fgd")
 DISCIPLINES: tuple[str, ...] = ("free", "strict", "easy")
-BEST_FIT, LEAST_ALLOCATED = 0, 1
+BEST_FIT, LEAST_ALLOCATED, FGD, PWR_FGD = 0, 1, 2, 3
 FREE, STRICT, EASY = 0, 1, 2
 AWAKE, WAKING, SLEEPING, DOWN = 0, 1, 2, 3
 ABSENT, WAITING, PLACED, RUNNING, ENDED, REJECTED, WITHDRAWN = range(7)
@@ -30,13 +31,19 @@ class PolicySettings:
     """What a policy fixes beside its choices.
 
     Attributes:
-        node_rule: ``best_fit`` or ``least_allocated``.
+        node_rule: one of ``NODE_RULES``.
         sleep_after_s: an idle node sleeps after so many seconds; -1 = never.
         discipline: ``free``, ``strict`` or ``easy``.
         queue_order: one of ``envs.world.QUEUE_ORDERS``.
         hold_s: a held job is asked about again after so many seconds, at its latest start at the latest.
         hold_margin: relative advantage that a later start must promise in the look-ahead score.
         review_s: a preemptible running job is asked about again after so many seconds; 0 = never.
+        pwr_weight: weight of the power score under ``pwr_fgd``, 0 to 1; fragmentation has the rest.
+        ces_buffer: nodes of each pool that stay awake beyond those in use (``envs.kernel_ces``); -1 = idle nodes sleep by
+            ``sleep_after_s`` alone.
+        ces_trend: nodes by which demand must have fallen, and be expected to fall, before nodes sleep.
+        ces_keep_s: after nodes had to wake, none are put to sleep for so many seconds.
+        threshold_quantile: the judge ``threshold`` holds while the objective of a kWh is above this quantile of the last 24 h.
     """
 
     node_rule: str = "best_fit"
@@ -46,6 +53,11 @@ class PolicySettings:
     hold_s: int = 900
     hold_margin: float = 0.02
     review_s: int = 0
+    pwr_weight: float = 0.1
+    ces_buffer: int = -1
+    ces_trend: float = 0.5
+    ces_keep_s: int = 7200
+    threshold_quantile: float = 0.5
 
     def __post_init__(self) -> None:
         for name, allowed in (("node_rule", NODE_RULES), ("discipline", DISCIPLINES), ("queue_order", QUEUE_ORDERS)):
@@ -59,6 +71,14 @@ class PolicySettings:
             raise InputError(f"review_s {self.review_s}", where="policy settings", allowed="0 (never) or seconds from 1")
         if not 0.0 <= self.hold_margin < 10.0:
             raise InputError(f"hold_margin {self.hold_margin}", where="policy settings", allowed="0 <= hold_margin < 10")
+        if self.ces_buffer < -1:
+            raise InputError(f"ces_buffer {self.ces_buffer}", where="policy settings", allowed="-1 (no such rule) or nodes from 0")
+        for name in ("ces_trend", "ces_keep_s"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} {getattr(self, name)}", where="policy settings", allowed="0 or more")
+        for name in ("pwr_weight", "threshold_quantile"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise InputError(f"{name} {getattr(self, name)}", where="policy settings", allowed=f"0 <= {name} <= 1")
 
 
 class Policy(Protocol):

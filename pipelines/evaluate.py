@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from pipelines.cli import build, hydra_command, name_sources
 from pipelines.equipment import ServiceRows
 from pipelines.evaluation_report import Report, Section, render
 from pipelines.pareto import ParetoSection, pareto_section
-from pipelines.policies import is_folder, resolve_policy
+from pipelines.policies import TunedJudges, is_folder, read_judges, resolve_policy
 from pipelines.setting import Setting, setting_of
 from pipelines.stress import one_by_one
 from pipelines.stress_table import StressSection, stress_section
-from pipelines.trials import queue_policy, queue_runs_itself, swf_trial, table_trial, whole_number
+from pipelines.trials import Trial, queue_policy, queue_runs_itself, swf_trial, table_trial, whole_number
 from pipelines.workspace import write_json
 from telemetry.errors import InputError
 
@@ -37,9 +38,11 @@ def run(cfg: DictConfig) -> Report:
     reward = build(RewardSpec, cfg.reward, "reward")
     stresses = one_by_one(cfg.stress)
     calm = _under(cfg, {}) if stresses else cfg
-    policies = _policies(cfg)
+    tuned = read_judges(str(cfg.judges)) if cfg.judges else TunedJudges({}, {})
+    policies = _policies(cfg, tuned)
     scratch = resolve_policy(str(cfg.scratch), cfg.registry.tracking_uri) if cfg.scratch else None
     setting = _setting(calm, reward)
+    setting.trial.notes.extend(_about_tuned(tuned, policies, setting.trial, str(cfg.judges)))
     services, parts = ServiceRows(setting.trial, setting.plans), Breakdown()
     frame = setting.play(policies, observe=services if setting.plans else None, inspect=parts)
     sections: list[Section] = [BreakdownSection(parts.by_class(), parts.by_site())]
@@ -60,7 +63,7 @@ def run(cfg: DictConfig) -> Report:
     return Report(frame, differences, setting.trial, tuple(setting.worlds), services.frame, tuple(sections))
 
 
-def _policies(cfg: DictConfig) -> dict[str, Policy]:
+def _policies(cfg: DictConfig, tuned: TunedJudges) -> dict[str, Policy]:
     """Policies by name: those asked for and the baseline, or the queue order of an archive."""
     if queue_runs_itself(cfg, named=cfg.policies is not None):
         return queue_policy(cfg.queue.order or "fcfs", cfg.queue.discipline or "strict")
@@ -72,7 +75,23 @@ def _policies(cfg: DictConfig) -> dict[str, Policy]:
     given = [("agent" if is_folder(str(name)) else str(name), str(name)) for name in names]
     if len({key for key, _ in given}) < len(given):
         raise InputError(f"policies={names}", where="policies", allowed="each policy once, one folder at most")
-    return {key: resolve_policy(name, cfg.registry.tracking_uri) for key, name in given}
+    return {key: resolve_policy(name, cfg.registry.tracking_uri, tuned.judges) for key, name in given}
+
+
+def _about_tuned(tuned: TunedJudges, policies: Mapping[str, Policy], trial: Trial, file: str) -> list[str]:
+    """Notes on the parameters of tuned judges, and on windows that they were tuned on."""
+    notes = []
+    for name, judge in tuned.judges.items():
+        if name in policies and judge.space:
+            values = ", ".join(f"{parameter.name} {getattr(judge.settings, parameter.name):g}" for parameter in judge.space)
+            notes.append(f"{name} tuned by {file}: {values}")
+    until = tuned.about.get("trained_until")
+    if notes and until:
+        cut = [window for windows in trial.windows.values() for window in windows]
+        early = sum(window.start < pd.Timestamp(str(until)) for window in cut)
+        if early:
+            notes.append(f"{early} of {len(cut)} windows begin before {until}, on which the judges were tuned; part=test leaves them out")
+    return notes
 
 
 def _setting(cfg: DictConfig, reward: RewardSpec) -> Setting:

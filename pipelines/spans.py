@@ -1,4 +1,4 @@
-"""Training, validation and test spans of a table of jobs: consecutive parts of its time line, so that no window mixes them."""
+"""Training, validation and test parts of a time line."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from envs.job_table import utc_times
 from telemetry.errors import InputError
 
 PARTS = ("train", "validation", "test")
-Span = tuple[pd.Timestamp, pd.Timestamp]
+SPLIT = (0.6, 0.15, 0.25)
 
 
-def split_spans(jobs: pd.DataFrame, split: Sequence[float]) -> dict[str, Span]:
+def split_spans(jobs: pd.DataFrame, split: Sequence[float] = SPLIT) -> dict[str, tuple[pd.Timestamp, pd.Timestamp]]:
     """Consecutive, disjoint time spans of the three parts, cut at whole hours."""
     submit = utc_times(jobs["submit_time"], "submit_time")
     first, last = submit.min().floor("h"), submit.max().ceil("h")
@@ -24,15 +24,17 @@ def split_spans(jobs: pd.DataFrame, split: Sequence[float]) -> dict[str, Span]:
     return {part: (edges[i], edges[i + 1]) for i, part in enumerate(PARTS)}
 
 
-def part_span(jobs: pd.DataFrame, part: str, split: Sequence[float]) -> Span:
-    """The span of one part.
+def part_span(jobs: pd.DataFrame, part: str | None, split: Sequence[float] = SPLIT) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
+    """Span of one part, (None, None) for the whole time line.
 
     Raises:
-        InputError: an unknown part, shares that are no split, or no job.
+        InputError: no such part, shares that are not three above 0 that sum to 1, or no job.
     """
+    if part is None:
+        return None, None
     if part not in PARTS:
         raise InputError(f"part={part}", where="part", allowed=", ".join(PARTS))
-    if len(split) != len(PARTS) or min(split) <= 0 or abs(sum(split) - 1) > 1e-9:
+    if len(split) != 3 or min(split) <= 0 or abs(sum(split) - 1) > 1e-9:
         raise InputError(f"split={list(split)}", where="split", allowed="three shares above 0 that sum to 1")
     if jobs.empty:
         raise InputError("no jobs", where="jobs table", allowed="at least one job")

@@ -31,7 +31,7 @@ from envs.windows import (
 )
 from envs.world import LARGEST_GPUS_PER_NODE
 from pipelines.cli import CONF_DIR
-from pipelines.spans import Span, part_span
+from pipelines.spans import SPLIT, part_span
 from pipelines.stress import Stressed, stress_of
 from telemetry.errors import InputError
 from telemetry.quality import FLAWS
@@ -138,7 +138,7 @@ def queue_policy(order: str, discipline: str) -> dict[str, Policy]:
 
 def swf_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
     """An archive file on its own processors, on a constant grid unless one is given."""
-    if cfg.part:
+    if cfg.get("part") is not None:
         raise InputError(
             f"part={cfg.part}", where="part", allowed="canonical jobs in windows of time", remedy="give policies= and cluster="
         )
@@ -160,15 +160,14 @@ def table_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
     cluster, jobs = _cluster_and_jobs(cfg, notes)
     tables, stress = _tables(cfg, cluster, jobs, notes, seeds, step_s=DAY_S if by_jobs(cfg) else 3600)
     count = whole_number(cfg.windows, "windows", DEFAULT_WINDOWS)
-    span = part_span(jobs, str(cfg.part), [float(share) for share in cfg.split]) if cfg.part else None
     if by_jobs(cfg):
-        if span:
-            raise InputError(f"part={cfg.part}", where="part", allowed="windows of time, not of trace.length jobs")
+        if cfg.get("part") is not None:
+            raise InputError(f"part={cfg.part} with windows of jobs", where="part", remedy="leave out trace.start and trace.length")
         return _trial_by_jobs(cfg, cluster, tables, notes, stress, count)
     grids = {seed: one.grid_around() for seed, one in tables.items()}
     first = next(iter(tables))
-    hours = _window_hours(cfg, tables[first].jobs, grids[first], count, notes, span)
-    start, end = span or (None, None)
+    start, end = part_span(jobs, cfg.get("part"), tuple(cfg.get("split") or SPLIT))  # of the jobs as they are: no stress moves it
+    hours = _window_hours(cfg, _between(tables[first].jobs, start, end), grids[first], count, notes)
 
     def cut(seed: int, grid: pd.DataFrame) -> list[WindowTables]:
         return tables[seed].befall(cut_windows(tables[seed].jobs, grid, round(hours * 3600), count, seed, start, end))
@@ -176,9 +175,19 @@ def table_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
     windows = {seed: cut(seed, grid) for seed, grid in grids.items()}
     reported = {seed: cut(seed, one.reported) for seed, one in tables.items() if one.reported is not None}
     description = _description(cfg, cluster, tables[first].jobs, count, f"{hours:g} h each")
-    if span:
-        description["part"] = f"{cfg.part}, {span[0].isoformat()} to {span[1].isoformat()}"
+    if start is not None and end is not None:
+        description["part"] = f"{cfg.part}, {start.isoformat()} to {end.isoformat()}"
     return Trial(cluster, windows, description, notes, reported or None, stress)
+
+
+def _between(jobs: pd.DataFrame, start: pd.Timestamp | None, end: pd.Timestamp | None) -> pd.DataFrame:
+    """Jobs submitted from ``start`` and before ``end``; all without limits."""
+    if start is None or end is None:
+        return jobs
+    inside = jobs[(jobs["submit_time"] >= start) & (jobs["submit_time"] < end)]
+    if inside.empty:
+        raise InputError(f"no job from {start.isoformat()} to {end.isoformat()}", where="part", remedy="another split=, or more jobs")
+    return inside
 
 
 def span_trial(cfg: DictConfig, seed: int, start: pd.Timestamp | None) -> Trial:
@@ -187,7 +196,7 @@ def span_trial(cfg: DictConfig, seed: int, start: pd.Timestamp | None) -> Trial:
     Raises:
         InputError: no job is submitted in it, or the grid does not cover its start.
     """
-    if cfg.part:
+    if cfg.get("part") is not None:
         raise InputError(f"part={cfg.part}", where="part", allowed="windows by number: windows=N window=I")
     notes: list[str] = []
     cluster, jobs = _cluster_and_jobs(cfg, notes)
@@ -334,7 +343,7 @@ def _constant(cfg: DictConfig, cluster: ClusterSpec, step_s: int) -> GridMaker:
     return partial(constant_grid, [site.name for site in cluster.sites], step_s=step_s, **values)
 
 
-def _window_hours(cfg: DictConfig, jobs: pd.DataFrame, grid: pd.DataFrame, count: int, notes: list[str], span: Span | None = None) -> float:
+def _window_hours(cfg: DictConfig, jobs: pd.DataFrame, grid: pd.DataFrame, count: int, notes: list[str]) -> float:
     """The length asked for; else 48 h, or what a short table allows for ``count`` distinct starts."""
     if cfg.window_hours is not None:
         return float(cfg.window_hours)
@@ -342,8 +351,6 @@ def _window_hours(cfg: DictConfig, jobs: pd.DataFrame, grid: pd.DataFrame, count
     step = times[1] - times[0] if len(times) > 1 else pd.Timedelta(hours=1)
     begin = max(jobs["submit_time"].min().floor(step), times[0])
     end = min(jobs["submit_time"].max() + pd.Timedelta(seconds=1), times[-1] + step)
-    if span:
-        begin, end = max(begin, span[0]), min(end, span[1])
     room = (end - begin - (count - 1) * step) / pd.Timedelta(hours=1)
     if room >= DEFAULT_WINDOW_HOURS or room <= 0:
         return DEFAULT_WINDOW_HOURS

@@ -197,7 +197,8 @@ def read_files(folder: Path) -> tuple[pd.DataFrame, Facts]:
     if scalars.get("format") != FORMAT:
         raise InputError(f"format {scalars.get('format')}", where=str(folder / "events.parquet"), allowed=str(FORMAT))
     frames = {name: table.to_pandas() for name, table in tables.items()}
-    settings = {field.name: scalars["settings"][field.name] for field in fields(PolicySettings)}
+    known = {field.name for field in fields(PolicySettings)}
+    settings = {name: value for name, value in scalars["settings"].items() if name in known}
     facts = Facts(
         cluster=scalars["cluster"],
         policy=scalars["policy"],

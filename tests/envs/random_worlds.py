@@ -69,12 +69,16 @@ class Case:
 
 def draw_settings(rng: random.Random):
     return ref.Settings(
-        node_rule=rng.choice(["best_fit", "least_allocated"]),
+        node_rule=rng.choice(["best_fit", "least_allocated", "best_fit", "least_allocated", "fgd", "pwr_fgd"]),
         sleep_after_s=rng.choice([-1, 0, 100, 900]),
         discipline=rng.choice(["free", "strict", "easy", "easy"]),
         queue_order=rng.choice(["priority", "fcfs", "sjf", "f1", "wfp3", "unicep"]),
         hold_s=rng.choice([60, 900]),
         review_s=rng.choice([0, 0, 0, 300, 700, 1800]),
+        pwr_weight=rng.choice([0.0, 0.1, 0.5, 1.0]),
+        ces_buffer=rng.choice([-1, -1, -1, 0, 1]),
+        ces_trend=rng.choice([0.0, 0.25, 0.5]),
+        ces_keep_s=rng.choice([0, 1500, 7200]),
     )
 
 

@@ -30,7 +30,8 @@ def test_compiled_and_observed_choices_agree(worlds, name):
 
 
 def test_names_are_the_ones_of_commands_and_reports():
-    assert list(JUDGES) == ["k8s_default", "most_allocated", "fifo", "sjf", "easy", "greedy_cost", "lookahead"]
+    names = "k8s_default most_allocated fifo sjf easy best_fit fgd pwr_fgd ces threshold greedy_cost lookahead"
+    assert list(JUDGES) == names.split()
     assert all(judge.name == name and judge.summary for name, judge in JUDGES.items())
 
 

@@ -117,12 +117,16 @@ def test_kernel_and_reference_agree(chunk):
 
 SETTINGS = st.builds(
     ref.Settings,
-    node_rule=st.sampled_from(["best_fit", "least_allocated"]),
+    node_rule=st.sampled_from(["best_fit", "least_allocated", "fgd", "pwr_fgd"]),
     sleep_after_s=st.sampled_from([-1, 0, 100, 900]),
     discipline=st.sampled_from(["free", "strict", "easy"]),
     queue_order=st.sampled_from(["priority", "fcfs", "sjf", "f1", "wfp3", "unicep"]),
     hold_s=st.sampled_from([60, 900]),
     review_s=st.sampled_from([0, 300, 700, 1800]),
+    pwr_weight=st.sampled_from([0.1, 0.0, 0.5, 1.0]),
+    ces_buffer=st.sampled_from([-1, 0, 1]),
+    ces_trend=st.sampled_from([0.5, 0.0, 0.25]),
+    ces_keep_s=st.sampled_from([7200, 0, 1500]),
 )
 COUNTS = {"sites": st.integers(1, 2), "pools": st.integers(1, 3), "jobs": st.integers(1, 20), "seed": st.integers(0, 2**32 - 1)}
 

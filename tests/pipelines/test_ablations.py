@@ -106,7 +106,7 @@ def test_an_agent_against_the_same_trained_from_scratch(call, monkeypatch):
             return JUDGES["k8s_default"].act(observation, layout)
 
     known = {"champion": Agent(), "previous": Scratch()}
-    monkeypatch.setattr(command, "resolve_policy", lambda name, uri="": known.get(name) or JUDGES[name])
+    monkeypatch.setattr(command, "resolve_policy", lambda name, uri="", judges=None: known.get(name) or JUDGES[name])
     asked = ("policies=[k8s_default,champion]", "ablations=[no_warm_start,no_caps]")
     _, found, _ = call(*asked, "scratch=previous")
     assert found["ablations"]["policy"] == "champion"

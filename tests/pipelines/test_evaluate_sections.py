@@ -79,7 +79,7 @@ class Learned:
 
 @pytest.fixture
 def learned(monkeypatch):
-    def resolve(name, uri="", _known=policies.resolve_policy):
+    def resolve(name, uri="", judges=None, _known=policies.resolve_policy):
         return Learned() if name == "champion" else _known(name, uri)
 
     monkeypatch.setattr(command, "resolve_policy", resolve)

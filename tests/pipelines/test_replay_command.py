@@ -216,7 +216,19 @@ def test_folders_of_others_are_refused_and_failures_leave_the_old_replay(call, f
 
 def test_defaults_are_those_of_the_evaluation():
     ours, theirs = compose_config("replay"), compose_config("evaluate")
-    compares = {"policies", "baseline", "seeds", "against", "bound", "bound_windows", "pareto", "ablations", "ablation_policy", "scratch"}
+    compares = {
+        "policies",
+        "judges",
+        "baseline",
+        "seeds",
+        "against",
+        "bound",
+        "bound_windows",
+        "pareto",
+        "ablations",
+        "ablation_policy",
+        "scratch",
+    }
     assert set(theirs) - set(ours) == compares
     for key in set(ours) & set(theirs) - {"out"}:
         assert ours[key] == theirs[key]

@@ -89,6 +89,10 @@ class Settings:
     queue_order: str = "priority"
     hold_s: int = 900
     review_s: int = 0
+    pwr_weight: float = 0.1
+    ces_buffer: int = -1
+    ces_trend: float = 0.5
+    ces_keep_s: int = 7200
 
 
 @dataclass

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .model import AWAKE, DOWN, SLEEPING, WAKING, Rules, nanowatts
+from .fragmentation import Fragmentation
+from .model import AWAKE, DOWN, SLEEPING, WAKING, Rules, Settings, nanowatts
 
 
 @dataclass
@@ -49,8 +50,9 @@ class Run:
 class Floor:
     """All nodes and all runs."""
 
-    def __init__(self, rules: Rules, node_rule: str) -> None:
-        self.rules, self.sign = rules, 1 if node_rule == "best_fit" else -1
+    def __init__(self, rules: Rules, settings: Settings) -> None:
+        self.rules, self.sign = rules, -1 if settings.node_rule == "least_allocated" else 1
+        self.fragmentation = Fragmentation(rules, settings) if settings.node_rule in ("fgd", "pwr_fgd") else None
         self.nodes: list[Node] = []
         self.pool_nodes: list[list[Node]] = []
         self.runs: dict[int, Run] = {}
@@ -107,7 +109,7 @@ class Floor:
         seats: list[Seat] = []
         added_nw = 0
         for _ in range(job.workers):
-            best: tuple | None = None
+            able: list[tuple[Node, list[int], int]] = []
             for node in up:
                 n = node.index
                 if cpu_free[n] < job.cpu_milli or memory_free[n] < job.memory_mib:
@@ -118,12 +120,18 @@ class Floor:
                 gpus = self.gpus_for_worker(held, gpu_free[n])
                 if gpus is None:
                     continue
-                rank = (state[n], self.sign * sum(gpu_free[n]), n)
-                if best is None or rank < best[0]:
-                    best = (rank, node, gpus, more_nw)
-            if best is None:
+                able.append((node, gpus, more_nw))
+            if not able:
                 return None
-            _, node, gpus, more_nw = best
+            first = min(state[node.index] for node, _, _ in able)
+            able = [entry for entry in able if state[entry[0].index] == first]
+            if self.fragmentation is None:
+                node, gpus, more_nw = min(able, key=lambda entry: (self.sign * sum(gpu_free[entry[0].index]), entry[0].index))
+            else:
+                places = [(gpu_free[node.index], cpu_free[node.index]) for node, _, _ in able]
+                chosen, gpu = self.fragmentation.choose(j, p, places, first)
+                node, gpus, more_nw = able[chosen]
+                gpus = gpus if gpu is None else [gpu]
             n = node.index
             seats.append(Seat(n, gpus, min(held, 1000)))
             for gpu in gpus:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from envs.cluster import ClusterSpec
 from envs.reward import RewardSpec
 
+from .demand import Demand
 from .model import (
     ARRIVE,
     AWAKE,
@@ -68,7 +69,8 @@ class Simulator:
     ) -> None:
         self.jobs, self.grid, self.settings, self.reward, self.choose = jobs, grid, settings, reward, choose
         self.rules = Rules(cluster, speed, power_w, jobs, grid)
-        self.floor = Floor(self.rules, settings.node_rule)
+        self.floor = Floor(self.rules, settings)
+        self.demand = Demand(self.rules, settings) if settings.ces_buffer >= 0 and not any(map(any, grid.keep_awake)) else None
         self.nodes, self.runs = self.floor.nodes, self.floor.runs
         self.outages = merged(outages)
         self.not_arrived = sorted(range(len(jobs)), key=lambda j: (jobs[j].submit_s, j))
@@ -95,6 +97,8 @@ class Simulator:
             self.arrivals(t)
             self.review(t)
             self.scan(t)
+            if self.demand is not None:
+                self.demand.follow(t, [sum(bool(node.jobs) for node in members) for members in self.floor.pool_nodes])
             self.fall_asleep(t)
             self.wake_ahead(t)
             ahead = self.instants_ahead(t)
@@ -102,7 +106,8 @@ class Simulator:
                 self.reject_stranded(t)
             if not self.runs and not self.ask_at and not self.not_arrived:
                 break
-            later = min([*ahead, (t // self.grid.step_s + 1) * self.grid.step_s])
+            checks = [self.demand.next_check(t)] if self.demand is not None else []
+            later = min([*ahead, *checks, (t // self.grid.step_s + 1) * self.grid.step_s])
             self.accrue(t, later)
             t = later
         site, idle = list(zip(*self.site_totals, strict=True)), list(zip(*self.idle_totals, strict=True))
@@ -241,6 +246,8 @@ class Simulator:
                 self.log(t, REJECT, j)
             else:
                 self.ask_at[j] = t
+                if self.floor.fragmentation is not None:
+                    self.floor.fragmentation.arrived(j)
                 self.log(t, ARRIVE, j)
 
     # ---------------------------------------------------------------- phase 5: reviews
@@ -426,11 +433,14 @@ class Simulator:
             idle = [node for node in members if node.state == AWAKE and not node.jobs]
             left = len(idle)
             for node in reversed(idle):
-                spared = self.nodes_up(p) - 1 >= self.grid.kept_awake(p, t) and left - 1 >= self.grid.warm_reserve[p][column]
+                spared = self.nodes_up(p) - 1 >= self.kept_awake(p, t) and left - 1 >= self.grid.warm_reserve[p][column]
                 if t - node.idle_since >= self.settings.sleep_after_s and spared:
                     node.state = SLEEPING
                     left -= 1
                     self.log(t, SLEEP, pool=p, node=node.index)
+
+    def kept_awake(self, p: int, t: int) -> int:
+        return self.grid.kept_awake(p, t) if self.demand is None else self.demand.target[p]
 
     def nodes_up(self, p: int) -> int:
         return sum(node.state in (AWAKE, WAKING) for node in self.floor.pool_nodes[p])
@@ -438,7 +448,7 @@ class Simulator:
     def wake_ahead(self, t: int) -> None:
         for p, members in enumerate(self.floor.pool_nodes):
             for node in members:
-                wanted = self.nodes_up(p) < self.grid.kept_awake(p, t)
+                wanted = self.nodes_up(p) < self.kept_awake(p, t)
                 if wanted and node.state == SLEEPING and self.floor.may_wake(node):
                     node.state, node.wake_end = WAKING, t + self.rules.pools[p].wake_latency_s
                     self.log(t, WAKE, pool=p, node=node.index)
