@@ -26,11 +26,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from envs.events import events_frame
+from envs.billing import billed_totals
 from envs.kernel import run_policy
 from envs.outages import down_node_hours
-from envs.replay.facts import facts_of
-from envs.replay.recompute import recompute
 from envs.reward import RewardSpec
 from envs.state import EpisodeTotals, Policy
 from envs.world import World
@@ -74,6 +72,7 @@ def evaluate(
     threads: int = 1,
     billed: Mapping[int, World] | None = None,
     observe: Callable[[str, int, World, EpisodeTotals], None] | None = None,
+    inspect: Callable[[str, int, World, EpisodeTotals], None] | None = None,
 ) -> pd.DataFrame:
     """Run every policy through every window of every seed.
 
@@ -86,6 +85,7 @@ def evaluate(
         billed: worlds by seed with the same windows, jobs and cluster as ``worlds`` and another grid: policies decide by ``worlds``, and
             energy, cost, carbon and objective are those of the same events on the grid of ``billed`` (:mod:`envs.replay.recompute`).
         observe: called after each run with the policy's name, the seed, the world, and totals with event logs.
+        inspect: called likewise with the world and totals that are billed, for whom totals are enough (runs without event logs are faster).
 
     Returns:
         One row per (policy, window, seed): ``policy, window, seed, window_start, jobs_submitted`` and ``METRICS``.
@@ -114,27 +114,18 @@ def evaluate(
                     totals = run_policy(world, policy, spec, threads=threads, event_log=logged)
                     if observe is not None:
                         observe(name, seed, world, totals)
-                    metrics = window_metrics(world, totals, spec, slowdown_threshold_s)
-                    known[id(world)] = metrics if billed is None else rebilled(metrics, billed[seed], totals, policy, spec)
+                    account = world
+                    if billed is not None:
+                        account, totals = billed[seed], billed_totals(billed[seed], totals, policy, spec)
+                    if inspect is not None:
+                        inspect(name, seed, account, totals)
+                    known[id(world)] = window_metrics(world, totals, spec, slowdown_threshold_s)
                 frame = known[id(world)].copy()
                 frame.insert(0, "policy", name)
                 frame.insert(2, "seed", seed)
                 frames.append(frame)
                 bar.update()
     return pd.concat(frames, ignore_index=True)
-
-
-def rebilled(metrics: pd.DataFrame, world: World, totals: EpisodeTotals, policy: Policy, reward: RewardSpec) -> pd.DataFrame:
-    """Metrics of what happened, with energy, cost, carbon and objective on the grid of another world of the same windows."""
-    assert totals.events is not None, "a run without an event log cannot be billed anew"
-    table = metrics.copy()
-    for m, events in enumerate(totals.events):
-        facts = facts_of(world, m, policy.name, policy.settings, reward)
-        bill = recompute(events_frame(world, m, events), facts)
-        for name in ("energy_kwh", "cost_usd", "carbon_kg", "penalty_usd"):
-            table.loc[m, name] = float(bill.sites[name].sum())
-        table.loc[m, "objective_usd"] = bill.objective_usd
-    return table
 
 
 def window_metrics(world: World, totals: EpisodeTotals, reward: RewardSpec, slowdown_threshold_s: float = 10.0) -> pd.DataFrame:

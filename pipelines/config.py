@@ -23,6 +23,7 @@ from pipelines.workspace import STAGES
 from telemetry.errors import InputError
 
 TARGETS = ("workload", "power")
+BOUNDS = ("none", "lp", "milp")
 PUBLIC_JOBS = ("philly", "openb", "gaia", "eagle")
 
 
@@ -161,6 +162,19 @@ class ReserveConfig:
 
 
 @dataclass(frozen=True)
+class EvaluationConfig:
+    """What the evaluation of policies adds: a clairvoyant bound of so many windows of the first seed (null: of all windows of all)."""
+
+    bound: str = "none"
+    bound_windows: int | None = 10
+
+    def __post_init__(self) -> None:
+        _one_of(self.bound, BOUNDS, "evaluation.bound")
+        if self.bound_windows is not None and (isinstance(self.bound_windows, bool) or self.bound_windows < 1):
+            raise InputError(f"{self.bound_windows!r}", where="evaluation.bound_windows", allowed="a whole number from 1, or null")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything that the main job is told; ``raw`` is the composed configuration as plain types."""
 
@@ -176,6 +190,7 @@ class TrainConfig:
     reward: RewardSpec
     reserve: ReserveConfig
     agent: AgentConfig
+    evaluation: EvaluationConfig
     registry: RegistryConfig
     engine: EngineConfig
     seed: int
@@ -232,6 +247,7 @@ def train_config(cfg: DictConfig) -> TrainConfig:
         reward=build(RewardSpec, raw["reward"], "reward"),
         reserve=build(ReserveConfig, raw["reserve"], "reserve"),
         agent=build(AgentConfig, raw["agent"], "agent"),
+        evaluation=build(EvaluationConfig, raw["evaluation"], "evaluation"),
         registry=build(RegistryConfig, raw["registry"], "registry"),
         engine=build(EngineConfig, raw["engine"], "engine"),
         seed=raw["seed"],

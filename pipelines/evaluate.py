@@ -2,84 +2,80 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from envs.evaluate import CONTRACT_METRICS, METRICS, evaluate, paired_difference, summarise
+from envs.breakdown import Breakdown
+from envs.evaluate import METRICS, paired_difference
 from envs.reward import RewardSpec
 from envs.state import Policy
-from envs.world import World, build_world
+from pipelines.ablations import ablation_names, ablation_section
+from pipelines.against import against_section
+from pipelines.bounded import BoundSection, bound_kind, bound_ratios, with_bounds
+from pipelines.breakdown import BreakdownSection
 from pipelines.cli import build, hydra_command, name_sources
-from pipelines.equipment import ServiceRows, equipped, rejected_leases, service_means
-from pipelines.policies import TunedJudges, read_judges, resolve_policy
+from pipelines.equipment import ServiceRows
+from pipelines.evaluation_report import Report, Section, render
+from pipelines.pareto import ParetoSection, pareto_section
+from pipelines.policies import TunedJudges, is_folder, read_judges, resolve_policy
+from pipelines.setting import Setting, setting_of
+from pipelines.stress import one_by_one
+from pipelines.stress_table import StressSection, stress_section
 from pipelines.trials import Trial, queue_policy, queue_runs_itself, swf_trial, table_trial, whole_number
 from pipelines.workspace import write_json
 from telemetry.errors import InputError
 
 DEFAULT_POLICIES = ("k8s_default", "most_allocated", "easy", "greedy_cost", "lookahead")
-TABLE_COLUMNS = (*CONTRACT_METRICS, "objective_usd")
 
 
-@dataclass(frozen=True)
-class Report:
-    """What the command found: rows of :func:`envs.evaluate.evaluate`, paired differences (empty without a baseline), rows of services."""
-
-    frame: pd.DataFrame
-    differences: pd.DataFrame
-    trial: Trial
-    seeds: tuple[int, ...]
-    services: pd.DataFrame = field(default_factory=pd.DataFrame)
-
-    def as_json(self) -> dict[str, Any]:
-        """The contract: per policy and window the metrics, their means, and the difference to the baseline with its interval."""
-        names = list(dict.fromkeys(self.frame["policy"]))
-        rows = {name: self.frame[self.frame["policy"] == name].drop(columns="policy") for name in names}
-        differences: dict[str, dict[str, Any]] = {}
-        for row in self.differences.to_dict("records"):
-            differences.setdefault(row.pop("policy"), {})[row.pop("metric")] = row
-        return plain(
-            {
-                **self.trial.description,
-                "seeds": list(self.seeds),
-                "notes": list(self.trial.notes),
-                **({"stress": self.trial.stress} if self.trial.stress else {}),
-                "policies": {name: {"windows": table.to_dict("records")} for name, table in rows.items()},
-                "summary": summarise(self.frame).to_dict("index"),
-                "paired_difference": differences,
-                **self._services_json(),
-            }
-        )
-
-    def _services_json(self) -> dict[str, Any]:
-        """Nothing without services; else per service and policy the windows and their means."""
-        found: dict[str, dict[str, Any]] = {}
-        for (service, policy), rows in self.services.groupby(["service", "policy"], sort=False) if len(self.services) else ():
-            means = service_means(rows).iloc[0].to_dict()
-            windows = rows.drop(columns=["service", "policy"]).to_dict("records")
-            found.setdefault(str(service), {})[str(policy)] = {"mean": means, "windows": windows}
-        return {"services": found} if found else {}
+def run(cfg: DictConfig) -> Report:
+    """Everything but printing and writing."""
+    kind, levers, count = bound_kind(cfg.bound), ablation_names(cfg.ablations), whole_number(cfg.pareto, "pareto", 0, low=0)
+    reward = build(RewardSpec, cfg.reward, "reward")
+    stresses = one_by_one(cfg.stress)
+    calm = _under(cfg, {}) if stresses else cfg
+    tuned = read_judges(str(cfg.judges)) if cfg.judges else TunedJudges({}, {})
+    policies = _policies(cfg, tuned)
+    scratch = resolve_policy(str(cfg.scratch), cfg.registry.tracking_uri) if cfg.scratch else None
+    setting = _setting(calm, reward)
+    setting.trial.notes.extend(_about_tuned(tuned, policies, setting.trial, str(cfg.judges)))
+    services, parts = ServiceRows(setting.trial, setting.plans), Breakdown()
+    frame = setting.play(policies, observe=services if setting.plans else None, inspect=parts)
+    sections: list[Section] = [BreakdownSection(parts.by_class(), parts.by_site())]
+    if kind != "none":
+        some = None if cfg.bound_windows is None else whole_number(cfg.bound_windows, "bound_windows")
+        frame = with_bounds(frame, setting.worlds, reward, kind, policies.values(), some)
+        sections.append(BoundSection(kind, bound_ratios(frame)))
+    if cfg.against:
+        sections.append(against_section(frame, str(cfg.against)))
+    if count:
+        sections.append(pareto_section(setting, policies, frame, count))
+    if levers:
+        sections.append(ablation_section(setting, frame, policies, levers, cfg.ablation_policy, scratch))
+    if stresses:
+        sections.append(_stress_section(cfg, stresses, policies, frame, reward))
+    baseline = cfg.baseline if cfg.baseline in policies else None
+    differences = paired_difference(frame, baseline, metrics=METRICS) if baseline and len(policies) > 1 else pd.DataFrame()
+    return Report(frame, differences, setting.trial, tuple(setting.worlds), services.frame, tuple(sections))
 
 
-def plain(value: Any) -> Any:
-    """JSON values only: NaN and infinity become null, times ISO 8601."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, pd.Timestamp):
-        return value.isoformat()
-    if isinstance(value, bool | str) or value is None:
-        return value
-    number = float(value)
-    if not math.isfinite(number):
-        return None
-    return int(number) if isinstance(value, int) or (hasattr(value, "dtype") and value.dtype.kind in "iu") else number
+def _policies(cfg: DictConfig, tuned: TunedJudges) -> dict[str, Policy]:
+    """Policies by name: those asked for and the baseline, or the queue order of an archive."""
+    if queue_runs_itself(cfg, named=cfg.policies is not None):
+        return queue_policy(cfg.queue.order or "fcfs", cfg.queue.discipline or "strict")
+    if cfg.policies is not None and not (OmegaConf.is_list(cfg.policies) and len(cfg.policies)):
+        raise InputError(f"policies={cfg.policies}", where="policies", allowed="a list: policies=[k8s_default,easy]")
+    names = list(cfg.policies or DEFAULT_POLICIES)
+    if cfg.baseline and cfg.baseline not in names:
+        names.insert(0, str(cfg.baseline))
+    given = [("agent" if is_folder(str(name)) else str(name), str(name)) for name in names]
+    if len({key for key, _ in given}) < len(given):
+        raise InputError(f"policies={names}", where="policies", allowed="each policy once, one folder at most")
+    return {key: resolve_policy(name, cfg.registry.tracking_uri, tuned.judges) for key, name in given}
 
 
 def _about_tuned(tuned: TunedJudges, policies: Mapping[str, Policy], trial: Trial, file: str) -> list[str]:
@@ -98,65 +94,30 @@ def _about_tuned(tuned: TunedJudges, policies: Mapping[str, Policy], trial: Tria
     return notes
 
 
-def run(cfg: DictConfig) -> Report:
-    """Everything but printing and writing."""
+def _setting(cfg: DictConfig, reward: RewardSpec) -> Setting:
+    """The worlds of the configuration, one a seed."""
     seeds = tuple(range(cfg.seed, cfg.seed + whole_number(cfg.seeds, "seeds")))
-    reward = build(RewardSpec, cfg.reward, "reward")
     archive = queue_runs_itself(cfg, named=cfg.policies is not None)
-    policies: dict[str, Policy]
-    if archive:
-        trial = swf_trial(cfg, seeds)
-        policies = queue_policy(cfg.queue.order or "fcfs", cfg.queue.discipline or "strict")
-    else:
-        if cfg.policies is not None and not (OmegaConf.is_list(cfg.policies) and len(cfg.policies)):
-            raise InputError(f"policies={cfg.policies}", where="policies", allowed="a list: policies=[k8s_default,easy]")
-        names = list(cfg.policies or DEFAULT_POLICIES)
-        if cfg.baseline and cfg.baseline not in names:
-            names.insert(0, str(cfg.baseline))
-        tuned = read_judges(str(cfg.judges)) if cfg.judges else TunedJudges({}, {})
-        policies = {str(name): resolve_policy(str(name), cfg.registry.tracking_uri, tuned.judges) for name in names}
-        trial = table_trial(cfg, seeds)
-        trial.notes.extend(_about_tuned(tuned, policies, trial, str(cfg.judges)))
-    trial, plans = equipped(cfg, trial)
-    services = ServiceRows(trial, plans)
-    worlds: dict[int, World] = {seed: build_world(trial.cluster, windows) for seed, windows in trial.windows.items()}
-    seen = {seed: build_world(trial.cluster, windows) for seed, windows in (trial.reported or {}).items()}
-    trial.notes.extend(rejected_leases(worlds))
-    frame = evaluate(
-        seen or worlds,
-        policies,
-        seeds,
-        billed=worlds if seen else None,
-        reward=reward,
-        slowdown_threshold_s=float(cfg.trace.bounded_slowdown_threshold_s),
-        progress=bool(cfg.progress),
-        observe=services if plans else None,
-    )
-    baseline = cfg.baseline if cfg.baseline in policies else None
-    differences = paired_difference(frame, baseline, metrics=METRICS) if baseline and len(policies) > 1 else pd.DataFrame()
-    return Report(frame, differences, trial, seeds, services.frame)
+    return setting_of(cfg, swf_trial(cfg, seeds) if archive else table_trial(cfg, seeds), reward)
 
 
-def render(report: Report) -> str:
-    """The printed tables: means by policy, then the difference of cost, energy, carbon and violations to the baseline."""
-    means = summarise(report.frame)[list(TABLE_COLUMNS)]
-    lines = [f"{key}: {value}" for key, value in report.trial.description.items()]
-    lines += [f"note: {note}" for note in report.trial.notes]
-    lines += ["", "mean over windows and seeds", means.to_string(float_format=lambda v: f"{v:,.3f}")]
-    for service, rows in service_means(report.services).groupby("service", sort=False) if len(report.services) else ():
-        table = rows.droplevel("service").T.to_string(float_format=lambda v: f"{v:,.4g}")
-        lines += ["", f"service {service}, mean over windows and seeds (envs/service_report.py)", table]
-    if len(report.differences):
-        shown = report.differences[
-            report.differences["metric"].isin(["energy_kwh", "cost_usd", "carbon_kg", "sla_violation_rate", "objective_usd"])
-        ]
-        baseline = shown["baseline"].iloc[0]
-        lines += ["", f"paired difference to {baseline}, 95 % interval over windows"]
-        for row in shown.to_dict("records"):
-            relative = f"  ({100 * row['relative']:+.1f} %)" if math.isfinite(row["relative"]) else ""
-            interval = f"[{row['low']:+.4g}, {row['high']:+.4g}]" if math.isfinite(row["low"]) else "[one window: no interval]"
-            lines.append(f"  {row['policy']:<16} {row['metric']:<20} {row['mean']:+.4g} {interval}{relative}")
-    return "\n".join(lines)
+def _under(cfg: DictConfig, stress: dict[str, Any]) -> DictConfig:
+    """The configuration under other stresses."""
+    changed = cfg.copy()
+    OmegaConf.set_struct(changed, False)
+    changed.stress = stress
+    return changed
+
+
+def _stress_section(
+    cfg: DictConfig, stresses: dict[str, dict[str, Any]], policies: dict[str, Policy], calm: pd.DataFrame, reward: RewardSpec
+) -> StressSection:
+    """Every stress on its own, with the policies and windows of the calm world."""
+    frames, told = {}, {}
+    for name, node in stresses.items():
+        setting = _setting(_under(cfg, node), reward)
+        frames[name], told[name] = setting.play(policies), setting.trial.stress[name]
+    return stress_section(calm, frames, told)
 
 
 @hydra_command("evaluate")
@@ -165,7 +126,8 @@ def _command(cfg: DictConfig) -> int:
     out = Path(str(cfg.out))
     write_json(out, report.as_json())
     print(render(report))
-    print(f"\nwritten: {out}")
+    charts = [path for section in report.sections if isinstance(section, ParetoSection) for path in section.write(out)]
+    print(f"\nwritten: {', '.join(map(str, [out, *charts]))}")
     return 0
 
 

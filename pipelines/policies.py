@@ -1,4 +1,4 @@
-"""Policies by name: the judges of ``envs.heuristics`` and the promoted policies of the registry."""
+"""Policies by name: the judges of ``envs.heuristics``, the promoted policies of the registry, and exported agents by folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from envs.agent.policy import CONFIG_FILE, AgentPolicy
 from envs.heuristics import JUDGES, Judge
 from envs.state import Policy
 from registry.loading import VerificationError, load_policy
@@ -64,7 +65,8 @@ def resolve_policy(name: str, tracking_uri: str = DEFAULT_URI, judges: Mapping[s
     """A policy by its name.
 
     Args:
-        name: a judge, or an alias of the registered ``scheduling-policy``, which is verified before it is loaded.
+        name: a judge; an alias of the registered ``scheduling-policy``, which is verified before it is loaded; or the folder of an agent
+            (``AgentPolicy.save``; ``agent/policy`` of a training run), which nobody has signed: for evaluation only.
         tracking_uri: where the registry is; used for aliases only.
         judges: tuned judges that stand in the place of those of the same name.
 
@@ -78,4 +80,12 @@ def resolve_policy(name: str, tracking_uri: str = DEFAULT_URI, judges: Mapping[s
             return load_policy(alias=name, tracking_uri=tracking_uri)[0]
         except VerificationError as error:
             raise InputError(str(error), where=f"policies, '{name}'", remedy="train and promote one first, or name a judge") from error
-    raise InputError(f"unknown policy '{name}'", where="policies", allowed=", ".join(policy_names()))
+    if is_folder(name):
+        return AgentPolicy.load(Path(name))
+    allowed = f"{', '.join(policy_names())}, or the folder of an exported agent"
+    raise InputError(f"unknown policy '{name}'", where="policies", allowed=allowed)
+
+
+def is_folder(name: str) -> bool:
+    """Whether a name is the folder of an exported agent."""
+    return name not in policy_names() and (Path(name) / CONFIG_FILE).is_file()

@@ -22,7 +22,7 @@ from envs.replay.facts import facts_of
 from envs.replay.page import page_of
 from envs.reward import RewardSpec
 from envs.state import Policy
-from envs.world import Jobs, World, build_world
+from envs.world import World, build_world
 from pipelines.cli import build, hydra_command, name_sources
 from pipelines.equipment import equipped
 from pipelines.policies import policy_names, resolve_policy
@@ -72,15 +72,6 @@ def replay(
     if gap > TOLERANCE:
         told["warnings"] = [f"The event log and the simulator disagree: {worst} by {gap:.1e} of its value."]
     return replace(episode, about=told)
-
-
-def one_window(world: World, window: int) -> World:
-    """A world of one window of another."""
-    pick = slice(window, window + 1)
-    jobs = Jobs(*(values[pick] for values in world.jobs))
-    grid = type(world.grid)(*(values[pick] for values in world.grid))
-    lists = {name: getattr(world, name)[pick] for name in ("window_start", "job_ids", "outages", "services")}
-    return replace(world, jobs=jobs, grid=grid, **lists)
 
 
 def run(cfg: DictConfig) -> Episode:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from envs.job_table import utc_times
 from telemetry.errors import InputError
 
 PARTS = ("train", "validation", "test")
@@ -14,7 +15,8 @@ SPLIT = (0.6, 0.15, 0.25)
 
 def split_spans(jobs: pd.DataFrame, split: Sequence[float] = SPLIT) -> dict[str, tuple[pd.Timestamp, pd.Timestamp]]:
     """Consecutive, disjoint time spans of the three parts, cut at whole hours."""
-    first, last = jobs["submit_time"].min().floor("h"), jobs["submit_time"].max().ceil("h")
+    submit = utc_times(jobs["submit_time"], "submit_time")
+    first, last = submit.min().floor("h"), submit.max().ceil("h")
     edges = [first]
     for share in split[:-1]:
         edges.append((edges[-1] + share * (last - first)).floor("h"))
@@ -26,7 +28,7 @@ def part_span(jobs: pd.DataFrame, part: str | None, split: Sequence[float] = SPL
     """Span of one part, (None, None) for the whole time line.
 
     Raises:
-        InputError: no such part, or shares that are not three above 0 that sum to 1.
+        InputError: no such part, shares that are not three above 0 that sum to 1, or no job.
     """
     if part is None:
         return None, None
@@ -34,4 +36,6 @@ def part_span(jobs: pd.DataFrame, part: str | None, split: Sequence[float] = SPL
         raise InputError(f"part={part}", where="part", allowed=", ".join(PARTS))
     if len(split) != 3 or min(split) <= 0 or abs(sum(split) - 1) > 1e-9:
         raise InputError(f"split={list(split)}", where="split", allowed="three shares above 0 that sum to 1")
+    if jobs.empty:
+        raise InputError("no jobs", where="jobs table", allowed="at least one job")
     return split_spans(jobs, split)[part]

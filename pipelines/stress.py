@@ -22,6 +22,7 @@ from telemetry.errors import InputError
 ON_JOBS = ("flash_crowd",)
 ON_GRID = ("price_spike", "heat_wave", "telemetry_loss")
 SHOWN_TIMES = 4
+EACH = "each"
 
 
 @dataclass(frozen=True)
@@ -207,12 +208,22 @@ def stress_of(node: Any, only: tuple[str, ...] = STRESSES, why: str = "") -> Str
         InputError: an unknown or refused stress, or a wrong option.
     """
     given = dict(node or {})
+    if EACH in given:
+        raise InputError(
+            "stress=all", where="stress", allowed=", ".join(KINDS), remedy="python -m pipelines.evaluate stress=all is a table"
+        )
     for name in given:
         if name not in KINDS:
             raise InputError(f"unknown stress '{name}'", where="stress", allowed=", ".join(KINDS))
         if name not in only:
             raise InputError(f"stress '{name}'", where="stress", allowed=", ".join(only), remedy=why)
     return Stress({name: build(KINDS[name], given[name], f"stress.{name}") for name in STRESSES if name in given})
+
+
+def one_by_one(node: Any) -> dict[str, dict[str, Any]]:
+    """Config nodes of ``stress=all``, each with one stress; empty for any other choice."""
+    given = dict(node or {})
+    return {name: {name: given[name]} for name in STRESSES if name in given} if given.get(EACH) else {}
 
 
 def _given(grid: pd.DataFrame | None) -> pd.DataFrame:

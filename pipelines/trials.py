@@ -138,6 +138,10 @@ def queue_policy(order: str, discipline: str) -> dict[str, Policy]:
 
 def swf_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
     """An archive file on its own processors, on a constant grid unless one is given."""
+    if cfg.get("part") is not None:
+        raise InputError(
+            f"part={cfg.part}", where="part", allowed="canonical jobs in windows of time", remedy="give policies= and cluster="
+        )
     notes: list[str] = []
     jobs, processors = read_archive(str(cfg.jobs), notes)
     processors = whole_number(cfg.cluster.processors, "cluster.processors", processors)
@@ -162,10 +166,8 @@ def table_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
         return _trial_by_jobs(cfg, cluster, tables, notes, stress, count)
     grids = {seed: one.grid_around() for seed, one in tables.items()}
     first = next(iter(tables))
-    start, end = part_span(tables[first].jobs, cfg.get("part"), tuple(cfg.get("split") or SPLIT))
+    start, end = part_span(jobs, cfg.get("part"), tuple(cfg.get("split") or SPLIT))  # of the jobs as they are: no stress moves it
     hours = _window_hours(cfg, _between(tables[first].jobs, start, end), grids[first], count, notes)
-    if start is not None and end is not None:
-        notes.append(f"part {cfg.part}: {start.isoformat()} to {end.isoformat()}")
 
     def cut(seed: int, grid: pd.DataFrame) -> list[WindowTables]:
         return tables[seed].befall(cut_windows(tables[seed].jobs, grid, round(hours * 3600), count, seed, start, end))
@@ -173,6 +175,8 @@ def table_trial(cfg: DictConfig, seeds: tuple[int, ...]) -> Trial:
     windows = {seed: cut(seed, grid) for seed, grid in grids.items()}
     reported = {seed: cut(seed, one.reported) for seed, one in tables.items() if one.reported is not None}
     description = _description(cfg, cluster, tables[first].jobs, count, f"{hours:g} h each")
+    if start is not None and end is not None:
+        description["part"] = f"{cfg.part}, {start.isoformat()} to {end.isoformat()}"
     return Trial(cluster, windows, description, notes, reported or None, stress)
 
 
@@ -192,6 +196,8 @@ def span_trial(cfg: DictConfig, seed: int, start: pd.Timestamp | None) -> Trial:
     Raises:
         InputError: no job is submitted in it, or the grid does not cover its start.
     """
+    if cfg.get("part") is not None:
+        raise InputError(f"part={cfg.part}", where="part", allowed="windows by number: windows=N window=I")
     notes: list[str] = []
     cluster, jobs = _cluster_and_jobs(cfg, notes)
     tables, stress = _tables(cfg, cluster, jobs, notes, (seed,), step_s=3600)

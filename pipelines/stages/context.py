@@ -17,7 +17,10 @@ DEPENDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "features": (("target", "trace", "grid", "cluster"), ("ingest",)),
     "forecasters": (("target", "forecaster", "power", "backtest", "cluster", "reserve", "seed"), ("features",)),
     "agent": (("agent", "reward", "cluster", "trace", "seed"), ("features",)),
-    "evaluate": (("target", "reward", "reserve", "cluster", "trace", "seed", "registry"), ("features", "forecasters", "agent")),
+    "evaluate": (
+        ("target", "reward", "reserve", "cluster", "trace", "seed", "registry", "evaluation"),
+        ("features", "forecasters", "agent"),
+    ),
     "promote": (("registry", "reserve", "target"), ("features", "forecasters", "agent", "evaluate")),
 }
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from envs.agent.policy import AgentPolicy
+from envs.breakdown import Breakdown
 from envs.evaluate import evaluate, paired_difference
 from envs.events import events_frame
 from envs.heuristics import JUDGES
@@ -15,8 +17,10 @@ from envs.kernel import run_policy
 from envs.replay.page import page_of
 from envs.state import Policy
 from envs.world import World
+from pipelines.bounded import bound_ratios, with_bounds
 from pipelines.config import TrainConfig
-from pipelines.replay import one_window, replay
+from pipelines.replay import replay
+from pipelines.setting import some_windows
 from pipelines.stages.agent import part_world
 from pipelines.stages.context import StageContext
 from pipelines.stages.policy_plots import policy_figures
@@ -66,7 +70,7 @@ def _serving(context: StageContext, policies: dict[str, Policy]) -> str | None:
     return version
 
 
-def _summary(frame: pd.DataFrame, config: TrainConfig, version: str | None) -> dict[str, object]:
+def _summary(frame: pd.DataFrame, config: TrainConfig, version: str | None) -> dict[str, Any]:
     means = frame.groupby("policy").mean(numeric_only=True).drop(columns=["window", "seed"])
     best = str(means.loc[list(JUDGES), "objective_usd"].idxmin())
     windows = fingerprint(frame[["window", "seed", "window_start"]].drop_duplicates().astype(str).to_dict("records"))
@@ -108,7 +112,7 @@ def _replay_page(world: World, policies: dict[str, Policy], summary: dict, confi
         "grid": "as in training",
         "policy_summary": "the policy of the least mean objective over all held-out windows",
     }
-    return page_of(replay(one_window(world, 0), policies[best], config.reward, name=best, about=about), with_files=False)
+    return page_of(replay(some_windows(world, [0]), policies[best], config.reward, name=best, about=about), with_files=False)
 
 
 def run_evaluate(context: StageContext, out: Path) -> None:
@@ -118,11 +122,19 @@ def run_evaluate(context: StageContext, out: Path) -> None:
     worlds = test_worlds(config, features)
     policies: dict[str, Policy] = {**JUDGES, "agent": agent}
     version = _serving(context, policies)
-    frame = evaluate(worlds, policies, list(worlds), reward=config.reward, progress=True)
+    parts = Breakdown()
+    frame = evaluate(worlds, policies, list(worlds), reward=config.reward, progress=True, inspect=parts)
+    summary = _summary(frame, config, version)
+    by_class, by_site = parts.by_class(), parts.by_site()
+    for name in policies:
+        told = {"by_class": by_class.loc[name].to_dict("index"), "by_site": by_site.loc[name].to_dict("index")}
+        summary.setdefault("parts", {})[name] = told
+    if config.evaluation.bound != "none":
+        frame = with_bounds(frame, worlds, config.reward, config.evaluation.bound, policies.values(), config.evaluation.bound_windows)
+        summary["bound"] = {"kind": config.evaluation.bound, "policies": bound_ratios(frame).to_dict("index")}
     frame.to_parquet(out / "rows.parquet")
     paired = paired_difference(frame)
     paired.to_parquet(out / "paired.parquet")
-    summary = _summary(frame, config, version)
     write_json(out / "summary.json", summary)
     _day(next(iter(worlds.values())), agent, config).to_parquet(out / "events.parquet")
     run_reserves(config, features, context.folder("forecasters"), out)
@@ -133,6 +145,8 @@ def run_evaluate(context: StageContext, out: Path) -> None:
             run.log_metrics({f"{name}/{key}": value for key, value in means.items()})
         run.log_table(frame, "windows")
         run.log_table(paired, "paired_difference_to_k8s_default")
+        run.log_table(by_class.reset_index(), "by_class")
+        run.log_table(by_site.reset_index(), "by_site")
         for name, figure in policy_figures(out, context.folder("agent"), features).items():
             run.log_figure(figure, name)
         run.log_text(_replay_page(next(iter(worlds.values())), policies, summary, config), "replay.html")

@@ -11,7 +11,7 @@ from pipelines.config import train_config
 from telemetry.errors import InputError
 
 GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
-CHOICES = [(group, choice) for group in GROUPS if group != "stress" for choice in group_choices(group)]
+CHOICES = [(group, choice) for group in GROUPS if group not in ("stress", "preset") for choice in group_choices(group)]
 NEEDS_PATH = {("trace", "table"): ["trace.path=jobs.csv"], ("grid", "table"): ["grid.path=grid.csv"]}
 
 
@@ -43,7 +43,18 @@ def test_wrong_key_or_choice_is_named_with_the_choices(override, named):
     assert named in str(caught.value)
 
 
-@pytest.mark.parametrize("override", ["agent.total_steps=many", "agent.gamma=1.5", "agent.batch_size=9999999", "stages=[bake]", "seed=now"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "agent.total_steps=many",
+        "agent.gamma=1.5",
+        "agent.batch_size=9999999",
+        "stages=[bake]",
+        "seed=now",
+        "evaluation.bound=ip",
+        "evaluation.bound_windows=0",
+    ],
+)
 def test_wrong_values_are_refused(override):
     with pytest.raises(InputError) as caught:
         train_config(compose_config("train", [override]))
@@ -68,3 +79,12 @@ def test_every_choice_of_the_evaluating_commands_composes(command, group):
         config = compose_config(command, [f"{group}={choice}", "cluster.source=sample", "trace.length=10", "queue.order=f1"])
         assert build(RewardSpec, config.reward, "reward").w_sla > 0
         assert config.registry.tracking_uri
+
+
+def test_the_preset_of_held_out_windows_and_what_is_said_on_the_command_line():
+    plain, held_out = compose_config("evaluate"), compose_config("evaluate", ["preset=held_out"])
+    assert (plain.windows, plain.seeds, plain.part, plain.bound, plain.against) == (None, 1, None, "none", None)
+    assert (held_out.windows, held_out.seeds, held_out.part, held_out.bound, held_out.against) == (50, 3, "test", "lp", "best_judge")
+    assert (plain.bound_windows, held_out.bound_windows) == (None, 10)
+    assert compose_config("evaluate", ["preset=held_out", "windows=60", "bound=none"]).windows == 60
+    assert list(held_out.split) == list(compose_config("train").trace.split), "the span that training leaves out"

@@ -19,7 +19,7 @@ from envs.world import build_world
 from pipelines import evaluate as evaluate_command
 from pipelines import replay as command
 from pipelines.cli import compose_config
-from pipelines.replay import one_window
+from pipelines.setting import some_windows
 
 START = pd.Timestamp("2026-01-05", tz="UTC")
 CLUSTER = """
@@ -148,7 +148,7 @@ def test_a_window_of_the_evaluation_is_replayed_alike(call, folder):
 
 def test_one_window_of_a_world(call, folder):
     generated = _world(folder, 86_400)
-    assert one_window(generated, 0).job_ids == generated.job_ids
+    assert some_windows(generated, [0]).job_ids == generated.job_ids
 
 
 def test_windows_of_time_and_what_is_left_out(call, folder):
@@ -216,6 +216,19 @@ def test_folders_of_others_are_refused_and_failures_leave_the_old_replay(call, f
 
 def test_defaults_are_those_of_the_evaluation():
     ours, theirs = compose_config("replay"), compose_config("evaluate")
-    assert set(theirs) - set(ours) == {"policies", "judges", "baseline", "seeds", "part", "split"}
+    compares = {
+        "policies",
+        "judges",
+        "baseline",
+        "seeds",
+        "against",
+        "bound",
+        "bound_windows",
+        "pareto",
+        "ablations",
+        "ablation_policy",
+        "scratch",
+    }
+    assert set(theirs) - set(ours) == compares
     for key in set(ours) & set(theirs) - {"out"}:
         assert ours[key] == theirs[key]

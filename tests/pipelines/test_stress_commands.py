@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from envs.billing import billed_totals
 from envs.cluster import ClusterSpec, PoolSpec, SiteSpec
-from envs.evaluate import evaluate, rebilled, window_metrics
+from envs.evaluate import evaluate, window_metrics
 from envs.heuristics import JUDGES
 from envs.kernel import run_policy
 from envs.reward import RewardSpec
@@ -19,7 +20,7 @@ from envs.world import build_world
 from pipelines import evaluate as command
 from pipelines import make_trace
 from pipelines.cli import compose_config, group_choices
-from pipelines.stress import KINDS, Occasions, stress_of
+from pipelines.stress import KINDS, Occasions, one_by_one, stress_of
 from telemetry.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -118,10 +119,14 @@ def test_a_time_of_ones_own_and_wrong_options():
 
 
 def test_every_choice_of_the_group_is_a_stress_and_composes():
-    assert set(group_choices("stress")) == {"none", *KINDS}
+    assert set(group_choices("stress")) == {"none", "all", *KINDS}
     assert not stress_of(compose_config("evaluate").stress)
     every = stress_of(compose_config("evaluate", ["stress=[site_loss,flash_crowd,price_spike,heat_wave,telemetry_loss]"]).stress)
     assert list(every.specs) == list(KINDS)
+    assert list(one_by_one(compose_config("evaluate", ["stress=all"]).stress)) == list(KINDS)
+    assert one_by_one(compose_config("evaluate", ["stress=[price_spike,heat_wave]"]).stress) == {}
+    with pytest.raises(InputError, match=r"stress=all.*pipelines\.evaluate stress=all"):
+        stress_of(compose_config("replay", ["stress=all"]).stress)
     with pytest.raises(InputError, match=r"stress=\[price_spike,heat\]: no such choice; allowed: .*heat_wave"):
         compose_config("evaluate", ["stress=[price_spike,heat]"])
     with pytest.raises(InputError, match=r"stress\.price_spike\.factr"):
@@ -235,8 +240,10 @@ def test_bills_on_the_same_grid_are_the_simulators_own(tmp_path):
     policy = JUDGES["lookahead"]
     totals = run_policy(world, policy, spec, event_log=True)
     metrics = window_metrics(world, totals, spec)
-    again = rebilled(metrics, world, totals, policy, spec)
-    pd.testing.assert_frame_equal(again, metrics, rtol=1e-9)
+    again = billed_totals(world, totals, policy, spec)
+    pd.testing.assert_frame_equal(window_metrics(world, again, spec), metrics, rtol=1e-9)
+    for name in ("job_energy_kwh", "job_cost_usd", "job_carbon_kg", "idle_energy_kwh", "idle_cost_usd", "energy_kwh", "objective_usd"):
+        assert getattr(again, name) == pytest.approx(getattr(totals, name), abs=1e-9), name
     dear = build_world(cluster, cut_windows(jobs, grid_table().assign(price_usd_per_kwh=1.0), 48 * 3600, 2, 0))
     frame = evaluate({0: world}, {"lookahead": policy}, (0,), reward=spec, billed={0: dear})
     assert frame["energy_kwh"].to_numpy() == pytest.approx(metrics["energy_kwh"].to_numpy())
