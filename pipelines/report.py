@@ -52,6 +52,8 @@ def closing_lines(config: TrainConfig, workspace: Workspace, seconds: float) -> 
         lines.append(f"{target}: {scores['n_series']} series, {scores['n_origins']} origins; ratio = WQL against {naive}")
         lines.append(forecaster_table(scores).to_string(index=False, float_format=lambda v: f"{v:.3f}"))
         lines += [*read_json(workspace.folder("forecasters") / target / "diagnosis.json")["summary"], ""]
+    if "agent" in stages:
+        lines += [f"training: {read_json(workspace.folder('agent') / 'result.json')['said']}", ""]
     summary = read_json(workspace.folder("evaluate") / "summary.json") if "evaluate" in stages else None
     table = printed(workspace.folder("evaluate"), workspace.folder("forecasters")) if summary else None
     if table is not None:

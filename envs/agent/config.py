@@ -54,8 +54,8 @@ class AgentConfig:
         kappa: start of the inverse temperature on the look-ahead score.
         validate_every: rollouts between two validations.
         patience: validations without a better one before training stops; 0 = never.
-        accept: when the agent is better than its judge on the validation windows held back: ``mean``, on average; ``interval``, with the
-            whole 95 % interval of the paired gain.
+        accept: when the agent is better than its judge on the validation windows held back: ``interval``, with the
+            whole 95 % interval of the paired gain; ``mean``, on average (so too where a single number is all that validation tells).
         threads: over which rollouts and updates are spread; results do not depend on it.
         worlds: what the agent learns in; none = the configured cluster under the trace as it is.
         preferences: weights of the objective drawn anew for every window of training; none = those of the reward.
@@ -63,14 +63,14 @@ class AgentConfig:
         value_warmup: rollouts in which only the value function learns.
     """
 
-    total_steps: int = 600_000
+    total_steps: int = 2_000_000
     num_envs: int = 256
-    n_steps: int = 32
+    n_steps: int = 128
     batch_size: int = 2048
     n_epochs: int = 4
-    learning_rate: float = 1e-4
+    learning_rate: float = 5e-4
     gamma: float = 0.999
-    gae_lambda: float = 0.95
+    gae_lambda: float = 0.99
     clip_range: float = 0.2
     ent_coef: float = 0.0
     vf_coef: float = 0.5
@@ -78,11 +78,11 @@ class AgentConfig:
     target_kl: float = 0.03
     hidden: int = 32
     kappa: float = 80.0
-    value_warmup: int = 4
-    validate_every: int = 6
+    value_warmup: int = 2
+    validate_every: int = 3
     patience: int = 6
-    accept: str = "mean"
-    checkpoint_every: int = 10
+    accept: str = "interval"
+    checkpoint_every: int = 4
     threads: int = 2
     population: int = 1
     worlds: tuple[WorldChoice, ...] = ()

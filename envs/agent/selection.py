@@ -64,9 +64,9 @@ def verdict(ours: np.ndarray, judge: np.ndarray, accept: str = "mean") -> Verdic
 
     Args:
         ours, judge: objectives ``[W]`` of all validation windows.
-        accept: ``mean``, the mean gain is above 0; ``interval``, its whole interval is.
+        accept: ``mean``, the mean gain is above 0; ``interval``, its whole interval is (where there is none: the mean).
     """
     _, confirming = halves(len(ours))
     gain, low, high = paired_gain(ours[confirming], judge[confirming])
-    improved = gain > 0 if accept == "mean" else low > 0
+    improved = gain > 0 if accept == "mean" or np.isnan(low) else low > 0
     return Verdict(bool(improved), gain, low, high, len(ours[confirming]), len(ours) >= LEAST_FOR_HALVES)

@@ -209,6 +209,7 @@ def test_it_learns_what_its_judge_cannot_see(worlds):
         hidden=32,
         learning_rate=3e-3,
         kappa=20.0,
+        gae_lambda=0.95,
         validate_every=5,
     )
     env = ClusterVecEnv(train_world, 32, RewardSpec(), settings_, seed=0, reward_mode="regret")

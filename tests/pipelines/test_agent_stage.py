@@ -66,7 +66,7 @@ def test_the_result_says_whether_the_agent_is_better_and_on_what(workspace):
     assert best["chosen"]
     assert facts["verdict"]["held_back"] == (config.trace.validation_windows >= 4)
     ours, judge = (np.array(facts[name]) for name in ("validation_objectives_usd", "judge_objectives_usd"))
-    assert facts["improved"] == verdict(ours, judge).improved
+    assert facts["improved"] == verdict(ours, judge, config.agent.accept).improved
     assert ("it is accepted" in facts["said"]) == facts["improved"]
     assert "best of 2 trainings" in facts["said"]
 
