@@ -127,7 +127,7 @@ class _Case:
         self.budgets = any((budget > 0).any() for budget in budgets)
         preemptible = world.jobs.preemptible[m, facts.index]
         self.parts = ~facts.lease & (self.outages | (preemptible & reviews))
-        self.stranded = self.budgets
+        self.stranded = self.budgets and self._may_strand()
         grid = world.grid
         self.table_s = float((grid.price.shape[2] - int(grid.history_steps[m])) * int(grid.step_s[m]))
         self.unbounded = self._unbounded()
@@ -139,6 +139,21 @@ class _Case:
         prices = window_prices(self.world, self.m, self.reward, self.table_s)
         sends = (self.parts[:, None] & self.facts.sends).any() and (self.world.jobs.data_gib[self.m] > 0).any()
         return bool((prices.usd_per_kwh[:, -1] < 0).any() or (sends and (prices.sent_usd_per_kwh < 0).any()))
+
+    def _may_strand(self) -> bool:
+        """Whether some job might not fit into the budgets of an idle cluster, by its watts beside the most that idle nodes commit."""
+        static, facts = self.world.static, self.facts
+        awake = static.node_idle_w + static.pool_gpus * static.gpu_idle_w
+        most = np.maximum(np.maximum(awake, static.wake_power_w), static.node_sleep_w)
+        site_idle = np.bincount(static.pool_site, weights=most * static.pool_nodes, minlength=len(static.site_budget_w))[static.pool_site]
+        racks = np.where(static.nodes_per_rack > 0, static.rack_budget_w, 0.0)
+        left = np.full(len(awake), np.inf)
+        for budget, idle in ((racks, most * static.nodes_per_rack), (static.pool_budget_w, most * static.pool_nodes)):
+            left = np.where(budget > 0, np.minimum(left, budget - idle), left)
+        site_budget = static.site_budget_w[static.pool_site]
+        left = np.where(site_budget > 0, np.minimum(left, site_budget - site_idle), left)
+        fits = facts.allowed & (facts.dynamic_w <= left[:, None] - 1e-6)
+        return not bool(fits.any(axis=(1, 2)).all())
 
     def sure_s(self) -> float:
         """Second up to which every window lasts."""
@@ -170,7 +185,8 @@ class _Case:
         nodes = node_costs(world, m, prices, edges, sure, self.last_s())
         maker = ColumnMaker(world, m, facts, prices, self.reward, edges, late_s)
         columns, constant = self._columns(maker)
-        rooms = None if self.parts.any() or self.outages or self.budgets or facts.lease.any() else _rooms(world, facts, self.only_free)
+        free = self.parts.any() or self.outages or self.budgets or facts.lease.any() or not len(facts.index)
+        rooms = None if free else _rooms(world, facts, self.only_free)
         return Program(facts, columns, nodes, edges, self.parts, rooms), nodes.floor_usd + constant
 
     def _columns(self, maker: ColumnMaker) -> tuple[Columns, float]:

@@ -1,8 +1,7 @@
 """Ways in which each job of a window may be run, as columns of the linear program of :mod:`envs.bound`.
 
 A *point* is a start at one second; any start between two neighbouring points of a pool and level is a mean of the two, as energy, penalty
-and the seconds in each slot are linear (or lie above the line) between them. A *range* stands for all starts in it, with the least of
-each. A *part* is work done within one slot, for jobs that may be interrupted. Proofs: docs/bound.md.
+and the seconds in each slot are linear (or lie above the line) between them. A *part* is work done within one slot, for jobs that may be interrupted. Proofs: docs/bound.md.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ class Columns:
         usd: cost of the whole column: dynamic energy, data and penalty.
         weight: share of the job that a whole column does.
         most: greatest value of the column.
-        from_s, to_s: decisions and starts that the column may stand for, placements included: seconds before a start count.
-        waits_s: until when the job has certainly waited.
-        late: whether the start lies after the job's last free choice.
+        from_s, to_s: from the first decision to the last start that the column may stand for.
+        waits_s: until when the job may have waited.
+        late_s: until when the job has certainly waited without a free choice, where ``late``.
     """
 
     job: np.ndarray
@@ -43,6 +42,7 @@ class Columns:
     from_s: np.ndarray
     to_s: np.ndarray
     waits_s: np.ndarray
+    late_s: np.ndarray
     late: np.ndarray
 
     @property
@@ -57,7 +57,7 @@ def joined(parts: list[Columns]) -> Columns:
 
 def _columns(job: int, pool: int, begin: np.ndarray, end: np.ndarray, usd: np.ndarray, **more: np.ndarray | float) -> Columns:
     size = len(begin)
-    default = {"weight": 1.0, "most": 1.0, "from_s": 0.0, "to_s": 0.0, "waits_s": 0.0, "late": False} | more
+    default = {"weight": 1.0, "most": 1.0, "from_s": 0.0, "to_s": 0.0, "waits_s": 0.0, "late_s": 0.0, "late": False} | more
     filled = {name: np.broadcast_to(np.asarray(value), (size,)) for name, value in default.items()}
     return Columns(np.full(size, job), np.full(size, pool), begin, end, usd, **filled)
 
@@ -104,7 +104,7 @@ class ColumnMaker:
         """All ways of running a job once, without interruption."""
         parts = []
         for p, level in np.argwhere(self.facts.allowed[j]).tolist():
-            parts += [self._on_time(j, p, level), self._late(j, p, level)]
+            parts.append(self._points(j, p, level))
         return joined([*parts, self._tail(j)])
 
     def _energy(self, j: int, p: int, level: int, start: np.ndarray) -> np.ndarray:
@@ -116,31 +116,20 @@ class ColumnMaker:
         times = np.concatenate([part for edge in edges for part in (edge, edge - run_s)])
         return np.unique(np.concatenate([[first, last], times[(times > first) & (times < last)]]))
 
-    def _on_time(self, j: int, p: int, level: int) -> Columns:
-        facts, run = self.facts, float(self.facts.run_s[j, p, level])
-        first, last = float(facts.submit_s[j] + facts.sent_s[j, p]), float(facts.latest_s[j] + facts.delay_s[j, p])
-        kinks = np.array([facts.latest_start_s[j], facts.deadline_s[j] - run])
-        point = self._between(first, last, run, self.edges, kinks)
-        usd = self._energy(j, p, level, point)
+    def _points(self, j: int, p: int, level: int) -> Columns:
+        """Starts at the times between which everything is linear, from the first possible one on."""
+        facts, run, delay = self.facts, float(self.facts.run_s[j, p, level]), float(self.facts.delay_s[j, p])
+        first, free = float(facts.submit_s[j] + facts.sent_s[j, p]), float(facts.latest_s[j]) + delay
+        last = free + self.late_s
+        late_kinks = self.edges[self.edges > facts.latest_s[j]] + delay
+        kinks = np.concatenate([[facts.latest_start_s[j], facts.deadline_s[j] - run, free], late_kinks])
+        point = np.unique(np.concatenate([self._between(first, last, run, self.edges), kinks[(kinks > first) & (kinks < last)]]))
         fine = self._between(first, last, run, self.price_edges)
-        if len(point) > 1:
-            usd = usd + _below(point, usd, fine, self._energy(j, p, level, fine))
-        usd = usd + self.penalties_usd(j, point, run)
+        usd = self._energy(j, p, level, point)
+        usd = usd + _below(point, usd, fine, self._energy(j, p, level, fine)) + self.penalties_usd(j, point, run)
         before, after = np.concatenate([point[:1], point[:-1]]), np.concatenate([point[1:], point[-1:]])
-        return _columns(j, p, point, point + run, usd, from_s=before - facts.delay_s[j, p], to_s=after, waits_s=point)
-
-    def _late(self, j: int, p: int, level: int) -> Columns:
-        """Starts after the last free choice, slot by slot."""
-        facts, run = self.facts, float(self.facts.run_s[j, p, level])
-        latest, delay = float(facts.latest_s[j]), float(facts.delay_s[j, p])
-        inside = self.edges[(self.edges > latest) & (self.edges < latest + self.late_s)]
-        cut = np.concatenate([[latest], inside, [latest + self.late_s]]) + delay
-        low, high = cut[:-1], cut[1:]
-        fine = np.unique(np.concatenate([cut, self._between(cut[0], cut[-1], run, self.price_edges)]))
-        usd = self._energy(j, p, level, fine)
-        at = np.searchsorted(fine, cut)
-        least = np.minimum(np.minimum.reduceat(usd, at[:-1]), usd[at[1:]]) + self.penalties_usd(j, low + 1.0, run)
-        return _columns(j, p, high, np.maximum(high, low + run), least, from_s=low - delay, to_s=high, waits_s=high, late=True)
+        more = {"from_s": before - delay, "to_s": after, "waits_s": point, "late_s": point - delay, "late": point > free}
+        return _columns(j, p, point, point + run, usd, **more)
 
     def _tail(self, j: int) -> Columns:
         """Any later start, anywhere, which then holds nothing."""
@@ -152,7 +141,7 @@ class ColumnMaker:
             best = min(best, usd)
         never = np.array([np.inf])
         end = np.array([facts.latest_s[j] + self.late_s])
-        return _columns(j, NO_POOL, end, end, np.array([best]), from_s=end, to_s=never, waits_s=never, late=True)
+        return _columns(j, NO_POOL, end, end, np.array([best]), from_s=end, to_s=never, waits_s=never, late_s=end, late=True)
 
     def dropped(self, j: int) -> Columns:
         """A job that no budget lets run costs nothing in the end."""

@@ -151,7 +151,7 @@ class Program:
         if self.rooms is None or not len(late):
             return np.zeros(0, dtype=np.int64)
         latest = self.facts.latest_s[c.job[late]]
-        begin, end = latest.min(), np.max(c.from_s[late])
+        begin, end = latest.min(), np.max(c.late_s[late])
         slots = np.arange(self.slots)
         return slots[(self.edges[1:] > begin) & (self.edges[:-1] < end)]
 
@@ -174,7 +174,7 @@ class Program:
         """Nobody waits without a free choice unless somebody finds no room, and then nodes are full (docs/bound.md, "Late starts")."""
         c, kinds, places = self.columns, len(rooms.held), len(self.late_slots)
         late = np.flatnonzero(c.late)
-        column, place, seconds = self._spread(self.facts.latest_s[c.job[late]], c.from_s[late], late)
+        column, place, seconds = self._spread(self.facts.latest_s[c.job[late]], c.late_s[late], late)
         length = self.length[self.late_slots]
         key, row = np.unique(c.job[column] * places + place, return_inverse=True)
         waiting = self._matrix(row, column, seconds / length[place], len(key))
