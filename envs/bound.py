@@ -57,7 +57,7 @@ def bounds(
     reviews: bool = True,
     only_free: bool = False,
     method: str = "lp",
-    time_limit_s: float = 60.0,
+    time_limit_s: float = 30.0,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Lower bounds of every window.
@@ -90,7 +90,7 @@ def bounds(
 
 
 def window_bound(
-    world: World, m: int, reward: RewardSpec, *, reviews: bool = True, only_free: bool = False, time_limit_s: float = 60.0
+    world: World, m: int, reward: RewardSpec, *, reviews: bool = True, only_free: bool = False, time_limit_s: float = 30.0
 ) -> WindowBound:
     """Lower bound of window ``m``; arguments as in :func:`bounds`."""
     began = time.perf_counter()
@@ -186,8 +186,8 @@ class _Case:
         maker = ColumnMaker(world, m, facts, prices, self.reward, edges, late_s)
         columns, constant = self._columns(maker)
         free = self.parts.any() or self.outages or self.budgets or facts.lease.any() or not len(facts.index)
-        rooms = None if free else _rooms(world, facts, self.only_free)
-        return Program(facts, columns, nodes, edges, self.parts, rooms), nodes.floor_usd + constant
+        rooms = None if free else _rooms(world, facts, edges, self.only_free)
+        return Program(facts, columns, nodes, edges, self.parts, world.static.pool_gpus, rooms), nodes.floor_usd + constant
 
     def _columns(self, maker: ColumnMaker) -> tuple[Columns, float]:
         found: list[Columns] = []
@@ -208,7 +208,7 @@ class _Case:
         return joined(found or [maker.nothing()]), constant
 
 
-def _rooms(world: World, facts: JobFacts, own: bool) -> Rooms:
+def _rooms(world: World, facts: JobFacts, edges_s: np.ndarray, own: bool) -> Rooms:
     """Kinds of jobs by the room they need, and what is held and in use in each pool at least when one of a kind finds none."""
     static = world.static
     pools = len(static.pool_site)
@@ -227,10 +227,27 @@ def _rooms(world: World, facts: JobFacts, own: bool) -> Rooms:
         milli[share] = _held_when_full(1000, asked[share], count * gpus, facts.workers[share])
         held[:, p] = 0.0 if bounded else milli / (1000.0 * gpus)
     held, nodes = np.where(room, held, 0.0), np.where(room, nodes, 0.0)
-    if not len(held):
-        return Rooms(np.zeros(0, dtype=np.int64), held, nodes, own)
     both, kind = np.unique(np.concatenate([held, nodes], axis=1), axis=0, return_inverse=True)
-    return Rooms(kind.ravel(), both[:, :pools], both[:, pools:], own)
+    held, nodes = both[:, :pools], both[:, pools:]
+    gpus = held @ static.pool_gpus
+    return Rooms(kind.ravel(), held, nodes, gpus, _possible(facts, edges_s, gpus, nodes.sum(axis=1), static.pool_gpus), own)
+
+
+def _possible(facts: JobFacts, edges_s: np.ndarray, gpus: np.ndarray, nodes: np.ndarray, pool_gpus: np.ndarray) -> np.ndarray:
+    """Slots in which so many GPUs and nodes can be taken at all, bool ``[T, K]``.
+
+    Until somebody has found no room, every job starts by its last free choice and ends a longest run later; after that it may still be there.
+    """
+    most = (facts.share * pool_gpus * facts.allowed.any(axis=2)).max(axis=1)
+    gone = facts.latest_s + facts.longest_s
+    possible = np.zeros((len(gpus), len(edges_s) - 1), dtype=np.bool_)
+    first = np.inf
+    for k, (begin, end) in enumerate(zip(edges_s[:-1], edges_s[1:], strict=True)):
+        there = (facts.submit_s < end) & ((gone > begin) | (facts.latest_s > first))
+        possible[:, k] = (most[there].sum() >= gpus - 1e-9) & (facts.workers[there].sum() >= nodes)
+        if np.isinf(first) and possible[:, k].any():
+            first = begin
+    return possible
 
 
 def _held_when_full(size: int, each: np.ndarray, bins: int, workers: np.ndarray) -> np.ndarray:

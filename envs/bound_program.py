@@ -6,20 +6,26 @@ nodes that carry a running job, both means over a slot; ``stuck [T, K]`` the sha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+from scipy.optimize import linprog
 
 from envs.bound_columns import NO_POOL, Columns
 from envs.bound_rates import JobFacts, Nodes, overlap_s
 
 FEW_WAITING = 8
 CUTS_PER_ROUND = 2000
-CUT_ROUNDS = 4
+MOST_ROUNDS = 60
+FIRST_PER_POOL = 12
+MORE_PER_JOB = 15
+CLOSE = 1e-3
+STALLED_ROUNDS = 2
+STALLED = 3e-3
 LEAST_VIOLATION = 0.02
-MILP_TOLERANCE = 1e-6
+LEAST_GPUS = 0.1
 
 
 @dataclass(frozen=True)
@@ -30,12 +36,16 @@ class Rooms:
         kind: int64 ``[J]``.
         held: float64 ``[T, P]``, node-equivalents of GPUs that are held, in a pool, when a job of the kind finds no room.
         nodes: float64 ``[T, P]``, nodes that then hold something.
+        gpus: float64 ``[T]``, GPUs that are then held in all pools together.
+        possible: bool ``[T, K]``, slots in which a job of the kind may find no room at all.
         own: whether only a job's own lack of room can make it late (discipline ``free``); else that of any job.
     """
 
     kind: np.ndarray
     held: np.ndarray
     nodes: np.ndarray
+    gpus: np.ndarray
+    possible: np.ndarray
     own: bool
 
 
@@ -50,18 +60,41 @@ class Solution:
     tail: np.ndarray
 
 
+def without_impossible(columns: Columns, facts: JobFacts, edges_s: np.ndarray, rooms: Rooms) -> Columns:
+    """The columns without those whose job waits, out of free choices, in a slot in which nobody can lack room."""
+    possible = rooms.possible[rooms.kind] if rooms.own else np.broadcast_to(rooms.possible.any(axis=0), (len(rooms.kind), len(edges_s) - 1))
+    slot = np.arange(len(edges_s) - 1)
+    open_s = np.full(len(rooms.kind), np.inf)  # until when each job may wait: the first impossible slot after its last free choice
+    for j in range(len(open_s)):
+        shut = slot[~possible[j] & (edges_s[1:] > facts.latest_s[j])]
+        open_s[j] = max(edges_s[shut[0]], facts.latest_s[j]) if len(shut) else np.inf
+    keep = ~columns.late | (columns.late_s <= open_s[columns.job])
+    return Columns(*(getattr(columns, field.name)[keep] for field in fields(Columns)))
+
+
 class Program:
     """One window's program.
 
     Args:
         columns: of all jobs; every job's weights sum to 1.
         alone: jobs in parts, bool ``[J]``: at one place at a time.
+        pool_gpus: GPUs of a node, ``[P]``.
         rooms: None = starts are free at any time.
     """
 
     def __init__(
-        self, facts: JobFacts, columns: Columns, nodes: Nodes, edges_s: np.ndarray, alone: np.ndarray, rooms: Rooms | None
+        self,
+        facts: JobFacts,
+        columns: Columns,
+        nodes: Nodes,
+        edges_s: np.ndarray,
+        alone: np.ndarray,
+        pool_gpus: np.ndarray,
+        rooms: Rooms | None,
     ) -> None:
+        columns = columns if rooms is None else without_impossible(columns, facts, edges_s, rooms)
+        self.job_gpus = facts.share * pool_gpus  # [J, P]
+        self.pool_gpus = pool_gpus
         self.facts, self.columns, self.nodes, self.edges, self.rooms = facts, columns, nodes, edges_s, rooms
         self.length = np.diff(edges_s)
         self.pools, self.slots = nodes.on_usd.shape
@@ -71,10 +104,26 @@ class Program:
         self.at_held = columns.size
         self.at_on = self.at_held + self.pools * self.slots
         self.at_stuck = self.at_on + self.pools * self.slots
-        self.size = self.at_stuck + kinds * len(self.late_slots)
+        places = len(self.late_slots)
+        self.at_waits = self.at_stuck + kinds * places
+        self.at_runs = self.at_waits + self.jobs * places
+        self.at_placed = self.at_runs + self.jobs * places
+        self.size = self.at_placed + places
         self.cost = np.concatenate([columns.usd, np.zeros(self.pools * self.slots), nodes.on_usd.ravel(), np.zeros(self.size - self.at_stuck)])
         up = np.maximum(nodes.up.ravel(), 0.0)
-        self.most = np.concatenate([columns.most, up, up, np.ones(self.size - self.at_stuck)])
+        most_gpus = self.job_gpus.max(axis=1, initial=0.0)
+        self.job_most = most_gpus
+        self.most = np.concatenate(
+            [
+                columns.most,
+                up,
+                up,
+                np.zeros(0) if rooms is None else rooms.possible[:, self.late_slots].astype(np.float64).ravel(),
+                np.ones(self.jobs * places),
+                np.repeat(most_gpus, places),
+                np.full(places, 2.0 * most_gpus.sum()),
+            ]
+        )
         self.equal, self.equal_to = self._equalities()
         self.below: list[sparse.csr_matrix] = []
         self.below_to: list[np.ndarray] = []
@@ -103,28 +152,74 @@ class Program:
         return seconds / self.length[np.clip(slot, 0, self.slots - 1)]
 
     def _equalities(self) -> tuple[sparse.csr_matrix, np.ndarray]:
-        """Each job is done once; held nodes, as differences from slot to slot, which are 0 but where a run begins or ends."""
-        c, slots = self.columns, self.slots
+        """Each job is done once; what is held in a slot, and who waits and runs in the late ones."""
+        c, places = self.columns, len(self.late_slots)
         every = np.arange(c.size)
         once = self._matrix(c.job, every, c.weight, self.jobs)
         runs = np.flatnonzero((c.pool != NO_POOL) & (c.end_s > c.begin_s))
-        first, last = self._slot_of(c.begin_s[runs]), self._slot_of(c.end_s[runs])
+        job, pool = c.job[runs], c.pool[runs]
+        held = self._states(self.at_held, self.pools, pool, runs, c.begin_s[runs], c.end_s[runs], self.facts.share[job, pool], 0, self.slots)
+        rows = [once, held]
+        if places:
+            low, high = int(self.late_slots[0]), int(self.late_slots[-1]) + 1
+            late = np.flatnonzero(c.late)
+            since, until = self.facts.latest_s[c.job[late]], np.minimum(c.late_s[late], self.edges[-1])
+            rows.append(self._states(self.at_waits, self.jobs, c.job[late], late, since, until, np.ones(len(late)), low, high))
+            rows.append(self._states(self.at_runs, self.jobs, job, runs, c.begin_s[runs], c.end_s[runs], self.job_gpus[job, pool], low, high))
+            rows.append(self._placed())
+        equal = sparse.vstack(rows).tocsr()
+        return equal, np.concatenate([np.ones(self.jobs), np.zeros(equal.shape[0] - self.jobs)])
+
+    def _states(
+        self,
+        at: int,
+        groups: int,
+        group: np.ndarray,
+        columns: np.ndarray,
+        begin: np.ndarray,
+        end: np.ndarray,
+        each: np.ndarray,
+        low: int,
+        high: int,
+    ) -> sparse.csr_matrix:
+        """Mean over slots ``low`` to ``high`` of what intervals of columns hold, as changes from slot to slot: 0 but at begins and ends."""
+        width = high - low
+        first, last = self._slot_of(begin), self._slot_of(end)
+        near = np.stack([np.full(len(columns), low), first, first + 1, first + 2, last, last + 1, last + 2], axis=1)
         row, column, value = [], [], []
-        near = np.stack([first, first + 1, first + 2, last, last + 1, last + 2], axis=1)
         for place in range(near.shape[1]):
             slot = near[:, place]
-            change = self._mean_overlap(runs, slot) - self._mean_overlap(runs, slot - 1)
-            keep = (slot >= 0) & (slot < slots) & (change != 0) & ~(near[:, :place] == slot[:, None]).any(axis=1)
-            row.append((c.pool[runs] * slots + slot)[keep])
-            column.append(runs[keep])
-            value.append((change * self.facts.share[c.job[runs], c.pool[runs]])[keep])
-        at = np.arange(self.pools * slots)
-        later = at[at % slots > 0]
-        row += [at, later]
-        column += [self.at_held + at, self.at_held + later - 1]
-        value += [-np.ones(len(at)), np.ones(len(later))]
-        held = self._matrix(np.concatenate(row), np.concatenate(column), np.concatenate(value), len(at))
-        return sparse.vstack([once, held]).tocsr(), np.concatenate([np.ones(self.jobs), np.zeros(len(at))])
+            before = np.where(slot > low, self._share(begin, end, slot - 1), 0.0)
+            change = self._share(begin, end, slot) - before
+            keep = (slot >= low) & (slot < high) & (change != 0) & ~(near[:, :place] == slot[:, None]).any(axis=1)
+            row.append((group * width + slot - low)[keep])
+            column.append(columns[keep])
+            value.append((change * each)[keep])
+        every = np.arange(groups * width)
+        later = every[every % width > 0]
+        row += [every, later]
+        column += [at + every, at + later - 1]
+        value += [-np.ones(len(every)), np.ones(len(later))]
+        return self._matrix(np.concatenate(row), np.concatenate(column), np.concatenate(value), len(every))
+
+    def _share(self, begin: np.ndarray, end: np.ndarray, slot: np.ndarray) -> np.ndarray:
+        """Share of slots that intervals cover."""
+        return overlap_s(begin, end, self.edges, slot) / self.length[np.clip(slot, 0, self.slots - 1)]
+
+    def _placed_share(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(column, late place, most share of the slot) in which gangs of columns may be placed and not running."""
+        placed = np.flatnonzero(self.columns.pool != NO_POOL)
+        column, place, seconds = self._spread(self.columns.from_s[placed], self.columns.to_s[placed], placed)
+        delay = self.facts.delay_s[self.columns.job[column], self.columns.pool[column]]
+        return column, place, np.minimum(seconds, delay) / self.length[self.late_slots][place]
+
+    def _placed(self) -> sparse.csr_matrix:
+        """GPUs of gangs that may be placed and not running."""
+        column, place, share = self._placed_share()
+        places = len(self.late_slots)
+        gpus = share * self.job_gpus[self.columns.job[column], self.columns.pool[column]]
+        minus = self._matrix(np.arange(places), self.at_placed + np.arange(places), -np.ones(places), places)
+        return (self._matrix(place, column, gpus, places) + minus).tocsr()
 
     def _held_below_on(self) -> None:
         at = np.arange(self.pools * self.slots)
@@ -151,7 +246,7 @@ class Program:
         if self.rooms is None or not len(late):
             return np.zeros(0, dtype=np.int64)
         latest = self.facts.latest_s[c.job[late]]
-        begin, end = latest.min(), np.max(c.late_s[late])
+        begin, end = latest.min(), min(float(np.max(c.late_s[late])), self.edges[-1])
         slots = np.arange(self.slots)
         return slots[(self.edges[1:] > begin) & (self.edges[:-1] < end)]
 
@@ -167,46 +262,70 @@ class Program:
         keep = seconds > 0
         return columns[which[keep]], slot[keep] - low, seconds[keep]
 
-    def _stuck(self, kind: int, place: np.ndarray) -> np.ndarray:
+    def _stuck(self, kind: int, place):
         return self.at_stuck + kind * len(self.late_slots) + place
 
     def _late_rows(self, rooms: Rooms) -> None:
         """Nobody waits without a free choice unless somebody finds no room, and then nodes are full (docs/bound.md, "Late starts")."""
-        c, kinds, places = self.columns, len(rooms.held), len(self.late_slots)
-        late = np.flatnonzero(c.late)
-        column, place, seconds = self._spread(self.facts.latest_s[c.job[late]], c.late_s[late], late)
-        length = self.length[self.late_slots]
-        key, row = np.unique(c.job[column] * places + place, return_inverse=True)
-        waiting = self._matrix(row, column, seconds / length[place], len(key))
-        job, at, rows = key // places, key % places, np.arange(len(key))
+        kinds, places = len(rooms.held), len(self.late_slots)
+        with_late = np.unique(self.columns.job[self.columns.late])
+        job, at = np.repeat(with_late, places), np.tile(np.arange(places), len(with_late))
+        rows = np.arange(len(job))
+        waiting = self._matrix(rows, self.at_waits + job * places + at, np.ones(len(job)), len(job))
         if rooms.own:
-            stuck = self._matrix(rows, self._stuck(0, at) + rooms.kind[job] * places, np.ones(len(key)), len(key))
+            stuck = self._matrix(rows, self._stuck(0, at) + rooms.kind[job] * places, np.ones(len(job)), len(job))
         else:
             every = np.concatenate([self._stuck(kind, at) for kind in range(kinds)])
-            stuck = self._matrix(np.tile(rows, kinds), every, np.ones(len(every)), len(key))
+            stuck = self._matrix(np.tile(rows, kinds), every, np.ones(len(every)), len(job))
+            all_kinds = np.concatenate([self._stuck(kind, np.arange(places)) for kind in range(kinds)])
+            self._add(self._matrix(np.tile(np.arange(places), kinds), all_kinds, np.ones(len(all_kinds)), places), 1.0)
         self._add((waiting - stuck).tocsr())
-        if not rooms.own:
-            every = np.concatenate([self._stuck(kind, np.arange(places)) for kind in range(kinds)])
-            self._add(self._matrix(np.tile(np.arange(places), kinds), every, np.ones(len(every)), places), 1.0)
         self._full_nodes(rooms)
         self._few_waiting(rooms)
 
     def _full_nodes(self, rooms: Rooms) -> None:
         """Where a kind finds no room, so much is held, and so many nodes are in use or placed on."""
         c, places, pools = self.columns, len(self.late_slots), self.pools
-        placed = np.flatnonzero(c.pool != NO_POOL)
-        column, place, seconds = self._spread(c.from_s[placed], c.to_s[placed], placed)
-        delay = self.facts.delay_s[c.job[column], c.pool[column]]
-        share = np.minimum(seconds, delay) / self.length[self.late_slots][place]
-        row = c.pool[column] * places + place
-        total = pools * places
-        for needs, each, at in ((rooms.held, self.facts.share, self.at_held), (rooms.nodes, self.facts.workers[:, None] + np.zeros(pools), self.at_on)):
+        column, place, share = self._placed_share()
+        row, total = c.pool[column] * places + place, pools * places
+        workers = np.broadcast_to(self.facts.workers[:, None], self.facts.share.shape)
+        for needs, each, at in ((rooms.held, self.facts.share, self.at_held), (rooms.nodes, workers, self.at_on)):
             extra = self._matrix(row, column, share * each[c.job[column], c.pool[column]], total)
             p, k = np.divmod(np.arange(total), places)
             there = self._matrix(np.arange(total), at + p * self.slots + self.late_slots[k], np.ones(total), total)
             kinds = [self._matrix(np.arange(total), self._stuck(kind, k), needs[kind, p], total) for kind in range(len(needs))]
             for full in kinds if rooms.own else [sum(kinds[1:], kinds[0])]:
                 self._add((full - extra - there).tocsr())
+
+    def _who_runs(self, x: np.ndarray) -> sparse.csr_matrix | None:
+        """Rows that the point breaks: while nobody finds room, those who wait do not run, and yet so much is held."""
+        rooms, places = self.rooms, len(self.late_slots)
+        if rooms is None or not places:
+            return None
+        kinds = len(rooms.held)
+        stuck = x[self.at_stuck : self.at_waits].reshape(kinds, places)
+        waits, runs = (x[at : at + self.jobs * places].reshape(self.jobs, places) for at in (self.at_waits, self.at_runs))
+        held = np.tensordot(self.pool_gpus, x[self.at_held : self.at_on].reshape(self.pools, self.slots)[:, self.late_slots], axes=1)
+        gpus, cuts = self.job_most, []
+        for group in [[kind] for kind in range(kinds)] if rooms.own else [list(range(kinds))]:
+            mine = rooms.kind == group[0] if rooms.own else np.ones(self.jobs, dtype=np.bool_)
+            share = stuck[group].sum(axis=0)  # [places]
+            room = gpus[:, None] * (share - np.where(mine[:, None], waits, 0.0))
+            chosen = runs > room
+            excess = np.where(chosen, runs - room, 0.0).sum(axis=0)
+            need = (rooms.gpus[group] @ stuck[group]) - x[self.at_placed :] - held + excess
+            cuts += [(group, mine, int(k), np.flatnonzero(chosen[:, k])) for k in np.flatnonzero(need > LEAST_GPUS)]
+        if not cuts:
+            return None
+        row, column, value = [], [], []
+        for number, (group, mine, k, jobs) in enumerate(cuts):
+            pools = self.at_held + np.arange(self.pools) * self.slots + self.late_slots[k]
+            late = jobs[mine[jobs]]
+            column += [self._stuck(0, k) + np.array(group) * places, self.at_waits + late * places + k, self.at_runs + jobs * places + k]
+            column += [pools, np.array([self.at_placed + k])]
+            value += [rooms.gpus[group] - gpus[jobs].sum(), gpus[late], np.ones(len(jobs)), -self.pool_gpus.astype(float), -np.ones(1)]
+            row.append(np.full(sum(len(part) for part in column[-5:]), number))
+        return self._matrix(np.concatenate(row), np.concatenate(column), np.concatenate(value), len(cuts))
 
     def _few_waiting(self, rooms: Rooms) -> None:
         """A kind finds no room only while a job of it waits; said of kinds of few jobs."""
@@ -256,32 +375,87 @@ class Program:
     # ---------------------------------------------------------------- solving
 
     def solve_lp(self, time_limit_s: float) -> Solution:
-        """Solve, add what whole nodes forbid, and solve again; the best proven value of all rounds."""
+        """Solve over few columns, add columns and rows that the solution asks for, and go on; the best proven value of all rounds.
+
+        Whatever the rounds leave out, each of their dual points is judged on all columns, so that each is a bound.
+        """
+        began = time.perf_counter()
         best = Solution(self._without_solver(), np.nan, np.zeros(self.size), 0, np.zeros(self.jobs))
-        left = time_limit_s
-        for turn in range(CUT_ROUNDS):
-            below, most = sparse.vstack(self.below).tocsr(), np.concatenate(self.below_to)
+        active, history = self._first_columns(), []
+        for turn in range(MOST_ROUNDS):
+            left = time_limit_s - (time.perf_counter() - began)
+            if left <= 0:
+                break
+            below, most = sparse.vstack(self.below).tocsc(), np.concatenate(self.below_to)
+            chosen = np.flatnonzero(active)
             answer = linprog(
-                self.cost, below, most, self.equal, self.equal_to, np.stack([np.zeros(self.size), self.most], axis=1),
-                method="highs-ds", options={"time_limit": max(left, 1.0)},
+                self.cost[chosen], below[:, chosen], most, self.equal[:, chosen], self.equal_to,
+                np.stack([np.zeros(len(chosen)), self.most[chosen]], axis=1), method="highs-ds", options={"time_limit": left},
             )  # fmt: skip
+            if answer.status == 2 and not active.all():  # too few columns to be feasible
+                early = np.flatnonzero(~self.columns.late)
+                active[early if not active[early].all() else slice(None)] = True
+                continue
             if answer.status != 0:
-                return best
-            proven = self.proven(answer.eqlin.marginals, answer.ineqlin.marginals, below, most)
-            tail = np.zeros(self.jobs)
-            np.add.at(tail, self.columns.job, np.where(self.columns.late & (self.columns.pool == NO_POOL), answer.x[: self.columns.size], 0.0))
-            best = Solution(max(best.bound, proven), float(answer.fun), answer.x, turn + 1, tail)
-            cuts = self._whole_nodes(answer.x) if turn + 1 < CUT_ROUNDS else None
-            if cuts is None:
-                return best
-            self._add(cuts)
+                break
+            x = np.zeros(self.size)
+            x[chosen] = answer.x
+            bound, reduced = self.proven(answer.eqlin.marginals, answer.ineqlin.marginals, below, most)
+            if bound > best.bound:
+                best = Solution(bound, float(answer.fun), x, turn + 1, self._tails(x))
+            history.append(best.bound)
+            fresh = self._worth_adding(reduced, active)
+            settled = answer.fun - bound <= CLOSE * max(abs(answer.fun), 1e-6)
+            cuts = [cut for cut in (self._whole_nodes(x), self._who_runs(x)) if cut is not None]
+            if not cuts and (settled or not len(fresh)):
+                break
+            if _stalled(history, float(answer.fun)):
+                break
+            active[fresh] = True
+            for cut in cuts:
+                self._add(cut)
         return best
 
-    def proven(self, equal: np.ndarray, below: np.ndarray, rows: sparse.csr_matrix, most: np.ndarray) -> float:
-        """Value of the dual for any multipliers: a bound whatever the solver's tolerances (Neumaier and Shcherbina 2004)."""
+    def _tails(self, x: np.ndarray) -> np.ndarray:
+        """How much of each job is put off beyond the starts that are told apart, ``[J]``."""
+        tail = np.zeros(self.jobs)
+        c = self.columns
+        np.add.at(tail, c.job, np.where(c.late & (c.pool == NO_POOL), x[: c.size], 0.0))
+        return tail
+
+    def _first_columns(self) -> np.ndarray:
+        """Variables to begin with: of each job and pool the cheapest early columns."""
+        c = self.columns
+        active = np.ones(self.size, dtype=np.bool_)
+        usd = c.usd / np.maximum(c.weight, 1e-12) + np.where(c.late, 1e12, 0.0)
+        key = c.job * (self.pools + 1) + c.pool + 1
+        order = np.lexsort((usd, key))
+        place = np.empty(c.size, dtype=np.int64)
+        place[order] = np.arange(c.size) - np.searchsorted(key[order], key[order])
+        active[: c.size] = (place < FIRST_PER_POOL) | (c.pool == NO_POOL) | (c.weight < 1.0)
+        return active
+
+    def _worth_adding(self, reduced: np.ndarray, active: np.ndarray) -> np.ndarray:
+        """Columns of negative reduced cost, of each job the worst."""
+        c = self.columns
+        found = np.flatnonzero((reduced[: c.size] < -1e-9) & ~active[: c.size])
+        order = found[np.lexsort((reduced[found], c.job[found]))]
+        first = np.searchsorted(c.job[order], c.job[order])
+        return order[np.arange(len(order)) - first < MORE_PER_JOB]
+
+    def proven(self, equal: np.ndarray, below: np.ndarray, rows: sparse.csr_matrix, most: np.ndarray) -> tuple[float, np.ndarray]:
+        """Value of the dual for any multipliers, a bound whatever the solver's tolerances (Neumaier and Shcherbina 2004); reduced costs."""
         below = np.minimum(below, 0.0)
         reduced = self.cost - self.equal.T @ equal - rows.T @ below
-        return float(equal @ self.equal_to + below @ most + (np.minimum(reduced, 0.0) * self.most).sum())
+        # The columns of a job that is done once share a weight of 1: the worst of them counts, not their sum.
+        least = np.zeros(self.jobs)
+        c = self.columns
+        single = c.weight == 1.0
+        np.minimum.at(least, c.job[single], reduced[: c.size][single])
+        rest = reduced.copy()
+        rest[: c.size][single] = 0.0
+        value = equal @ self.equal_to + below @ most + least.sum() + (np.minimum(rest, 0.0) * self.most).sum()
+        return float(value), reduced
 
     def _without_solver(self) -> float:
         """Each job at its cheapest, nodes for nothing: holds when a solver finds nothing in time."""
@@ -291,4 +465,9 @@ class Program:
         np.minimum.at(each, c.job[some], c.usd[some] / c.weight[some])
         equal = np.concatenate([each, np.zeros(self.equal.shape[0] - self.jobs)])
         rows = self.below[0]
-        return self.proven(equal, np.zeros(rows.shape[0]), rows, self.below_to[0])
+        return self.proven(equal, np.zeros(rows.shape[0]), rows, self.below_to[0])[0]
+
+
+def _stalled(history: list[float], value: float) -> bool:
+    """Whether the bound has grown by less than three thousandths in the last rounds."""
+    return len(history) > STALLED_ROUNDS and history[-1] - history[-1 - STALLED_ROUNDS] < STALLED * max(abs(value), 1e-6)
