@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from envs.bound_columns import ColumnMaker, Columns, joined
-from envs.bound_program import Program, Rooms, Solution
+from envs.bound_program import Program, Rooms
 from envs.bound_rates import JobFacts, job_facts, node_costs, slot_edges, slot_seconds, window_prices
+from envs.bound_solve import Solution, solve_lp
 from envs.reward import RewardSpec
 from envs.world import World
 from telemetry.errors import InputError
@@ -98,10 +100,10 @@ def window_bound(
     if case.unbounded:
         return WindowBound(-np.inf, np.nan, np.nan, np.nan, np.nan, time.perf_counter() - began, 0)
     program, floor = case.program(LATE_S)
-    solution = program.solve_lp(time_limit_s) if len(case.facts.index) else Solution(0.0, 0.0, np.zeros(program.size), 0, np.zeros(0))
+    solution = solve_lp(program, time_limit_s) if len(case.facts.index) else Solution(0.0, 0.0, np.zeros(program.size), 0, np.zeros(0))
     if (solution.tail > 1e-3).any() and time.perf_counter() - began < time_limit_s / 4:
         program, floor = case.program(LATER_S)
-        again = program.solve_lp(time_limit_s - (time.perf_counter() - began))
+        again = solve_lp(program, time_limit_s - (time.perf_counter() - began))
         solution = again if again.bound > solution.bound else solution
     bound = solution.bound + floor
     parts = program.cost[: len(solution.x)] * solution.x if len(solution.x) == program.size else np.full(1, np.nan)
@@ -236,13 +238,13 @@ def _rooms(world: World, facts: JobFacts, edges_s: np.ndarray, own: bool) -> Roo
 def _possible(facts: JobFacts, edges_s: np.ndarray, gpus: np.ndarray, nodes: np.ndarray, pool_gpus: np.ndarray) -> np.ndarray:
     """Slots in which so many GPUs and nodes can be taken at all, bool ``[T, K]``.
 
-    Until somebody has found no room, every job starts by its last free choice and ends a longest run later; after that it may still be there.
+    Until somebody has found no room, every job is decided by its last free choice and ends a longest run later; then it may still be there.
     """
     most = (facts.share * pool_gpus * facts.allowed.any(axis=2)).max(axis=1)
     gone = facts.latest_s + facts.longest_s
     possible = np.zeros((len(gpus), len(edges_s) - 1), dtype=np.bool_)
     first = np.inf
-    for k, (begin, end) in enumerate(zip(edges_s[:-1], edges_s[1:], strict=True)):
+    for k, (begin, end) in enumerate(pairwise(edges_s.tolist())):
         there = (facts.submit_s < end) & ((gone > begin) | (facts.latest_s > first))
         possible[:, k] = (most[there].sum() >= gpus - 1e-9) & (facts.workers[there].sum() >= nodes)
         if np.isinf(first) and possible[:, k].any():

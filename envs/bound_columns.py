@@ -1,7 +1,8 @@
 """Ways in which each job of a window may be run, as columns of the linear program of :mod:`envs.bound`.
 
-A *point* is a start at one second; any start between two neighbouring points of a pool and level is a mean of the two, as energy, penalty
-and the seconds in each slot are linear (or lie above the line) between them. A *part* is work done within one slot, for jobs that may be interrupted. Proofs: docs/bound.md.
+A *point* is a start at one second; any start between two neighbouring points of a pool and level is a mean of the two, as energy,
+penalty and the seconds in each slot are linear (or lie above the line) between them. A *part* is work done within one slot, for jobs that
+may be interrupted. Proofs: docs/bound.md.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ class ColumnMaker:
         late_s: seconds after a job's last free choice in which starts are told apart; later ones are one column.
     """
 
-    def __init__(self, world: World, m: int, facts: JobFacts, prices: Prices, reward: RewardSpec, edges_s: np.ndarray, late_s: float) -> None:
+    def __init__(
+        self, world: World, m: int, facts: JobFacts, prices: Prices, reward: RewardSpec, edges_s: np.ndarray, late_s: float
+    ) -> None:
         self.world, self.m, self.facts, self.prices, self.reward = world, m, facts, prices, reward
         self.edges, self.late_s = edges_s, late_s
         self.site = world.static.pool_site

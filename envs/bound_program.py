@@ -6,24 +6,16 @@ nodes that carry a running job, both means over a slot; ``stuck [T, K]`` the sha
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import linprog
 
 from envs.bound_columns import NO_POOL, Columns
 from envs.bound_rates import JobFacts, Nodes, overlap_s
 
 FEW_WAITING = 8
 CUTS_PER_ROUND = 2000
-MOST_ROUNDS = 60
-FIRST_PER_POOL = 12
-MORE_PER_JOB = 15
-CLOSE = 1e-3
-STALLED_ROUNDS = 2
-STALLED = 3e-3
 LEAST_VIOLATION = 0.02
 LEAST_GPUS = 0.1
 
@@ -47,17 +39,6 @@ class Rooms:
     gpus: np.ndarray
     possible: np.ndarray
     own: bool
-
-
-@dataclass(frozen=True)
-class Solution:
-    """Proven bound of the program's optimum in USD, and what a solver said: ``value`` of its best point (NaN when it has none)."""
-
-    bound: float
-    value: float
-    x: np.ndarray
-    rounds: int
-    tail: np.ndarray
 
 
 def without_impossible(columns: Columns, facts: JobFacts, edges_s: np.ndarray, rooms: Rooms) -> Columns:
@@ -109,7 +90,9 @@ class Program:
         self.at_runs = self.at_waits + self.jobs * places
         self.at_placed = self.at_runs + self.jobs * places
         self.size = self.at_placed + places
-        self.cost = np.concatenate([columns.usd, np.zeros(self.pools * self.slots), nodes.on_usd.ravel(), np.zeros(self.size - self.at_stuck)])
+        self.cost = np.concatenate(
+            [columns.usd, np.zeros(self.pools * self.slots), nodes.on_usd.ravel(), np.zeros(self.size - self.at_stuck)]
+        )
         up = np.maximum(nodes.up.ravel(), 0.0)
         most_gpus = self.job_gpus.max(axis=1, initial=0.0)
         self.job_most = most_gpus
@@ -138,7 +121,7 @@ class Program:
     def _matrix(self, row: np.ndarray, column: np.ndarray, value: np.ndarray, rows: int) -> sparse.csr_matrix:
         return sparse.csr_matrix((value, (row, column)), shape=(rows, self.size))
 
-    def _add(self, matrix: sparse.csr_matrix, most: float | np.ndarray = 0.0) -> None:
+    def add(self, matrix: sparse.csr_matrix, most: float | np.ndarray = 0.0) -> None:
         self.below.append(matrix)
         self.below_to.append(np.broadcast_to(np.asarray(most, dtype=np.float64), (matrix.shape[0],)))
 
@@ -158,14 +141,18 @@ class Program:
         once = self._matrix(c.job, every, c.weight, self.jobs)
         runs = np.flatnonzero((c.pool != NO_POOL) & (c.end_s > c.begin_s))
         job, pool = c.job[runs], c.pool[runs]
-        held = self._states(self.at_held, self.pools, pool, runs, c.begin_s[runs], c.end_s[runs], self.facts.share[job, pool], 0, self.slots)
+        held = self._states(
+            self.at_held, self.pools, pool, runs, c.begin_s[runs], c.end_s[runs], self.facts.share[job, pool], 0, self.slots
+        )
         rows = [once, held]
         if places:
             low, high = int(self.late_slots[0]), int(self.late_slots[-1]) + 1
             late = np.flatnonzero(c.late)
             since, until = self.facts.latest_s[c.job[late]], np.minimum(c.late_s[late], self.edges[-1])
             rows.append(self._states(self.at_waits, self.jobs, c.job[late], late, since, until, np.ones(len(late)), low, high))
-            rows.append(self._states(self.at_runs, self.jobs, job, runs, c.begin_s[runs], c.end_s[runs], self.job_gpus[job, pool], low, high))
+            rows.append(
+                self._states(self.at_runs, self.jobs, job, runs, c.begin_s[runs], c.end_s[runs], self.job_gpus[job, pool], low, high)
+            )
             rows.append(self._placed())
         equal = sparse.vstack(rows).tocsr()
         return equal, np.concatenate([np.ones(self.jobs), np.zeros(equal.shape[0] - self.jobs)])
@@ -225,7 +212,7 @@ class Program:
         at = np.arange(self.pools * self.slots)
         ones = np.ones(len(at))
         both = np.concatenate([self.at_held + at, self.at_on + at])
-        self._add(self._matrix(np.concatenate([at, at]), both, np.concatenate([ones, -ones]), len(at)))
+        self.add(self._matrix(np.concatenate([at, at]), both, np.concatenate([ones, -ones]), len(at)))
 
     def _one_place(self, alone: np.ndarray) -> None:
         """A job in parts runs at one place at a time."""
@@ -235,7 +222,7 @@ class Program:
         key, row = np.unique(c.job[chosen] * self.slots + slot, return_inverse=True)
         most = np.zeros(len(key))
         np.maximum.at(most, row, c.most[chosen])
-        self._add(self._matrix(row, chosen, np.ones(len(chosen)), len(key)), most)
+        self.add(self._matrix(row, chosen, np.ones(len(chosen)), len(key)), most)
 
     # ---------------------------------------------------------------- who may be late
 
@@ -278,8 +265,8 @@ class Program:
             every = np.concatenate([self._stuck(kind, at) for kind in range(kinds)])
             stuck = self._matrix(np.tile(rows, kinds), every, np.ones(len(every)), len(job))
             all_kinds = np.concatenate([self._stuck(kind, np.arange(places)) for kind in range(kinds)])
-            self._add(self._matrix(np.tile(np.arange(places), kinds), all_kinds, np.ones(len(all_kinds)), places), 1.0)
-        self._add((waiting - stuck).tocsr())
+            self.add(self._matrix(np.tile(np.arange(places), kinds), all_kinds, np.ones(len(all_kinds)), places), 1.0)
+        self.add((waiting - stuck).tocsr())
         self._full_nodes(rooms)
         self._few_waiting(rooms)
 
@@ -295,9 +282,9 @@ class Program:
             there = self._matrix(np.arange(total), at + p * self.slots + self.late_slots[k], np.ones(total), total)
             kinds = [self._matrix(np.arange(total), self._stuck(kind, k), needs[kind, p], total) for kind in range(len(needs))]
             for full in kinds if rooms.own else [sum(kinds[1:], kinds[0])]:
-                self._add((full - extra - there).tocsr())
+                self.add((full - extra - there).tocsr())
 
-    def _who_runs(self, x: np.ndarray) -> sparse.csr_matrix | None:
+    def who_runs(self, x: np.ndarray) -> sparse.csr_matrix | None:
         """Rows that the point breaks: while nobody finds room, those who wait do not run, and yet so much is held."""
         rooms, places = self.rooms, len(self.late_slots)
         if rooms is None or not places:
@@ -337,11 +324,11 @@ class Program:
             column, place, seconds = self._spread(self.facts.submit_s[c.job[chosen]], c.waits_s[chosen], chosen)
             waits = self._matrix(place, column, seconds / self.length[self.late_slots][place], places)
             stuck = self._matrix(np.arange(places), self._stuck(kind, np.arange(places)), np.ones(places), places)
-            self._add((stuck - waits).tocsr())
+            self.add((stuck - waits).tocsr())
 
     # ---------------------------------------------------------------- whole nodes
 
-    def _whole_nodes(self, x: np.ndarray) -> sparse.csr_matrix | None:
+    def whole_nodes(self, x: np.ndarray) -> sparse.csr_matrix | None:
         """Rows that the point breaks: a pool has at least the nodes of each of its jobs awake while that job runs."""
         c = self.columns
         chosen = np.flatnonzero((x[: c.size] > 1e-9) & (c.pool != NO_POOL) & (c.end_s > c.begin_s))
@@ -371,103 +358,3 @@ class Program:
         keep = value > 0
         on = self._matrix(np.arange(len(job)), self.at_on + pool * self.slots + slot, np.ones(len(job)), len(job))
         return (self._matrix(row[keep], column[keep], value[keep], len(job)) - on).tocsr()
-
-    # ---------------------------------------------------------------- solving
-
-    def solve_lp(self, time_limit_s: float) -> Solution:
-        """Solve over few columns, add columns and rows that the solution asks for, and go on; the best proven value of all rounds.
-
-        Whatever the rounds leave out, each of their dual points is judged on all columns, so that each is a bound.
-        """
-        began = time.perf_counter()
-        best = Solution(self._without_solver(), np.nan, np.zeros(self.size), 0, np.zeros(self.jobs))
-        active, history = self._first_columns(), []
-        for turn in range(MOST_ROUNDS):
-            left = time_limit_s - (time.perf_counter() - began)
-            if left <= 0:
-                break
-            below, most = sparse.vstack(self.below).tocsc(), np.concatenate(self.below_to)
-            chosen = np.flatnonzero(active)
-            answer = linprog(
-                self.cost[chosen], below[:, chosen], most, self.equal[:, chosen], self.equal_to,
-                np.stack([np.zeros(len(chosen)), self.most[chosen]], axis=1), method="highs-ds", options={"time_limit": left},
-            )  # fmt: skip
-            if answer.status == 2 and not active.all():  # too few columns to be feasible
-                early = np.flatnonzero(~self.columns.late)
-                active[early if not active[early].all() else slice(None)] = True
-                continue
-            if answer.status != 0:
-                break
-            x = np.zeros(self.size)
-            x[chosen] = answer.x
-            bound, reduced = self.proven(answer.eqlin.marginals, answer.ineqlin.marginals, below, most)
-            if bound > best.bound:
-                best = Solution(bound, float(answer.fun), x, turn + 1, self._tails(x))
-            history.append(best.bound)
-            fresh = self._worth_adding(reduced, active)
-            settled = answer.fun - bound <= CLOSE * max(abs(answer.fun), 1e-6)
-            cuts = [cut for cut in (self._whole_nodes(x), self._who_runs(x)) if cut is not None]
-            if not cuts and (settled or not len(fresh)):
-                break
-            if _stalled(history, float(answer.fun)):
-                break
-            active[fresh] = True
-            for cut in cuts:
-                self._add(cut)
-        return best
-
-    def _tails(self, x: np.ndarray) -> np.ndarray:
-        """How much of each job is put off beyond the starts that are told apart, ``[J]``."""
-        tail = np.zeros(self.jobs)
-        c = self.columns
-        np.add.at(tail, c.job, np.where(c.late & (c.pool == NO_POOL), x[: c.size], 0.0))
-        return tail
-
-    def _first_columns(self) -> np.ndarray:
-        """Variables to begin with: of each job and pool the cheapest early columns."""
-        c = self.columns
-        active = np.ones(self.size, dtype=np.bool_)
-        usd = c.usd / np.maximum(c.weight, 1e-12) + np.where(c.late, 1e12, 0.0)
-        key = c.job * (self.pools + 1) + c.pool + 1
-        order = np.lexsort((usd, key))
-        place = np.empty(c.size, dtype=np.int64)
-        place[order] = np.arange(c.size) - np.searchsorted(key[order], key[order])
-        active[: c.size] = (place < FIRST_PER_POOL) | (c.pool == NO_POOL) | (c.weight < 1.0)
-        return active
-
-    def _worth_adding(self, reduced: np.ndarray, active: np.ndarray) -> np.ndarray:
-        """Columns of negative reduced cost, of each job the worst."""
-        c = self.columns
-        found = np.flatnonzero((reduced[: c.size] < -1e-9) & ~active[: c.size])
-        order = found[np.lexsort((reduced[found], c.job[found]))]
-        first = np.searchsorted(c.job[order], c.job[order])
-        return order[np.arange(len(order)) - first < MORE_PER_JOB]
-
-    def proven(self, equal: np.ndarray, below: np.ndarray, rows: sparse.csr_matrix, most: np.ndarray) -> tuple[float, np.ndarray]:
-        """Value of the dual for any multipliers, a bound whatever the solver's tolerances (Neumaier and Shcherbina 2004); reduced costs."""
-        below = np.minimum(below, 0.0)
-        reduced = self.cost - self.equal.T @ equal - rows.T @ below
-        # The columns of a job that is done once share a weight of 1: the worst of them counts, not their sum.
-        least = np.zeros(self.jobs)
-        c = self.columns
-        single = c.weight == 1.0
-        np.minimum.at(least, c.job[single], reduced[: c.size][single])
-        rest = reduced.copy()
-        rest[: c.size][single] = 0.0
-        value = equal @ self.equal_to + below @ most + least.sum() + (np.minimum(rest, 0.0) * self.most).sum()
-        return float(value), reduced
-
-    def _without_solver(self) -> float:
-        """Each job at its cheapest, nodes for nothing: holds when a solver finds nothing in time."""
-        c = self.columns
-        each = np.full(self.jobs, np.inf)
-        some = c.weight > 0
-        np.minimum.at(each, c.job[some], c.usd[some] / c.weight[some])
-        equal = np.concatenate([each, np.zeros(self.equal.shape[0] - self.jobs)])
-        rows = self.below[0]
-        return self.proven(equal, np.zeros(rows.shape[0]), rows, self.below_to[0])[0]
-
-
-def _stalled(history: list[float], value: float) -> bool:
-    """Whether the bound has grown by less than three thousandths in the last rounds."""
-    return len(history) > STALLED_ROUNDS and history[-1] - history[-1 - STALLED_ROUNDS] < STALLED * max(abs(value), 1e-6)

@@ -130,7 +130,7 @@ def per_node_workers(world: World, p: int, held: np.ndarray, cpu: np.ndarray, me
 
 
 def dynamic_watts(world: World, m: int, index: np.ndarray, use: np.ndarray) -> np.ndarray:
-    """Watts that each gang adds while it runs, float64 ``[J, P, L]``, for a utilisation ``[J, 1 or P, 1 or L]``; as the simulator rounds it."""
+    """Watts that each gang adds while it runs, ``[J, P, L]``, for a utilisation that broadcasts to it; rounded as the simulator does."""
     static, jobs = world.static, world.jobs
     workers = jobs.workers[m, index].astype(np.float64)[:, None, None]
     held = np.stack([held_milli(jobs.gpu_milli[m, index], int(slices)) for slices in static.mig_slices], axis=1) / 1000.0
@@ -188,7 +188,7 @@ def job_facts(world: World, m: int) -> JobFacts:
 
 
 def slot_edges(slot_s: int, horizon_s: float, extra_s: tuple[float, ...]) -> np.ndarray:
-    """Edges ``[K + 1]`` from 0 to at least ``horizon_s``: slots of ``slot_s``, few long ones after ``UNIFORM_SLOTS``, cut at ``extra_s``."""
+    """Edges ``[K + 1]`` from 0 to at least ``horizon_s``: slots of ``slot_s``, long ones after ``UNIFORM_SLOTS``, cut at ``extra_s``."""
     count = int(np.ceil(max(horizon_s, 1.0) / slot_s))
     edges = np.arange(min(count, UNIFORM_SLOTS) + 1, dtype=np.float64) * slot_s
     if count > UNIFORM_SLOTS:

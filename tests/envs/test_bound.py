@@ -1,4 +1,4 @@
-"""The lower bound lies below every schedule that a search over all decisions finds, below every judge, and on the optimum where it is known."""
+"""The bound lies below every schedule that a search over decisions finds, below every judge, and on the optimum where it is known."""
 
 import dataclasses
 import importlib.util
@@ -11,6 +11,7 @@ import pytest
 
 from envs import bound as bound_module
 from envs.bound import bounds, window_bound
+from envs.bound_solve import without_solver
 from envs.heuristics import JUDGES
 from envs.kernel import Simulator, run_policy
 from envs.reward import RewardSpec
@@ -139,7 +140,10 @@ def known_cases(worlds) -> dict:
     late = {"duration_s": 7200, "gpus": 4.0}
     return {
         "one job": (worlds.world_of(one, [job("a", gpus=3.0)], table(worlds)), now),
-        "asleep": (worlds.world_of(one_pool(worlds, nodes=3, node_sleep_w=90.0, wake_power_w=100.0), [job("a", gpus=4.0)], table(worlds)), now),
+        "asleep": (
+            worlds.world_of(one_pool(worlds, nodes=3, node_sleep_w=90.0, wake_power_w=100.0), [job("a", gpus=4.0)], table(worlds)),
+            now,
+        ),
         "deferral": (worlds.world_of(one, [job("a", **deferred)], table(worlds, steep(3))), hourly),
         "packing": (worlds.world_of(one_pool(worlds, nodes=2), [job("a", gpus=2.0), job("b", gpus=2.0)], table(worlds)), now),
         "one waits": (worlds.world_of(one, [job("a", **late), job("b", **late)], table(worlds)), now),
@@ -215,10 +219,56 @@ def test_crowded_windows_stay_below(worlds):
         assert found <= run_policy(world, judge, REWARD).objective_usd[0], judge.name
 
 
+def crowded_world(worlds, seed):
+    """Five or six jobs of hours that can be put off, on one or two small nodes, in a day of steep prices: the later ones find no room."""
+    rng = np.random.default_rng(seed)
+    kinds = ["batch_inference", "interactive", "fine_tuning"]
+    rows = [
+        worlds.job(
+            f"j{index}",
+            submit_s=int(rng.integers(0, 20_000)),
+            duration_s=int(rng.integers(2_000, 40_000)),
+            gpus=float(rng.choice([0.5, 1, 1, 2])),
+            workers=int(rng.choice([1, 1, 2])),
+            workload_class=str(rng.choice(kinds)),
+            requested_duration_s=int(rng.integers(2_000, 20_000)),
+            deadline=worlds.START + worlds.pd.Timedelta(seconds=int(rng.integers(30_000, 200_000))),
+        )
+        for index in range(int(rng.integers(5, 7)))
+    ]
+    spec = one_pool(worlds, nodes=int(rng.integers(1, 3)), gpus=2)
+    return worlds.world_of(spec, rows, table(worlds, rng.choice([0.02, 0.1, 0.5], 24)))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_schedule_of_a_crowded_world_is_below(worlds, seed):
+    world = crowded_world(worlds, seed)
+    rng = random.Random(seed)
+    for discipline in ("free", "strict", "easy"):
+        settings = PolicySettings(sleep_after_s=0, hold_s=7200, discipline=discipline, queue_order="fcfs")
+        best, _ = least_objective(world, settings, REWARD, rng, most=150)
+        found = window_bound(world, 0, REWARD, reviews=False, only_free=discipline == "free").bound_usd
+        assert found <= best + 1e-9, f"{discipline}: {found} above a schedule of {best}"
+
+
+def test_a_wrong_rule_of_lateness_is_seen(worlds, monkeypatch):
+    """It cuts off schedules: the program holds none any more, or the bound rises above one."""
+    right = bound_module._rooms
+    never = lambda *given: dataclasses.replace(right(*given), possible=np.zeros_like(right(*given).possible))  # noqa: E731
+    monkeypatch.setattr(bound_module, "_rooms", never)
+    with pytest.raises(AssertionError, match="infeasible"):
+        window_bound(crowded_world(worlds, 23), 0, REWARD, reviews=False, only_free=True)
+    more = lambda rooms: dataclasses.replace(rooms, held=1.5 * rooms.held, gpus=1.5 * rooms.gpus)  # noqa: E731
+    monkeypatch.setattr(bound_module, "_rooms", lambda *given: more(right(*given)))
+    world, settings = crowded_world(worlds, 24), PolicySettings(sleep_after_s=0, hold_s=7200, queue_order="fcfs")
+    best, _ = least_objective(world, settings, REWARD, random.Random(24), most=150)
+    assert window_bound(world, 0, REWARD, reviews=False, only_free=True).bound_usd > best
+
+
 def test_a_solver_without_time_leaves_a_bound(worlds):
     world = worlds.random_world(3, count=40, nodes=3)
     whole = window_bound(world, 0, REWARD, reviews=False)
-    short = bound_module._Case(world, 0, REWARD, False, False).program(bound_module.LATE_S)[0]._without_solver()
+    short = without_solver(bound_module._Case(world, 0, REWARD, False, False).program(bound_module.LATE_S)[0])
     assert 0 < short < whole.bound_usd
 
 
