@@ -8,8 +8,8 @@ numpy      the same arithmetic in array operations over all candidates
 torch      the network of training, one thread, no gradients
 onnx       the network exported by torch and run by onnxruntime, one thread; left out where onnx and onnxruntime are not installed
 
-Microseconds, median and 99th percentile of ``--calls`` calls after a warm-up; ``difference`` is the largest to torch over 256 rows, relative
-to the largest logit of the row.
+Microseconds, median and 99th percentile of ``--calls`` calls after a warm-up; ``difference`` is the largest to torch over 256 rows,
+relative to the largest logit of the row.
 
     python -m benchmarks.decision_latency --out decision_latency.json
 """

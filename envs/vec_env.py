@@ -13,6 +13,7 @@ from envs.episodes import episode_totals, first_observations, observation_box, p
 from envs.kernel import Simulator
 from envs.kernel_choosers import LOOKAHEAD
 from envs.reward import RewardSpec
+from envs.shield import RULES, Shield
 from envs.state import PolicySettings
 from envs.world import World
 from telemetry.errors import InputError
@@ -37,6 +38,7 @@ class ClusterVecEnv(VecEnv):
         preferences: ``{weight: (low, high)}``: the objective's weights are drawn uniformly anew for every window.
         stagger: the environments begin at random decisions of their first windows, played there by the look-ahead judge.
         threads: Python threads that share a step.
+        shield: rules beyond the mask; observations and masks are those that it leaves, and an action that it removed is refused.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class ClusterVecEnv(VecEnv):
         reward_mode: str = "exact",
         stagger: bool = True,
         threads: int = 1,
+        shield: Shield | None = None,
     ) -> None:
         if reward_mode not in REWARD_MODES:
             raise InputError(f"reward_mode '{reward_mode}'", where="vec_env", allowed=", ".join(REWARD_MODES))
@@ -64,6 +67,8 @@ class ClusterVecEnv(VecEnv):
         self.reward_mode = reward_mode
         self._preferences = preferences or {}
         self._stagger = stagger
+        self._shield = shield
+        self._removed = np.zeros((num_envs, self.layout.n_candidates), dtype=np.int8)
         self._generator = np.random.default_rng(seed)
         self._actions: np.ndarray | None = None
         self._episode_reward = np.zeros(num_envs)
@@ -77,7 +82,7 @@ class ClusterVecEnv(VecEnv):
         self._begin(np.ones(self.num_envs, dtype=np.bool_))
         if self._stagger:
             self._fast_forward()
-        return first_observations(self.simulator, np.ones(self.num_envs, dtype=np.bool_)).copy()
+        return self._shielded(first_observations(self.simulator, np.ones(self.num_envs, dtype=np.bool_)))
 
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = np.asarray(actions, dtype=np.int64).reshape(self.num_envs)
@@ -86,6 +91,7 @@ class ClusterVecEnv(VecEnv):
         """Rewards float32 ``[B]``, dones, and infos that are empty except at the end of a window, where they hold its totals."""
         assert self._actions is not None
         simulator = self.simulator
+        self._refuse_removed(self._actions)
         simulator.step(self._actions, observe=True)
         rewards = simulator.rewards[:, REWARD_MODES.index(self.reward_mode)].astype(np.float32)
         self._episode_reward += rewards
@@ -99,11 +105,28 @@ class ClusterVecEnv(VecEnv):
                 infos[b]["TimeLimit.truncated"] = False
             self._begin(dones)
             observations = first_observations(simulator, dones)
-        return observations.copy(), rewards, dones, infos
+        return self._shielded(observations), rewards, dones, infos
 
     def action_masks(self) -> np.ndarray:
         """Allowed actions of the pending questions, bool ``[B, A]``."""
-        return self.simulator.mask
+        return self.simulator.mask if self._shield is None else self._removed == 0
+
+    def _shielded(self, observations: np.ndarray) -> np.ndarray:
+        """A copy of observations ``[B, D]`` without the candidates that the shield removes."""
+        copied = observations.copy()
+        if self._shield is not None:
+            self._removed = self._shield.tighten(copied, self.layout)
+        return copied
+
+    def _refuse_removed(self, actions: np.ndarray) -> None:
+        """The simulator refuses what is masked; this, what the shield removed."""
+        inside = (actions >= 0) & (actions < self.layout.n_candidates)
+        rules = np.where(inside, self._removed[np.arange(self.num_envs), np.where(inside, actions, 0)], 0)
+        if (rules > 1).any():
+            b = int(np.flatnonzero(rules > 1)[0])
+            name = self.layout.action_name(int(actions[b]))
+            kept = ", ".join(map(str, np.flatnonzero(self._removed[b] == 0)))
+            raise InputError(f"action {actions[b]} ({name}) removed by rule '{RULES[rules[b]]}'", where=f"environment {b}", allowed=kept)
 
     def _summary(self, b: int) -> dict[str, Any]:
         state = self.simulator.state

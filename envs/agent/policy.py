@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from envs.agent.inference import MASKED_LOGIT, pack_scorer, score_rows
+from envs.agent.inference import pack_scorer, score_rows
 from envs.observation import ObservationLayout
 from envs.state import PolicySettings
 from telemetry.errors import InputError
@@ -39,7 +39,7 @@ def check_weights(weights: dict[str, np.ndarray], score_index: int, where: str =
     """Refuse weights that are not those of one network.
 
     Raises:
-        InputError: a name missing or unknown, a shape that does not fit the others, a type that is not floating, a value that is not finite.
+        InputError: a name missing or unknown, a shape that does not fit the others, no floating type, a value that is not finite.
     """
     if missing := [name for name in SHAPES if name not in weights]:
         raise InputError(f"no weights '{missing[0]}'", where=where, allowed=", ".join(SHAPES))
