@@ -19,6 +19,7 @@ from envs.state import Policy
 from telemetry.errors import InputError
 
 CLOCK_SKEW_S = 5.0
+ANSWERED_BY: tuple[str, ...] = ("policy", "policy_again", "fallback", "least_score")
 OUT_OF_BOUNDS = LIMIT * (1.0 + 1e-6)
 # A candidate's figure that cannot be read counts as the worst it could be; all others as 0, and with no ``valid`` it is not offered.
 _WORST = dict.fromkeys(("score", "greedy_score", "energy", "start_delay", "expected_penalty", "runtime"), LIMIT) | {"slack": -LIMIT}
@@ -41,7 +42,9 @@ class ShieldedDecisions:
     overruled: np.ndarray  # int8 [B], the rule against the proposal, 0 = none
     removed: np.ndarray  # int8 [B, A], the rule against each action, 0 = kept
     yielded: np.ndarray  # bool [B], the class floor could not be kept
-    reasons: tuple[str, ...]  # [B], why the fallback answered, "" where it did not
+    answered_by: np.ndarray  # int8 [B], place in ANSWERED_BY
+    rows: np.ndarray  # float32 [B, D], what the answer was chosen from: the observation, or what the rules and repairs left of it
+    reasons: tuple[str, ...]  # [B], why the policy was not asked, "" where it was
 
 
 class ShieldedPolicy:
@@ -86,7 +89,7 @@ class ShieldedPolicy:
         """
         rows, bad = _repaired(observation, layout)
         removed, yielded = self.shield.removed(rows, layout)
-        cause, reason = self._too_old(ages or Ages())
+        cause, reason = self._age_cause(ages)
         reasons = [reason or (_bad_values(count) if count else "") for count in bad]
         answerable = (removed == KEPT).any(axis=1)
         trusted = np.array([not text for text in reasons], dtype=np.bool_) & answerable
@@ -95,10 +98,10 @@ class ShieldedPolicy:
             proposals[trusted] = self.policy.act(rows[trusted], layout)
         overruled = np.where(trusted, _rule_of(removed, proposals), KEPT).astype(np.int8)
         actions = np.where(trusted, proposals, 0)
-        self._correct(rows, layout, removed, trusted, overruled, actions)
+        answered, used = self._correct(rows, layout, removed, trusted, overruled, actions)
         self.counts["unanswerable"] += int((~answerable & (rows.any(axis=1) | (bad > 0))).sum())
         self._count(cause, reasons, bad, overruled, yielded)
-        return ShieldedDecisions(actions, proposals, overruled, removed, yielded, tuple(reasons))
+        return ShieldedDecisions(actions, proposals, overruled, removed, yielded, answered, used, tuple(reasons))
 
     def _correct(
         self,
@@ -108,29 +111,38 @@ class ShieldedPolicy:
         trusted: np.ndarray,
         overruled: np.ndarray,
         actions: np.ndarray,
-    ) -> None:
-        """Settle, in ``actions``, the rows whose proposal is removed and those that the fallback has to answer."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Settle, in ``actions``, the rows whose proposal is removed and those that the fallback has to answer; who did, and from what."""
+        answered = np.zeros(len(rows), dtype=np.int8)
         open_ = (~trusted | (overruled != KEPT)) & (removed == KEPT).any(axis=1)
         if not open_.any():
-            return
+            return answered, rows
         tight = rows.copy()
         layout.candidates(tight)[removed != KEPT] = 0.0
+        used = np.where(open_[:, None], tight, rows)
         again = np.flatnonzero(trusted & open_)
         if len(again):
             actions[again] = self.policy.act(tight[again], layout)
             settled = again[_rule_of(removed[again], actions[again]) == KEPT]
             self.counts["asked_again"] += len(settled)
             self.counts["replaced"] += len(again) - len(settled)
+            answered[settled] = ANSWERED_BY.index("policy_again")
             open_[settled] = False
         left = np.flatnonzero(open_)
+        answered[left] = ANSWERED_BY.index("fallback")
         actions[left] = self.fallback.act(tight[left], layout) if len(left) else 0
         for row in left[_rule_of(removed[left], actions[left]) != KEPT]:
             kept = np.flatnonzero(removed[row] == KEPT)
             actions[row] = kept[layout.candidates(tight)[row, kept, layout.score_index].argmin()]
+            answered[row] = ANSWERED_BY.index("least_score")
+        return answered, used
 
-    def _too_old(self, ages: Ages) -> tuple[str, str]:
-        """Cause and reason for the fallback, empty when everything is fresh."""
-        config = self.shield.config
+    def too_old(self, ages: Ages | None) -> str:
+        """Why the fallback would answer a question of these ages, or empty."""
+        return self._age_cause(ages)[1]
+
+    def _age_cause(self, ages: Ages | None) -> tuple[str, str]:
+        config, ages = self.shield.config, ages or Ages()
         for what, age, limit in (
             ("telemetry", ages.telemetry_s, config.telemetry_age_s),
             ("forecast", ages.forecast_s, config.forecast_age_s),
