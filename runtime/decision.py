@@ -1,4 +1,4 @@
-"""One decision: put the question to a policy behind the shield, in the simulator's own terms, and say what each choice is expected to cost."""
+"""One decision: put the question to a policy behind the shield, and say what each choice is expected to cost."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from envs.candidates import Candidate, candidates_of, gpu_watts, iso_time, objec
 from envs.explain import explain, preferences, probabilities, score_parts
 from envs.kernel import Simulator
 from envs.reward import RewardSpec
-from envs.shield import RULE_WORDS, RULES
-from envs.shielded import ANSWERED_BY, Ages, ShieldConfig, ShieldedDecisions, ShieldedPolicy, shielded
+from envs.shield import RULE_WORDS, RULES, ShieldConfig
+from envs.shielded import ANSWERED_BY, Ages, ShieldedDecisions, ShieldedPolicy, shielded
 from envs.snapshot import Snapshot, forecast_integral, grid_column, rejection, restore
 from envs.state import Policy
 from runtime.jobs import JobRefusedError
@@ -129,7 +129,7 @@ def _marked(
                 rule=rule,
                 why_not=f"shield: {RULE_WORDS[rule]}" if rule else "",
                 score=float(scores[a]) if np.isfinite(scores[a]) else None,
-                preference=float(ranked[a]) if ranked is not None and np.isfinite(ranked[a]) else None,
+                preference=float(ranked[a]) + 0.0 if ranked is not None and np.isfinite(ranked[a]) else None,
                 probability=None if shares is None else float(shares[a]),
             )
         )
