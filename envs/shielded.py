@@ -43,7 +43,7 @@ class ShieldedDecisions:
     removed: np.ndarray  # int8 [B, A], the rule against each action, 0 = kept
     yielded: np.ndarray  # bool [B], the class floor could not be kept
     answered_by: np.ndarray  # int8 [B], place in ANSWERED_BY
-    rows: np.ndarray  # float32 [B, D], what the answer was chosen from: the observation, or what the rules and repairs left of it
+    rows: np.ndarray  # float32 [B, D], what was chosen from: the observation (no copy), or what rules and repairs left of it
     reasons: tuple[str, ...]  # [B], why the policy was not asked, "" where it was
 
 
@@ -90,36 +90,59 @@ class ShieldedPolicy:
         rows, bad = _repaired(observation, layout)
         removed, yielded = self.shield.removed(rows, layout)
         cause, reason = self._age_cause(ages)
-        reasons = [reason or (_bad_values(count) if count else "") for count in bad]
-        answerable = (removed == KEPT).any(axis=1)
+        answerable = removed.min(axis=1) == KEPT
+        if reason or bad is not None or not answerable.all():
+            return self._decide_doubtful(rows, layout, removed, yielded, answerable, bad, cause, reason)
+        proposals = np.asarray(self.policy.act(rows, layout), dtype=np.int64)
+        overruled = _rule_of(removed, proposals)
+        self._count(len(rows), overruled, yielded)
+        answered, used, actions = np.zeros(len(rows), dtype=np.int8), rows, proposals
+        if overruled.any():
+            actions = proposals.copy()
+            used = self._correct(rows, layout, removed, overruled != KEPT, np.ones(len(rows), dtype=np.bool_), actions, answered)
+        return ShieldedDecisions(actions, proposals, overruled, removed, yielded, answered, used, ("",) * len(rows))
+
+    def _decide_doubtful(
+        self,
+        rows: np.ndarray,
+        layout: ObservationLayout,
+        removed: np.ndarray,
+        yielded: np.ndarray,
+        answerable: np.ndarray,
+        bad: np.ndarray | None,
+        cause: str,
+        reason: str,
+    ) -> ShieldedDecisions:
+        """As :meth:`decide` where rows are old, spoilt or without a question."""
+        spoilt = np.zeros(len(rows), dtype=np.int64) if bad is None else bad
+        reasons = tuple(reason or (_bad_values(count) if count else "") for count in spoilt.tolist())
         trusted = np.array([not text for text in reasons], dtype=np.bool_) & answerable
         proposals = np.full(len(rows), -1, dtype=np.int64)
         if trusted.any():
             proposals[trusted] = self.policy.act(rows[trusted], layout)
         overruled = np.where(trusted, _rule_of(removed, proposals), KEPT).astype(np.int8)
-        actions = np.where(trusted, proposals, 0)
-        answered, used = self._correct(rows, layout, removed, trusted, overruled, actions)
-        self.counts["unanswerable"] += int((~answerable & (rows.any(axis=1) | (bad > 0))).sum())
-        self._count(cause, reasons, bad, overruled, yielded)
-        return ShieldedDecisions(actions, proposals, overruled, removed, yielded, answered, used, tuple(reasons))
+        actions, answered = np.where(trusted, proposals, 0), np.zeros(len(rows), dtype=np.int8)
+        open_ = (~trusted | (overruled != KEPT)) & answerable
+        used = self._correct(rows, layout, removed, open_, trusted, actions, answered) if open_.any() else rows
+        self.counts["unanswerable"] += int((~answerable & (rows.any(axis=1) | (spoilt > 0))).sum())
+        self._count(len(rows), overruled, yielded)
+        self._alarm(cause, reasons, spoilt)
+        return ShieldedDecisions(actions, proposals, overruled, removed, yielded, answered, used, reasons)
 
     def _correct(
         self,
         rows: np.ndarray,
         layout: ObservationLayout,
         removed: np.ndarray,
+        open_: np.ndarray,
         trusted: np.ndarray,
-        overruled: np.ndarray,
         actions: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Settle, in ``actions``, the rows whose proposal is removed and those that the fallback has to answer; who did, and from what."""
-        answered = np.zeros(len(rows), dtype=np.int8)
-        open_ = (~trusted | (overruled != KEPT)) & (removed == KEPT).any(axis=1)
-        if not open_.any():
-            return answered, rows
+        answered: np.ndarray,
+    ) -> np.ndarray:
+        """Settle the rows ``open_`` in ``actions`` and ``answered``, by the policy again where it is trusted; what was decided from."""
         tight = rows.copy()
         layout.candidates(tight)[removed != KEPT] = 0.0
-        used = np.where(open_[:, None], tight, rows)
+        used, open_ = np.where(open_[:, None], tight, rows), open_.copy()
         again = np.flatnonzero(trusted & open_)
         if len(again):
             actions[again] = self.policy.act(tight[again], layout)
@@ -135,7 +158,7 @@ class ShieldedPolicy:
             kept = np.flatnonzero(removed[row] == KEPT)
             actions[row] = kept[layout.candidates(tight)[row, kept, layout.score_index].argmin()]
             answered[row] = ANSWERED_BY.index("least_score")
-        return answered, used
+        return used
 
     def too_old(self, ages: Ages | None) -> str:
         """Why the fallback would answer a question of these ages, or empty."""
@@ -156,19 +179,24 @@ class ShieldedPolicy:
             return f"{what}_stale", f"{what} is {age:.0f} s old, allowed are {limit:.0f} s"
         return "", ""
 
-    def _count(self, cause: str, reasons: list[str], bad: np.ndarray, overruled: np.ndarray, yielded: np.ndarray) -> None:
-        self.counts["decisions"] += len(reasons)
-        self.counts["floor_yielded"] += int(yielded.sum())
-        for rule, count in zip(*np.unique(overruled[overruled != KEPT], return_counts=True), strict=True):
-            self.counts[f"overruled.{RULES[rule]}"] += int(count)
-        for text, spoilt in zip(reasons, bad, strict=True):
-            if text:
-                why = cause or "observation"
-                self.counts[f"fallback.{why}"] += 1
-                if spoilt and cause:
-                    self.counts["fallback.observation"] += 1
-                if self._alert is not None:
-                    self._alert(why, text)
+    def _count(self, rows: int, overruled: np.ndarray, yielded: np.ndarray) -> None:
+        self.counts["decisions"] += rows
+        if yielded.any():
+            self.counts["floor_yielded"] += int(yielded.sum())
+        if overruled.any():
+            for rule, count in zip(*np.unique(overruled[overruled != KEPT], return_counts=True), strict=True):
+                self.counts[f"overruled.{RULES[rule]}"] += int(count)
+
+    def _alarm(self, cause: str, reasons: tuple[str, ...], spoilt: np.ndarray) -> None:
+        """Count and tell the rows that the policy was not asked about."""
+        for text, count in zip(reasons, spoilt, strict=True):
+            if not text:
+                continue
+            self.counts[f"fallback.{cause or 'observation'}"] += 1
+            if count and cause:
+                self.counts["fallback.observation"] += 1
+            if self._alert is not None:
+                self._alert(cause or "observation", text)
 
 
 def judge_named(name: str) -> Policy:
@@ -190,25 +218,26 @@ def shielded(policy: Policy, config: ShieldConfig, cluster: ClusterSpec, **more:
 def _rule_of(removed: np.ndarray, actions: np.ndarray) -> np.ndarray:
     """Rule against the action of each row, int8 ``[B]``; an action that does not exist is masked."""
     inside = (actions >= 0) & (actions < removed.shape[1])
-    return np.where(inside, removed[np.arange(len(removed)), np.where(inside, actions, 0)], MASK)
+    rules = removed[np.arange(len(removed)), np.where(inside, actions, 0)]
+    rules[~inside] = MASK
+    return rules
 
 
 def _bad_values(count: int) -> str:
     return f"{count} value{'s' if count > 1 else ''} of the observation not finite or out of bounds"
 
 
-def _repaired(observation: np.ndarray, layout: ObservationLayout) -> tuple[np.ndarray, np.ndarray]:
-    """Rows float32 ``[B, D]`` without values that are not finite or out of bounds, and how many there were in each, int64 ``[B]``."""
+def _repaired(observation: np.ndarray, layout: ObservationLayout) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows float32 ``[B, D]`` without values that are not finite or out of bounds, and how many each had ``[B]``; None = no row any."""
     if observation.ndim != 2 or observation.shape[1] != layout.size:
         raise InputError(f"observations of shape {observation.shape}", where="shield", allowed=f"[B, {layout.size}]")
     rows = np.ascontiguousarray(observation, dtype=np.float32)
+    if not rows.size or np.abs(rows).max() <= OUT_OF_BOUNDS:
+        return rows, None
     wrong = ~(np.abs(rows) <= OUT_OF_BOUNDS)
-    bad = wrong.sum(axis=1)
-    if bad.any():
-        rows = np.where(wrong, np.float32(0.0), rows)
-        spoilt = layout.candidates(wrong.astype(np.int8)) > 0
-        candidates = layout.candidates(rows)
-        for place, (name, _) in enumerate(CANDIDATE_FEATURES):
-            if name in _WORST:
-                candidates[..., place][spoilt[..., place]] = _WORST[name]
-    return rows, bad
+    rows = np.where(wrong, np.float32(0.0), rows)
+    spoilt, candidates = layout.candidates(wrong), layout.candidates(rows)
+    for place, (name, _) in enumerate(CANDIDATE_FEATURES):
+        if name in _WORST:
+            candidates[..., place][spoilt[..., place]] = _WORST[name]
+    return rows, wrong.sum(axis=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from envs.evaluate import CONTRACT_METRICS, METRICS, evaluate, paired_difference, summarise
 from envs.reward import RewardSpec
+from envs.shield import ShieldConfig, with_warm_floor
+from envs.shield_io import load_shield
+from envs.shielded import ShieldedPolicy, shielded
 from envs.state import Policy
+from envs.windows import WindowTables
 from envs.world import World, build_world
 from pipelines.cli import build, hydra_command, name_sources
 from pipelines.equipment import ServiceRows, equipped, rejected_leases, service_means
@@ -22,6 +27,7 @@ from pipelines.workspace import write_json
 from telemetry.errors import InputError
 
 DEFAULT_POLICIES = ("k8s_default", "most_allocated", "easy", "greedy_cost", "lookahead")
+SHIELDED = "shielded:"
 TABLE_COLUMNS = (*CONTRACT_METRICS, "objective_usd")
 
 
@@ -34,6 +40,7 @@ class Report:
     trial: Trial
     seeds: tuple[int, ...]
     services: pd.DataFrame = field(default_factory=pd.DataFrame)
+    shield: dict[str, dict[str, int]] = field(default_factory=dict)  # interventions by policy, where one was behind the shield
 
     def as_json(self) -> dict[str, Any]:
         """The contract: per policy and window the metrics, their means, and the difference to the baseline with its interval."""
@@ -51,6 +58,7 @@ class Report:
                 "policies": {name: {"windows": table.to_dict("records")} for name, table in rows.items()},
                 "summary": summarise(self.frame).to_dict("index"),
                 "paired_difference": differences,
+                **({"shield": self.shield} if self.shield else {}),
                 **self._services_json(),
             }
         )
@@ -96,12 +104,17 @@ def run(cfg: DictConfig) -> Report:
         names = list(cfg.policies or DEFAULT_POLICIES)
         if cfg.baseline and cfg.baseline not in names:
             names.insert(0, str(cfg.baseline))
-        policies = {str(name): resolve_policy(str(name), cfg.registry.tracking_uri) for name in names}
+        policies = {str(name): resolve_policy(str(name).removeprefix(SHIELDED), cfg.registry.tracking_uri) for name in names}
         trial = table_trial(cfg, seeds)
     trial, plans = equipped(cfg, trial)
+    config = ShieldConfig() if cfg.shield is None else load_shield(Path(str(cfg.shield)))
+    guarded = {name: shielded(policy, config, trial.cluster) for name, policy in policies.items() if name.startswith(SHIELDED)}
+    policies |= guarded
     services = ServiceRows(trial, plans)
-    worlds: dict[int, World] = {seed: build_world(trial.cluster, windows) for seed, windows in trial.windows.items()}
-    seen = {seed: build_world(trial.cluster, windows) for seed, windows in (trial.reported or {}).items()}
+    worlds: dict[int, World] = {seed: _world(trial, windows, config) for seed, windows in trial.windows.items()}
+    seen = {seed: _world(trial, windows, config) for seed, windows in (trial.reported or {}).items()}
+    if config.minimum_warm_nodes:
+        trial.notes.append(f"under every policy so many nodes stay awake: {dict(config.minimum_warm_nodes)}")
     trial.notes.extend(rejected_leases(worlds))
     frame = evaluate(
         seen or worlds,
@@ -115,7 +128,15 @@ def run(cfg: DictConfig) -> Report:
     )
     baseline = cfg.baseline if cfg.baseline in policies else None
     differences = paired_difference(frame, baseline, metrics=METRICS) if baseline and len(policies) > 1 else pd.DataFrame()
-    return Report(frame, differences, trial, seeds, services.frame)
+    return Report(frame, differences, trial, seeds, services.frame, {name: _counts(policy) for name, policy in guarded.items()})
+
+
+def _world(trial: Trial, windows: Sequence[WindowTables], config: ShieldConfig) -> World:
+    return with_warm_floor(build_world(trial.cluster, windows), config.minimum_warm_nodes)
+
+
+def _counts(policy: ShieldedPolicy) -> dict[str, int]:
+    return {name: count for name, count in sorted(policy.counts.items()) if count}
 
 
 def render(report: Report) -> str:
@@ -127,6 +148,8 @@ def render(report: Report) -> str:
     for service, rows in service_means(report.services).groupby("service", sort=False) if len(report.services) else ():
         table = rows.droplevel("service").T.to_string(float_format=lambda v: f"{v:,.4g}")
         lines += ["", f"service {service}, mean over windows and seeds (envs/service_report.py)", table]
+    for name, counts in report.shield.items():
+        lines += ["", f"{name}: " + ", ".join(f"{key} {count:,}" for key, count in counts.items())]
     if len(report.differences):
         shown = report.differences[
             report.differences["metric"].isin(["energy_kwh", "cost_usd", "carbon_kg", "sla_violation_rate", "objective_usd"])

@@ -94,7 +94,13 @@ def broken_rules(simulator, action, config):
             if not (need_end and (deadline - run[2] < wait or spare(run) - wait < least - 1e-9))
             and not (need_start and bound and (latest - run[3] < wait or latest - run[3] - config.start_margin_s - wait < least_start))
         ]
-        if not review and not still:
+        if review:
+            here, plan = int(state.pool[window, job]), int(state.expected_end_s[0, 0] - state.expected_start_s[0, 0])
+            still = [run for run in still if (run[0] - 1) // simulator.layout.n_levels != here]
+            left_s = deadline - (now + wait + plan)
+            planned = left_s >= 0 and left_s - config.deadline_margin_s - config.deadline_margin_share * plan >= least - 1e-9
+            still = still or not need_end or planned
+        if not still:
             broken.add("service")
     floor = config.class_floor_level.get(WORKLOAD_CLASSES[kind], 0.0)
     fractions = world.cluster.level_fractions
