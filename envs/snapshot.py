@@ -345,6 +345,11 @@ def charged_kw(simulator: Simulator, job: int, pool: int, level: int) -> float:
     return float(watts + idle_share_w(gpus, static.node_idle_w[pool], static.gpu_idle_w[pool], static.pool_gpus[pool])) / 1000.0
 
 
+def committed_w(simulator: Simulator, job: int, pool: int, level: int) -> float:
+    """Watts that the job would commit of the budgets of rack, pool and site, without those of nodes that it wakes."""
+    return _dynamic_w(simulator, job, pool, level, at_peak=True)
+
+
 def _dynamic_w(simulator: Simulator, job: int, pool: int, level: int, *, at_peak: bool = False) -> float:
     """Watts that the job adds to its awake nodes; of a replica at the load of its service now, or at its peak."""
     jobs, static = simulator.world.jobs, simulator.world.static

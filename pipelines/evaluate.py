@@ -10,8 +10,12 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from envs.breakdown import Breakdown
+from envs.cluster import ClusterSpec
 from envs.evaluate import METRICS, paired_difference
 from envs.reward import RewardSpec
+from envs.shield import ShieldConfig
+from envs.shield_io import load_shield
+from envs.shielded import ShieldedPolicy, shielded
 from envs.state import Policy
 from pipelines.ablations import ablation_names, ablation_section
 from pipelines.against import against_section
@@ -20,6 +24,7 @@ from pipelines.breakdown import BreakdownSection
 from pipelines.cli import build, hydra_command, name_sources
 from pipelines.equipment import ServiceRows
 from pipelines.evaluation_report import Report, Section, render
+from pipelines.interventions import ShieldSection
 from pipelines.pareto import ParetoSection, pareto_section
 from pipelines.policies import TunedJudges, is_folder, read_judges, resolve_policy
 from pipelines.setting import Setting, setting_of
@@ -30,6 +35,7 @@ from pipelines.workspace import write_json
 from telemetry.errors import InputError
 
 DEFAULT_POLICIES = ("k8s_default", "most_allocated", "easy", "greedy_cost", "lookahead")
+SHIELDED = "shielded:"
 
 
 def run(cfg: DictConfig) -> Report:
@@ -41,11 +47,15 @@ def run(cfg: DictConfig) -> Report:
     tuned = read_judges(str(cfg.judges)) if cfg.judges else TunedJudges({}, {})
     policies = _policies(cfg, tuned)
     scratch = resolve_policy(str(cfg.scratch), cfg.registry.tracking_uri) if cfg.scratch else None
-    setting = _setting(calm, reward)
+    shield = ShieldConfig() if cfg.shield is None else load_shield(Path(str(cfg.shield)))
+    setting = _setting(calm, reward, shield)
+    policies, guarded = _behind_the_shield(policies, shield, setting.trial.cluster)
     setting.trial.notes.extend(_about_tuned(tuned, policies, setting.trial, str(cfg.judges)))
     services, parts = ServiceRows(setting.trial, setting.plans), Breakdown()
     frame = setting.play(policies, observe=services if setting.plans else None, inspect=parts)
     sections: list[Section] = [BreakdownSection(parts.by_class(), parts.by_site())]
+    if guarded:
+        sections.append(ShieldSection({name: policy.counts for name, policy in guarded.items()}))
     if kind != "none":
         some = None if cfg.bound_windows is None else whole_number(cfg.bound_windows, "bound_windows")
         frame = with_bounds(frame, setting.worlds, reward, kind, policies.values(), some)
@@ -57,7 +67,7 @@ def run(cfg: DictConfig) -> Report:
     if levers:
         sections.append(ablation_section(setting, frame, policies, levers, cfg.ablation_policy, scratch))
     if stresses:
-        sections.append(_stress_section(cfg, stresses, policies, frame, reward))
+        sections.append(_stress_section(cfg, stresses, policies, frame, reward, shield))
     baseline = cfg.baseline if cfg.baseline in policies else None
     differences = paired_difference(frame, baseline, metrics=METRICS) if baseline and len(policies) > 1 else pd.DataFrame()
     return Report(frame, differences, setting.trial, tuple(setting.worlds), services.frame, tuple(sections))
@@ -75,7 +85,15 @@ def _policies(cfg: DictConfig, tuned: TunedJudges) -> dict[str, Policy]:
     given = [("agent" if is_folder(str(name)) else str(name), str(name)) for name in names]
     if len({key for key, _ in given}) < len(given):
         raise InputError(f"policies={names}", where="policies", allowed="each policy once, one folder at most")
-    return {key: resolve_policy(name, cfg.registry.tracking_uri, tuned.judges) for key, name in given}
+    return {key: resolve_policy(name.removeprefix(SHIELDED), cfg.registry.tracking_uri, tuned.judges) for key, name in given}
+
+
+def _behind_the_shield(
+    policies: dict[str, Policy], config: ShieldConfig, cluster: ClusterSpec
+) -> tuple[dict[str, Policy], dict[str, ShieldedPolicy]]:
+    """All policies, and those of them that were asked for as ``shielded:NAME``."""
+    guarded = {name: shielded(policy, config, cluster) for name, policy in policies.items() if name.startswith(SHIELDED)}
+    return {name: guarded.get(name, policy) for name, policy in policies.items()}, guarded
 
 
 def _about_tuned(tuned: TunedJudges, policies: Mapping[str, Policy], trial: Trial, file: str) -> list[str]:
@@ -94,11 +112,11 @@ def _about_tuned(tuned: TunedJudges, policies: Mapping[str, Policy], trial: Tria
     return notes
 
 
-def _setting(cfg: DictConfig, reward: RewardSpec) -> Setting:
+def _setting(cfg: DictConfig, reward: RewardSpec, shield: ShieldConfig) -> Setting:
     """The worlds of the configuration, one a seed."""
     seeds = tuple(range(cfg.seed, cfg.seed + whole_number(cfg.seeds, "seeds")))
     archive = queue_runs_itself(cfg, named=cfg.policies is not None)
-    return setting_of(cfg, swf_trial(cfg, seeds) if archive else table_trial(cfg, seeds), reward)
+    return setting_of(cfg, swf_trial(cfg, seeds) if archive else table_trial(cfg, seeds), reward, shield.minimum_warm_nodes)
 
 
 def _under(cfg: DictConfig, stress: dict[str, Any]) -> DictConfig:
@@ -110,12 +128,17 @@ def _under(cfg: DictConfig, stress: dict[str, Any]) -> DictConfig:
 
 
 def _stress_section(
-    cfg: DictConfig, stresses: dict[str, dict[str, Any]], policies: dict[str, Policy], calm: pd.DataFrame, reward: RewardSpec
+    cfg: DictConfig,
+    stresses: dict[str, dict[str, Any]],
+    policies: dict[str, Policy],
+    calm: pd.DataFrame,
+    reward: RewardSpec,
+    shield: ShieldConfig,
 ) -> StressSection:
     """Every stress on its own, with the policies and windows of the calm world."""
     frames, told = {}, {}
     for name, node in stresses.items():
-        setting = _setting(_under(cfg, node), reward)
+        setting = _setting(_under(cfg, node), reward, shield)
         frames[name], told[name] = setting.play(policies), setting.trial.stress[name]
     return stress_section(calm, frames, told)
 

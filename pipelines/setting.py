@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from envs.cluster import ClusterSpec
 from envs.evaluate import evaluate
 from envs.reward import RewardSpec
 from envs.services import ServicePlan
+from envs.shield import with_warm_floor
 from envs.state import EpisodeTotals, Policy
 from envs.windows import WindowTables
 from envs.world import World, build_world
@@ -30,6 +31,7 @@ class Setting:
         plans: of the services whose replicas are among the jobs.
         worlds: by seed, as they are billed.
         seen: by seed, as policies see them where that is not the truth; else empty.
+        warm_nodes: nodes that stay awake under every policy, by pool.
     """
 
     trial: Trial
@@ -39,6 +41,7 @@ class Setting:
     reward: RewardSpec
     slowdown_threshold_s: float
     progress: bool
+    warm_nodes: Mapping[str, int] = field(default_factory=dict)
 
     def play(
         self,
@@ -64,7 +67,12 @@ class Setting:
     def with_cluster(self, cluster: ClusterSpec) -> Setting:
         """The same windows on another cluster of the same sites, pools and nodes."""
         trial = replace(self.trial, cluster=cluster)
-        return replace(self, trial=trial, worlds=_worlds(cluster, trial.windows), seen=_worlds(cluster, trial.reported or {}))
+        return replace(
+            self,
+            trial=trial,
+            worlds=_worlds(cluster, trial.windows, self.warm_nodes),
+            seen=_worlds(cluster, trial.reported or {}, self.warm_nodes),
+        )
 
 
 def some_windows(world: World, windows: Sequence[int] | np.ndarray) -> World:
@@ -79,13 +87,15 @@ def some_windows(world: World, windows: Sequence[int] | np.ndarray) -> World:
     )
 
 
-def setting_of(cfg: DictConfig, trial: Trial, reward: RewardSpec) -> Setting:
+def setting_of(cfg: DictConfig, trial: Trial, reward: RewardSpec, warm_nodes: Mapping[str, int]) -> Setting:
     """The trial with its outages and services, as worlds; leases that can run nowhere are noted."""
     trial, plans = equipped(cfg, trial)
-    worlds, seen = _worlds(trial.cluster, trial.windows), _worlds(trial.cluster, trial.reported or {})
+    worlds, seen = _worlds(trial.cluster, trial.windows, warm_nodes), _worlds(trial.cluster, trial.reported or {}, warm_nodes)
+    if warm_nodes:
+        trial.notes.append(f"under every policy so many nodes stay awake: {dict(warm_nodes)}")
     trial.notes.extend(rejected_leases(worlds))
-    return Setting(trial, plans, worlds, seen, reward, float(cfg.trace.bounded_slowdown_threshold_s), bool(cfg.progress))
+    return Setting(trial, plans, worlds, seen, reward, float(cfg.trace.bounded_slowdown_threshold_s), bool(cfg.progress), warm_nodes)
 
 
-def _worlds(cluster: ClusterSpec, windows: Mapping[int, Sequence[WindowTables]]) -> dict[int, World]:
-    return {seed: build_world(cluster, tables) for seed, tables in windows.items()}
+def _worlds(cluster: ClusterSpec, windows: Mapping[int, Sequence[WindowTables]], warm_nodes: Mapping[str, int]) -> dict[int, World]:
+    return {seed: with_warm_floor(build_world(cluster, tables), warm_nodes) for seed, tables in windows.items()}

@@ -13,22 +13,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from envs.candidates import Candidate
 from envs.cluster import ClusterSpec
 from envs.cluster_io import cluster_from_mapping
-from envs.heuristics import JUDGES
 from envs.reward import RewardSpec
+from envs.shield import ShieldConfig
+from envs.shield_io import load_shield
+from envs.shielded import Ages, judge_named
 from envs.state import Policy
 from registry.loading import VerificationError, load_policy
 from registry.manifest import Manifest
 from registry.mlflow_client import DEFAULT_URI
-from runtime.decision import Candidate, Decision, decide
+from runtime.ages import ages_of, carried_forward
+from runtime.decision import Decision, decide
 from runtime.forecasts import expectation_lines, expectations
 from runtime.jobs import JobRefusedError, JobRequest, read_job
-from runtime.state_file import StateFile, read_state
+from runtime.state_file import StateFile, read_state, time_of
 from telemetry.errors import InputError
 
 EXIT_INPUT, EXIT_REFUSED, EXIT_UNVERIFIED = 2, 3, 4
-FALLBACK_JUDGE = "lookahead"
 EXAMPLES = Path(__file__).resolve().parents[1] / "deploy" / "examples"
 
 _EPILOG = f"""
@@ -36,12 +41,16 @@ JOB.json is a canonical job ({{"job_id", "gpus", "workload_class", and optionall
 "max_watts", "gpu_model", "priority"}}), or a Kubernetes Pod or Job: GPUs from the resource nvidia.com/gpu, limits from annotations
 such as joulewise.io/max-watts (any domain). STATE.json is described in runtime/state_file.py; examples of both lie in deploy/examples.
 
+Hard rules hold whatever the policy proposes, and a judge answers in its place when the state or its prices are too old or cannot be
+read: --shield SHIELD.yaml sets limits and margins (deploy/examples/shield.yaml, docs/shield.md). The answer says so.
+
 exit status: 0 decided, {EXIT_INPUT} state or argument unusable, {EXIT_REFUSED} job refused, {EXIT_UNVERIFIED} no model that can be trusted
 
 examples:
   python -m runtime.decide deploy/examples/job.json
   python -m runtime.decide pod.json --state now.json --json
   python -m runtime.decide pod.json --tracking-uri http://mlflow:5000 --fallback
+  python -m runtime.decide pod.json --state now.json --shield shield.yaml --explain
 """
 
 
@@ -49,7 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        answer = answer_for(options.job, options.state, options.tracking_uri, fallback=options.fallback, forecasts=not options.no_forecasts)
+        answer = answer_for(
+            options.job,
+            options.state,
+            options.tracking_uri,
+            fallback=options.fallback,
+            forecasts=not options.no_forecasts,
+            shield=ShieldConfig() if options.shield is None else load_shield(options.shield),
+            now=None if options.now is None else time_of(options.now, "--now"),
+            explained=options.explain,
+        )
     except JobRefusedError as refusal:
         return _fail(options.json, EXIT_REFUSED, "refused", str(refusal))
     except VerificationError as doubt:
@@ -62,47 +80,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def answer_for(
-    job: Path, state: Path | None = None, tracking_uri: str = DEFAULT_URI, *, fallback: bool = False, forecasts: bool = True
+    job: Path,
+    state: Path | None = None,
+    tracking_uri: str = DEFAULT_URI,
+    *,
+    fallback: bool = False,
+    forecasts: bool = True,
+    shield: ShieldConfig | None = None,
+    now: pd.Timestamp | None = None,
+    explained: bool = False,
 ) -> dict[str, Any]:
     """The whole answer as plain data.
+
+    Args:
+        shield: margins, floors, limits of age, and the judge that answers beyond them.
+        now: by which ages are measured; None = this machine's clock, or the example state's own time when no ``state`` is given.
 
     Raises:
         JobRefusedError: the job must not run.
         VerificationError: no policy, or a promoted model fails its checks, and no ``fallback`` is wanted.
         InputError: the state file cannot be used.
     """
+    config = shield or ShieldConfig()
     request = read_job(job)
     notices = list(request.notes)
+    example = state is None
     if state is None:
         state = EXAMPLES / "state.json"
         notices.append(f"no --state given: the example state of {state.name} is used")
     seen = read_state(state)
-    policy, manifest = _policy(tracking_uri, fallback, notices)
+    clock = now if now is not None else seen.time if example else pd.Timestamp.now(tz="UTC")
+    policy, manifest, doubt = _policy(tracking_uri, fallback, config, notices)
     rows: list[dict[str, Any]] = []
     if forecasts:
         try:
             rows, more = expectations(tracking_uri, seen.history, seen.time)
             notices += more
-        except (VerificationError, InputError) as doubt:
+        except (VerificationError, InputError) as error:
             if not fallback:
                 raise
-            notices.append(f"no forecast: {doubt}")
-    decision = _decide(request, seen, policy, manifest)
-    return _answer(decision, manifest, rows, notices)
+            notices.append(f"no forecast: {error}")
+    decision = _decide(request, seen, policy, manifest, config, ages_of(seen, clock), explained)
+    return _answer(decision, manifest, rows, notices, doubt)
 
 
-def _policy(tracking_uri: str, fallback: bool, notices: list[str]) -> tuple[Policy, Manifest | None]:
+def _policy(tracking_uri: str, fallback: bool, config: ShieldConfig, notices: list[str]) -> tuple[Policy, Manifest | None, str]:
+    """The promoted policy with its manifest, or the fallback, None, and why there is no other."""
     try:
-        return load_policy(tracking_uri=tracking_uri)
+        return *load_policy(tracking_uri=tracking_uri), ""
     except (VerificationError, InputError) as doubt:
         if not fallback:
             raise doubt if isinstance(doubt, VerificationError) else VerificationError(str(doubt)) from doubt
-        notices.append(f"FALLBACK: the judge '{FALLBACK_JUDGE}' decides, because {doubt}")
-        return JUDGES[FALLBACK_JUDGE], None
+        notices.append(f"FALLBACK: the judge '{config.fallback}' decides, because {doubt}")
+        return judge_named(config.fallback), None, str(doubt)
 
 
-def _decide(request: JobRequest, seen: StateFile, policy: Policy, manifest: Manifest | None) -> Decision:
-    return decide(seen.snapshot(request, _cluster(seen, manifest)), request.job_id, policy, _reward(manifest))
+def _decide(
+    request: JobRequest,
+    seen: StateFile,
+    policy: Policy,
+    manifest: Manifest | None,
+    config: ShieldConfig,
+    ages: Ages,
+    explained: bool,
+) -> Decision:
+    snapshot = carried_forward(seen.snapshot(request, _cluster(seen, manifest)))
+    return decide(snapshot, request.job_id, policy, _reward(manifest), shield=config, ages=ages, explained=explained)
 
 
 def _cluster(seen: StateFile, manifest: Manifest | None) -> ClusterSpec:
@@ -117,8 +160,10 @@ def _reward(manifest: Manifest | None) -> RewardSpec:
     return RewardSpec(**manifest.layout["reward"]) if manifest is not None and manifest.layout.get("reward") else RewardSpec()
 
 
-def _answer(decision: Decision, manifest: Manifest | None, rows: list[dict[str, Any]], notices: list[str]) -> dict[str, Any]:
+def _answer(decision: Decision, manifest: Manifest | None, rows: list[dict[str, Any]], notices: list[str], doubt: str) -> dict[str, Any]:
     content = asdict(decision)
+    if doubt:
+        content["fallback"] = {**decision.fallback, "used": True, "reason": doubt}
     content["decision"] = decision.chosen.verb
     content["policy"] = {"name": decision.policy, "verified": manifest is not None}
     if manifest is not None:
@@ -139,10 +184,23 @@ def render(answer: dict[str, Any]) -> str:
     if answer["ahead"]:
         lines += ["first in the queue:", *(f"  {line}" for line in answer["ahead"])]
     lines += ["", _table([chosen, *(Candidate(**other) for other in answer["alternatives"])], answer["blocked"])]
+    if answer["explanation"]:
+        lines += ["", *explanation_lines(answer["explanation"])]
     if answer["forecasts"]:
         lines += ["", "expected:", *(f"  {line}" for line in expectation_lines(answer["forecasts"]))]
     lines += [f"note: {notice}" for notice in answer["notices"]]
     return "\n".join(lines)
+
+
+def explanation_lines(explanation: dict[str, Any]) -> list[str]:
+    """Shares of the features, and of the parts of the look-ahead score, as text."""
+    lines = [f"why {explanation['chosen']} and not {explanation['runner_up']} (by {explanation['policy']}):"]
+    parts = f"look-ahead {explanation['lookahead']:+.4f}, learned {explanation['residual']:+.4f}"
+    lines.append(f"  ranks {explanation['difference']:+.4f} above it: {parts}")
+    lines += [f"  {share:+10.4f}  {name}" for name, share in explanation["shares"].items()]
+    lines.append("  the look-ahead scores differ by (less is better):")
+    lines += [f"  {share:+10.4f}  {name}" for name, share in explanation["score_parts"].items() if abs(share) > 1e-6]
+    return lines
 
 
 def _table(candidates: list[Candidate], blocked: bool) -> str:
@@ -150,7 +208,7 @@ def _table(candidates: list[Candidate], blocked: bool) -> str:
     rows = [head]
     for index, candidate in enumerate(candidates):
         mark = "->" if index == 0 else ""
-        if candidate.objective_usd is None:
+        if candidate.objective_usd is None or not candidate.allowed:
             rows.append((mark, candidate.name, candidate.why_not or ("waits for room" if blocked else ""), *[""] * 6))
             continue
         figures = (candidate.energy_kwh, candidate.cost_usd, candidate.carbon_kg, candidate.penalty_usd, candidate.objective_usd)
@@ -190,7 +248,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--state", type=Path, metavar="STATE.json", help="the cluster now (default: the example in deploy/examples)")
     parser.add_argument("--tracking-uri", default=DEFAULT_URI, help="model registry (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    parser.add_argument("--fallback", action="store_true", help=f"decide by the judge '{FALLBACK_JUDGE}' when no model can be trusted")
+    parser.add_argument("--fallback", action="store_true", help="decide by the judge that the shield names when no model can be trusted")
+    parser.add_argument(
+        "--shield", type=Path, metavar="SHIELD.yaml", help="margins, floors, limits of age and the fallback (default: those of the code)"
+    )
+    parser.add_argument(
+        "--now", metavar="TIME", help="time by which ages are measured (default: this machine's clock; for the example state its own)"
+    )
+    parser.add_argument("--explain", action="store_true", help="add the shares of the features in the choice against the runner-up")
     parser.add_argument("--no-forecasts", action="store_true", help="do not load the forecasters, which are shown but do not decide")
     return parser
 

@@ -1,50 +1,23 @@
-"""One decision: put the question to a policy in the simulator's own terms and say what each choice is expected to cost."""
+"""One decision: put the question to a policy behind the shield, and say what each choice is expected to cost."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from envs.candidates import Candidate, candidates_of, gpu_watts, iso_time, objective_parts, place_of, why_masked
+from envs.explain import explain, preferences, probabilities, score_parts
 from envs.kernel import Simulator
 from envs.reward import RewardSpec
-from envs.snapshot import Snapshot, charged_kw, forecast_integral, grid_column, price_actions, rejection, restore
+from envs.shield import RULE_WORDS, RULES, ShieldConfig
+from envs.shielded import ANSWERED_BY, Ages, ShieldedDecisions, ShieldedPolicy, shielded
+from envs.snapshot import Snapshot, forecast_integral, grid_column, rejection, restore
 from envs.state import Policy
 from runtime.jobs import JobRefusedError
 
 DAY_S = 86_400
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One choice and what it is expected to lead to; the figures are None where the choice is not allowed.
-
-    For a hold, pool and level are those of the start that it waits for. ``energy_kwh`` is charged to the job and leaves out waking nodes;
-    cost, carbon and objective count that too.
-    """
-
-    action: int
-    verb: str
-    pool: str | None
-    site: str | None
-    level: int | None
-    power_limit: float | None
-    allowed: bool
-    why_not: str = ""
-    start: str | None = None
-    finish: str | None = None
-    energy_kwh: float | None = None
-    cost_usd: float | None = None
-    carbon_kg: float | None = None
-    penalty_usd: float | None = None
-    objective_usd: float | None = None
-    nodes_woken: int = 0
-
-    @property
-    def name(self) -> str:
-        return "hold" if self.verb == "hold" else f"run in {self.pool} at {self.power_limit:.0%} power"
 
 
 @dataclass(frozen=True)
@@ -54,6 +27,10 @@ class Decision:
     Attributes:
         blocked: no run is possible now; the answer is hold without a question to the policy.
         ahead: decisions on jobs that come first in the queue, which were made on the way.
+        shield: ``removed``, the actions that a rule beyond the mask removes, each with name and rule; ``rule``, the one against what the
+            policy proposed, None when the proposal stands; ``proposed``, its name; ``counts`` of this and of the decisions ahead.
+        fallback: ``used``, ``reason`` and ``policy``: whether a judge answered in the policy's place, why, and which it is.
+        explanation: shares of the features in the choice against the runner-up (``envs.explain``), when asked for and there are two.
     """
 
     job_id: str
@@ -64,10 +41,26 @@ class Decision:
     alternatives: tuple[Candidate, ...]
     ahead: tuple[str, ...]
     policy: str
+    shield: dict[str, Any]
+    fallback: dict[str, Any]
+    explanation: dict[str, Any] | None = None
 
 
-def decide(snapshot: Snapshot, job_id: str, policy: Policy, reward: RewardSpec) -> Decision:
-    """Ask ``policy`` about ``job_id``, after the jobs that come before it in the policy's queue order.
+def decide(
+    snapshot: Snapshot,
+    job_id: str,
+    policy: Policy,
+    reward: RewardSpec,
+    *,
+    shield: ShieldConfig | None = None,
+    ages: Ages | None = None,
+    explained: bool = False,
+) -> Decision:
+    """Ask ``policy``, behind the shield, about ``job_id``, after the jobs that come before it in the policy's queue order.
+
+    Args:
+        ages: of the snapshot and of the newest price; beyond the limits of ``shield`` its fallback answers.
+        explained: whether the decision carries an explanation.
 
     Raises:
         JobRefusedError: no empty cluster could run the job within its limits.
@@ -75,22 +68,127 @@ def decide(snapshot: Snapshot, job_id: str, policy: Policy, reward: RewardSpec) 
     """
     simulator = restore(snapshot, policy.settings, reward)
     _refuse_impossible(simulator, job_id)
+    guarded = shielded(policy, shield or ShieldConfig(), snapshot.cluster)
     target = simulator.world.job_ids[0].index(job_id)
     ahead: list[str] = []
     observation = simulator.observe()
     while not simulator.done[0] and int(simulator.asking[0]) != target:
-        action = int(policy.act(observation, simulator.layout)[0])
+        action = int(guarded.decide(observation, simulator.layout, ages).actions[0])
         ahead.append(f"{simulator.world.job_ids[0][int(simulator.asking[0])]}: {_verb(simulator, action)}")
         simulator.step(np.array([action]))
         observation = simulator.observe()
     if simulator.done[0]:
-        return _blocked(simulator, target, policy, tuple(ahead))
-    action = int(policy.act(observation, simulator.layout)[0])
-    candidates = _candidates(simulator, target)
+        return _blocked(simulator, target, guarded, tuple(ahead), guarded.too_old(ages))
+    observed = observation.copy()
+    answer = guarded.decide(observed, simulator.layout, ages)
+    action = int(answer.actions[0])
+    candidates = _marked(candidates_of(simulator), simulator, guarded, answer, observed)
     chosen = candidates[action]
     others = sorted((c for c in candidates if c.action != action), key=lambda c: (not c.allowed, c.objective_usd or 0.0, c.action))
-    reasons = _reasons(simulator, target, chosen, candidates)
-    return Decision(job_id, _iso(simulator, simulator.state.time_s[0]), chosen, False, reasons, tuple(others), tuple(ahead), policy.name)
+    return Decision(
+        job_id,
+        iso_time(simulator, simulator.state.time_s[0]),
+        chosen,
+        False,
+        (*_interventions(answer, candidates, guarded), *_reasons(simulator, target, chosen, candidates)),
+        tuple(others),
+        tuple(ahead),
+        policy.name,
+        _shield_record(answer, candidates, guarded),
+        _fallback_record(answer.reasons[0], guarded, answered=ANSWERED_BY[answer.answered_by[0]]),
+        _explanation(simulator, guarded, answer, candidates) if explained else None,
+    )
+
+
+# ---------------------------------------------------------------- shield, fallback, explanation
+
+
+def _decider(guarded: ShieldedPolicy, answer: ShieldedDecisions) -> Policy:
+    return guarded.policy if ANSWERED_BY[answer.answered_by[0]].startswith("policy") else guarded.fallback
+
+
+def _marked(
+    candidates: list[Candidate], simulator: Simulator, guarded: ShieldedPolicy, answer: ShieldedDecisions, observed: np.ndarray
+) -> list[Candidate]:
+    """The candidates with the rules of the shield, the look-ahead score, and what the policy that decided thinks of them."""
+    layout, decider = simulator.layout, _decider(guarded, answer)
+    row = observed[0] if not answer.reasons[0] else answer.rows[0]
+    ranked = preferences(decider, row, layout)
+    shares = probabilities(ranked) if ranked is not None and decider.name == "agent" and np.isfinite(ranked).any() else None
+    scores = layout.candidates(observed)[0, :, layout.score_index]
+    marked = []
+    for candidate in candidates:
+        a, rule = candidate.action, RULES[answer.removed[0, candidate.action]]
+        if candidate.objective_usd is None:
+            marked.append(candidate)
+            continue
+        marked.append(
+            replace(
+                candidate,
+                allowed=not rule,
+                rule=rule,
+                why_not=f"shield: {RULE_WORDS[rule]}" if rule else "",
+                score=float(scores[a]) if np.isfinite(scores[a]) else None,
+                preference=float(ranked[a]) + 0.0 if ranked is not None and np.isfinite(ranked[a]) else None,
+                probability=None if shares is None else float(shares[a]),
+            )
+        )
+    return marked
+
+
+def _shield_record(answer: ShieldedDecisions, candidates: list[Candidate], guarded: ShieldedPolicy) -> dict[str, Any]:
+    removed = [
+        {"action": candidate.action, "name": candidate.name, "rule": candidate.rule}
+        for candidate in candidates
+        if candidate.rule and candidate.objective_usd is not None
+    ]
+    proposal = int(answer.proposals[0])
+    named = candidates[proposal].name if 0 <= proposal < len(candidates) else None
+    counts = {name: count for name, count in sorted(guarded.counts.items()) if count}
+    return {"removed": removed, "rule": RULES[answer.overruled[0]] or None, "proposed": named, "counts": counts}
+
+
+def _fallback_record(reason: str, guarded: ShieldedPolicy, *, answered: str) -> dict[str, Any]:
+    used = bool(reason) or answered in ("fallback", "least_score")
+    if used and not reason:
+        reason = f"'{guarded.policy.name}' proposed twice what the shield removes"
+    return {"used": used, "reason": reason or None, "policy": guarded.fallback.name}
+
+
+def _interventions(answer: ShieldedDecisions, candidates: list[Candidate], guarded: ShieldedPolicy) -> tuple[str, ...]:
+    """What shield and fallback did, as reasons."""
+    said = []
+    if answer.reasons[0]:
+        said.append(f"FALLBACK: the judge '{guarded.fallback.name}' decides, because {answer.reasons[0]}")
+    if rule := RULES[answer.overruled[0]]:
+        proposal = int(answer.proposals[0])
+        named = candidates[proposal].name if 0 <= proposal < len(candidates) else f"action {proposal}"
+        said.append(f"the shield refused what '{guarded.policy.name}' proposed ({named}): {RULE_WORDS[rule]}")
+    if answer.yielded[0]:
+        said.append("no power level at or above the least of its class is possible; the shield let a lower one pass")
+    return tuple(said)
+
+
+def _explanation(
+    simulator: Simulator, guarded: ShieldedPolicy, answer: ShieldedDecisions, candidates: list[Candidate]
+) -> dict[str, Any] | None:
+    """Against the candidate that the deciding policy ranks next; None where there is no other, or the policy ranks in no known way."""
+    layout, action, row = simulator.layout, int(answer.actions[0]), answer.rows[0]
+    decider = _decider(guarded, answer)
+    ranked = preferences(decider, row, layout)
+    others = [c.action for c in candidates if c.allowed and c.action != action and ranked is not None and np.isfinite(ranked[c.action])]
+    if ranked is None or not others or not np.isfinite(ranked[action]):
+        return None
+    runner_up = max(others, key=lambda a: ranked[a])
+    why = explain(decider, row, layout, action, runner_up)
+    parts = score_parts(objective_parts(simulator, candidates), row, layout, action, runner_up)
+    return {
+        **asdict(why),
+        "policy": decider.name,
+        "chosen": candidates[action].name,
+        "runner_up": candidates[runner_up].name,
+        "score_parts": parts,
+    }
 
 
 def _refuse_impossible(simulator: Simulator, job_id: str) -> None:
@@ -115,122 +213,8 @@ def _refuse_impossible(simulator: Simulator, job_id: str) -> None:
     )
 
 
-def _candidates(simulator: Simulator, job: int) -> list[Candidate]:
-    """Every action in order of its number, with the kernel's own expectations."""
-    world, state = simulator.world, simulator.state
-    levels = len(world.cluster.level_fractions)
-    objective = state.expected_usd[0].copy()
-    cost, carbon = _priced(simulator, cost=1.0), _priced(simulator, carbon=1.0)
-    candidates = [_hold(simulator, job, objective[0])]
-    for action in range(1, world.n_actions):
-        pool, level = divmod(action - 1, levels)
-        allowed = bool(state.mask[0, action])
-        figures: dict[str, Any] = {}
-        if allowed:
-            figures = {
-                "start": _iso(simulator, state.expected_start_s[0, action]),
-                "finish": _iso(simulator, state.expected_end_s[0, action]),
-                "energy_kwh": float(state.expected_kwh[0, action]),
-                "cost_usd": float(cost[action]),
-                "carbon_kg": float(carbon[action]),
-                "penalty_usd": float(state.expected_late[0, action]),
-                "objective_usd": float(objective[action]),
-                "nodes_woken": int(state.nodes_woken[0, action]),
-            }
-        why = "" if allowed else _why_masked(simulator, job, pool, level)
-        candidates.append(Candidate(action=action, verb="run", allowed=allowed, why_not=why, **_place(simulator, pool, level), **figures))
-    return candidates
-
-
-def _priced(simulator: Simulator, *, cost: float = 0.0, carbon: float = 0.0) -> np.ndarray:
-    """Expected USD or kg of every allowed run [A]: the objective under unit weights, then everything as it was."""
-    params, state = simulator.params, simulator.state
-    saved = params.weights[0].copy(), params.carbon_usd_per_kg[0]
-    params.weights[0] = [cost, carbon, 0.0, 0.0]
-    params.carbon_usd_per_kg[0] = 1.0
-    price_actions(simulator)
-    simulator.observe()
-    values = state.expected_usd[0].copy()
-    params.weights[0], params.carbon_usd_per_kg[0] = saved
-    price_actions(simulator)
-    simulator.observe()
-    return values
-
-
-def _hold(simulator: Simulator, job: int, objective: float) -> Candidate:
-    state, world = simulator.state, simulator.world
-    nowhere = {"pool": None, "site": None, "level": None, "power_limit": None}
-    if not state.mask[0, 0]:
-        deferrable = world.static.deferrable[world.jobs.kind[0, job]]
-        why = "its latest start has come" if deferrable else "its class is not deferrable"
-        return Candidate(action=0, verb="hold", allowed=False, why_not=why, **nowhere)
-    begin, end = int(state.expected_start_s[0, 0]), int(state.expected_end_s[0, 0])
-    pool, level = _planned(simulator, job, begin, end)
-    site = int(world.static.pool_site[pool])
-    kilowatts = charged_kw(simulator, job, pool, level)
-    grid = world.grid
-    return Candidate(
-        action=0,
-        verb="hold",
-        allowed=True,
-        start=_iso(simulator, begin),
-        finish=_iso(simulator, end),
-        energy_kwh=float(state.expected_kwh[0, 0]),
-        cost_usd=kilowatts * forecast_integral(simulator, grid.price[0, site] * grid.pue[0, site], begin, end),
-        carbon_kg=kilowatts * forecast_integral(simulator, grid.carbon[0, site] * grid.pue[0, site], begin, end),
-        penalty_usd=float(state.expected_late[0, 0]),
-        objective_usd=float(objective),
-        **_place(simulator, pool, level),
-    )
-
-
-def _planned(simulator: Simulator, job: int, begin: int, end: int) -> tuple[int, int]:
-    """Pool and level that the kernel's best later start stands for: the ones that take as long and as much energy."""
-    world, state = simulator.world, simulator.state
-    jobs, speed = world.jobs, world.static.speed
-    pools, levels, _ = speed.shape
-    curve = jobs.curve[0, job]
-    choices = [
-        (pool, level)
-        for pool in range(pools)
-        for level in range(levels)
-        if jobs.allowed_levels[0, job, pool] >> level & 1
-        and int(np.ceil(jobs.estimate_s[0, job] / speed[pool, level, curve])) == end - begin
-    ]
-    target = float(state.expected_kwh[0, 0])
-    return min(choices, key=lambda choice: abs(_energy(simulator, job, *choice, begin, end) - target))
-
-
-def _energy(simulator: Simulator, job: int, pool: int, level: int, begin: int, end: int) -> float:
-    site = int(simulator.world.static.pool_site[pool])
-    return charged_kw(simulator, job, pool, level) * forecast_integral(simulator, simulator.world.grid.pue[0, site], begin, end)
-
-
-def _why_masked(simulator: Simulator, job: int, pool: int, level: int) -> str:
-    world, state = simulator.world, simulator.state
-    jobs, static = world.jobs, world.static
-    spec = world.cluster.pools[pool]
-    if not jobs.pool_mask[0, job, pool]:
-        return f"its GPUs are {spec.gpu_model}"
-    if not jobs.allowed_levels[0, job, pool]:
-        empty = f"{spec.nodes} x {spec.gpus_per_node} GPUs"
-        watts = _gpu_watts(simulator, job, pool, len(world.cluster.level_fractions) - 1)
-        return f"{watts:.0f} W at least, above max_watts" if watts > jobs.max_watts[0, job] else f"too small even when empty ({empty})"
-    if not jobs.allowed_levels[0, job, pool] >> level & 1:
-        return f"{_gpu_watts(simulator, job, pool, level):.0f} W, above max_watts {jobs.max_watts[0, job]:g}"
-    if pool == state.reserved_pool[0]:
-        return "would delay a job that comes first"
-    free = state.pool_free[0, pool] / 1000
-    return f"no room: {free:g} of {static.pool_nodes[pool] * static.pool_gpus[pool]} GPUs are free"
-
-
-def _gpu_watts(simulator: Simulator, job: int, pool: int, level: int) -> float:
-    jobs = simulator.world.jobs
-    gpus = jobs.workers[0, job] * jobs.gpu_milli[0, job] / 1000
-    return float(gpus * simulator.world.static.gpu_power_w[pool, level, jobs.curve[0, job]])
-
-
-def _blocked(simulator: Simulator, job: int, policy: Policy, ahead: tuple[str, ...]) -> Decision:
+def _blocked(simulator: Simulator, job: int, guarded: ShieldedPolicy, ahead: tuple[str, ...], stale: str) -> Decision:
+    policy = guarded.policy
     state, world = simulator.state, simulator.world
     levels = len(world.cluster.level_fractions)
     others = [
@@ -238,8 +222,9 @@ def _blocked(simulator: Simulator, job: int, policy: Policy, ahead: tuple[str, .
             action=1 + pool * levels + level,
             verb="run",
             allowed=False,
-            why_not=_why_masked(simulator, job, pool, level),
-            **_place(simulator, pool, level),
+            why_not=why_masked(simulator, job, pool, level),
+            rule="mask",
+            **place_of(simulator, pool, level),
         )
         for pool in range(len(world.cluster.pools))
         for level in range(levels)
@@ -248,8 +233,11 @@ def _blocked(simulator: Simulator, job: int, policy: Policy, ahead: tuple[str, .
     if policy.settings.discipline == "strict":
         reasons.append("the policy serves its queue strictly in order")
     hold = Candidate(action=0, verb="hold", pool=None, site=None, level=None, power_limit=None, allowed=True)
-    moment = _iso(simulator, state.time_s[0])
-    return Decision(world.job_ids[0][job], moment, hold, True, tuple(reasons), tuple(others), ahead, policy.name)
+    moment = iso_time(simulator, state.time_s[0])
+    counts = {name: count for name, count in sorted(guarded.counts.items()) if count}
+    record = {"removed": [], "rule": None, "proposed": None, "counts": counts}
+    fallback = _fallback_record(stale, guarded, answered="policy")
+    return Decision(world.job_ids[0][job], moment, hold, True, tuple(reasons), tuple(others), ahead, policy.name, record, fallback)
 
 
 def _reasons(simulator: Simulator, job: int, chosen: Candidate, candidates: list[Candidate]) -> tuple[str, ...]:
@@ -266,7 +254,7 @@ def _reasons(simulator: Simulator, job: int, chosen: Candidate, candidates: list
     slack_h = (int(world.jobs.deadline_s[0, job]) - end) / 3600
     reasons.append(f"finishes {abs(slack_h):.1f} h {'before' if slack_h >= 0 else 'AFTER'} its deadline")
     if np.isfinite(world.jobs.max_watts[0, job]) and chosen.verb == "run":
-        watts = _gpu_watts(simulator, job, pool, int(chosen.level or 0))
+        watts = gpu_watts(simulator, job, pool, int(chosen.level or 0))
         reasons.append(f"its GPUs draw {watts:.0f} W, within max_watts {world.jobs.max_watts[0, job]:g}")
     return tuple(reasons)
 
@@ -293,18 +281,8 @@ def _price_now(simulator: Simulator, site: int) -> str:
     return f"power in {name} costs {price[column]:.4f} USD/kWh now{relative}, at {1000 * carbon[column]:.0f} gCO2/kWh"
 
 
-def _place(simulator: Simulator, pool: int, level: int) -> dict[str, Any]:
-    cluster = simulator.world.cluster
-    spec = cluster.pools[pool]
-    return {"pool": spec.name, "site": spec.site, "level": level, "power_limit": cluster.level_fractions[level]}
-
-
 def _verb(simulator: Simulator, action: int) -> str:
     if action == 0:
         return "hold"
-    place = _place(simulator, *divmod(action - 1, len(simulator.world.cluster.level_fractions)))
+    place = place_of(simulator, *divmod(action - 1, len(simulator.world.cluster.level_fractions)))
     return f"run in {place['pool']} at {place['power_limit']:.0%} power"
-
-
-def _iso(simulator: Simulator, second: int) -> str:
-    return (simulator.world.window_start[0] + pd.Timedelta(seconds=int(second))).isoformat().replace("+00:00", "Z")

@@ -99,7 +99,7 @@ def read_state(path: Path) -> StateFile:
     _keys(content, KEYS, ("time", "nodes", "grid"), where)
     cluster = content.get("cluster")
     return StateFile(
-        time=_time(content["time"], f"{where}, time"),
+        time=time_of(content["time"], f"{where}, time"),
         cluster=None if cluster is None else cluster_from_mapping(cluster, f"{where}, cluster"),
         nodes=tuple(_node(item, f"{where}, nodes[{i}]") for i, item in enumerate(_list(content, "nodes", where))),
         running=tuple(_running(item, f"{where}, running[{i}]") for i, item in enumerate(_list(content, "running", where))),
@@ -126,7 +126,8 @@ def _list(content: Mapping[str, Any], key: str, where: str) -> list[Any]:
     return value
 
 
-def _time(value: Any, where: str) -> pd.Timestamp:
+def time_of(value: Any, where: str) -> pd.Timestamp:
+    """A time with zone, as UTC in whole seconds. Raises InputError."""
     try:
         moment = pd.Timestamp(value) if isinstance(value, str) else pd.NaT
     except ValueError:
@@ -137,7 +138,7 @@ def _time(value: Any, where: str) -> pd.Timestamp:
 
 
 def _optional_time(content: Mapping[str, Any], key: str, where: str) -> pd.Timestamp | None:
-    return None if content.get(key) is None else _time(content[key], f"{where}, {key}")
+    return None if content.get(key) is None else time_of(content[key], f"{where}, {key}")
 
 
 def _node(item: Any, where: str) -> NodeNow:
@@ -159,7 +160,7 @@ def _job(item: Mapping[str, Any], drop: tuple[str, ...], where: str) -> JobReque
 def _running(item: Any, where: str) -> tuple[JobRequest, Placement]:
     if not isinstance(item, Mapping) or any(key not in item for key in PLACE_KEYS):
         raise InputError("pool, level, started and nodes are needed", where=where)
-    started = _time(item["started"], f"{where}, started")
+    started = time_of(item["started"], f"{where}, started")
     if isinstance(item["level"], bool) or not isinstance(item["level"], int) or not isinstance(item["nodes"], list):
         raise InputError("level is a whole number and nodes a list", where=where)
     job = _job({"submit_time": started.isoformat(), **item}, PLACE_KEYS, where)
@@ -178,7 +179,7 @@ def _grid(rows: list[Any], where: str) -> pd.DataFrame:
         _keys(row, known, known[:4], f"{where}[{index}]")
     table = pd.DataFrame(rows)
     if not table.empty:
-        table["time"] = [_time(value, f"{where}[{index}], time") for index, value in enumerate(table["time"])]
+        table["time"] = [time_of(value, f"{where}[{index}], time") for index, value in enumerate(table["time"])]
     return table
 
 
@@ -188,5 +189,5 @@ def _history(rows: list[Any], where: str) -> pd.DataFrame:
         if isinstance(row["y"], bool) or not isinstance(row["y"], (int, float)):
             raise InputError(f"y {row['y']!r}", where=f"{where}[{index}]", allowed="a number")
     table = pd.DataFrame(rows, columns=["unique_id", "ds", "y"])
-    moments = [_time(value, f"{where}[{index}], ds") for index, value in enumerate(table["ds"])]
+    moments = [time_of(value, f"{where}[{index}], ds") for index, value in enumerate(table["ds"])]
     return table.assign(ds=pd.DatetimeIndex(moments, dtype="datetime64[ns, UTC]").tz_localize(None), y=table["y"].astype(float))

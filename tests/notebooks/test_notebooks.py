@@ -11,8 +11,8 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
 
-def test_both_notebooks_are_here():
-    assert [path.stem for path in NOTEBOOKS] == ["from_export_to_forecast", "what_the_agent_learned"]
+def test_all_notebooks_are_here():
+    assert [path.stem for path in NOTEBOOKS] == ["from_export_to_forecast", "scheduling_day", "what_the_agent_learned"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

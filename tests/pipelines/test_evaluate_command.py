@@ -350,3 +350,30 @@ def test_wrong_outages_name_file_and_row(call, folder):
     code, _, streams = call(*TABLES, "outages=none.csv")
     assert code == 2
     assert "none.csv: no such file" in streams.err
+
+
+def test_a_policy_behind_the_shield_is_compared_with_itself(call, folder):
+    (folder / "shield.yaml").write_text(
+        "deadline_margin_s: 1800\nclass_floor_level: {training: 1.0, batch_inference: 1.0}\nminimum_warm_nodes: {w: 1}\n"
+    )
+    names = "policies=[lookahead,shielded:lookahead,shielded:k8s_default]"
+    code, answer, (out, _) = call(*TABLES, names, "shield=shield.yaml", "windows=2")
+    assert code == 0
+    assert set(answer["shield"]) == {"shielded:lookahead", "shielded:k8s_default"}
+    counts = answer["shield"]["shielded:lookahead"]
+    assert counts["overruled.class_floor"] > 0
+    assert counts["decisions"] > counts["asked_again"] > 0
+    assert "shielded:lookahead: asked_again" in out
+    assert any("stay awake: {'w': 1}" in note for note in answer["notes"])
+    bare, guarded = (answer["summary"][name] for name in ("lookahead", "shielded:lookahead"))
+    assert bare["objective_usd"] != guarded["objective_usd"]
+    assert guarded["jobs_completed"] == bare["jobs_completed"]
+
+
+def test_unusable_shields_are_refused(call, folder):
+    (folder / "shield.yaml").write_text("minimum_warm_nodes: {nowhere: 1}\n")
+    arguments = ("jobs=jobs.csv", "grid=grid.csv", "cluster=cluster.yaml", "shield=shield.yaml", "windows=1")
+    for policies in ("policies=[shielded:lookahead]", "policies=[shielded:nobody]"):
+        code, answer, (_, err) = call(*arguments, policies)
+        assert (code, answer) == (2, None)
+        assert "nowhere" in err or "unknown policy 'nobody'" in err
