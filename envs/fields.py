@@ -228,6 +228,6 @@ ACTION_I = ("mask", "start_delay_s", "nodes_woken", "expected_start_s", "expecte
 MASK, START_DELAY_S, NODES_WOKEN, EXPECTED_START_S, EXPECTED_END_S = range(len(ACTION_I))
 ACTION_WIDTH = len(ACTION_I)
 
-ACTION_F = ("expected_usd", "expected_kwh", "expected_late", "planned_usd", "planned_node_usd", "planned_overbooked_usd")
+ACTION_F = ("expected_usd", "expected_kwh", "expected_late", "planned_action_usd", "planned_node_usd", "planned_overbooked_usd")
 EXPECTED_USD, EXPECTED_KWH, EXPECTED_LATE, PLANNED_ACTION_USD, PLANNED_NODE_USD, PLANNED_OVERBOOKED_USD = range(len(ACTION_F))
 ACTION_F_WIDTH = len(ACTION_F)

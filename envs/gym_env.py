@@ -37,7 +37,7 @@ class ClusterEnv(gym.Env):
 
     ## Observation space
 
-    ``Box(-10, 10, (D,), float32)`` with D = 17 (1 + P L) + 31: the same 17 features for each action (all zeros where it is masked), then 31
+    ``Box(-10, 10, (D,), float32)`` with D = 20 (1 + P L) + 31: the same 20 features for each action (all zeros where it is masked), then 31
     of the job, the queue, the hour, the objective's weights and the cluster. Units are in the table of ``envs.observation``;
     ``env.layout.describe()`` names every index. Hours, kWh, USD and counts enter as log(1 + x), scores, prices and intensities as relative
     differences, shares as 0 to 1; all are cut to the bounds. True durations and future prices are not in it: estimates and forecasts are.

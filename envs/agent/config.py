@@ -50,8 +50,8 @@ class AgentConfig:
     Attributes:
         total_steps: environment steps (decisions) in all.
         num_envs, n_steps: a rollout is num_envs x n_steps decisions.
-        gamma: discount per decision; near 1, as a decision is seconds to minutes of cluster time.
-        kappa: start of the inverse temperature on the look-ahead score.
+        gamma: discount per decision; at 0.999, with thousands of decisions a window, putting work off for ever pays.
+        kappa: start of the inverse temperature on the starting judge's score.
         validate_every: rollouts between two validations.
         patience: validations without a better one before training stops; 0 = never.
         accept: when the agent is better than its judge on the validation windows held back: ``interval``, with the
@@ -63,21 +63,21 @@ class AgentConfig:
         value_warmup: rollouts in which only the value function learns.
     """
 
-    total_steps: int = 2_000_000
+    total_steps: int = 1_200_000
     num_envs: int = 256
-    n_steps: int = 128
-    batch_size: int = 2048
+    n_steps: int = 64
+    batch_size: int = 4096
     n_epochs: int = 4
-    learning_rate: float = 5e-4
-    gamma: float = 0.999
-    gae_lambda: float = 0.99
+    learning_rate: float = 3e-4
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
     clip_range: float = 0.2
     ent_coef: float = 0.0
     vf_coef: float = 0.5
     max_grad_norm: float = 0.5
     target_kl: float = 0.03
     hidden: int = 32
-    kappa: float = 80.0
+    kappa: float = 30.0
     value_warmup: int = 2
     validate_every: int = 3
     patience: int = 6

@@ -76,13 +76,19 @@ def future_pair(worlds):
     return [build_world(spec, [WindowTables(worlds.START, prepare_jobs(pd.DataFrame(jobs), spec), table)]) for jobs, table in pairs]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if JUDGES[name].settings.price_forecast != "perfect"])
 def test_what_comes_later_changes_nothing_before(worlds, name):
     logs = [log_of(world, JUDGES[name]) for world in future_pair(worlds)]
     before = [log[log[:, 0] < 12 * HOUR] for log in logs]
     assert len(before[0]) > 60
     assert np.array_equal(*before)
     assert not np.array_equal(*logs)
+
+
+@pytest.mark.parametrize("name", ["lookahead_perfect", "planner_perfect"])
+def test_only_perfect_prices_are_foresight(worlds, name):
+    logs = [log_of(world, JUDGES[name]) for world in future_pair(worlds)]
+    assert not np.array_equal(*(log[log[:, 0] < 12 * HOUR] for log in logs))
 
 
 @pytest.mark.parametrize("name", NAMES)

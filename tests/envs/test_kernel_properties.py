@@ -119,8 +119,9 @@ def test_parts_sum_to_the_whole(worlds, seed, name, reserve):
         (totals.cost_usd, totals.job_cost_usd, totals.idle_cost_usd),
         (totals.carbon_kg, totals.job_carbon_kg, totals.idle_carbon_kg),
     ):
+        np.testing.assert_allclose(jobs.sum(axis=1) + idle.sum(axis=(1, 2)), whole.sum(axis=1), rtol=1e-9, atol=1e-12)
         site = np.where(totals.job_pool >= 0, world.static.pool_site[totals.job_pool], -1)
-        for s in range(2):
+        for s in range(2) if not JUDGES[name].settings.review_s else ():  # a job that moves has parts at several sites
             parts = np.where(site == s, jobs, 0.0).sum(axis=1) + idle[:, s].sum(axis=1)
             np.testing.assert_allclose(parts, whole[:, s], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(totals.job_penalty_usd.sum(axis=1), totals.penalty_usd.sum(axis=1), rtol=1e-9, atol=1e-12)
