@@ -143,6 +143,8 @@ def plan_pieces(c, job, p, loading, expected, padded, best, hold):
         rates = slot_row(c, site_of(c, p))
         resume *= (c.f[rates + fx.N_SLOTS] - c.f[rates]) / (fx.N_SLOTS * fx.SLOT_S / HOUR_S)
         usd = rest + late_usd(c, job, p, now + fx.SLOT_S, padded) + transfer_objective(c, job, p)
+        # It will have to be begun: the node of its cheapest slot is woken as one of now would be.
+        usd += wake_objective(c, p, 1) * c.f[c.o[fx.F_PLAN] + 2 * WIDTH + i[c.o[fx.I_ORDER] + p * fx.N_SLOTS]]
         if i[a + fx.START_S] >= 0:
             usd += resume
         now_usd = own_kw(c, job, p, level) * (sum_until(c, rates, fx.SLOT_S) - sum_until(c, rates, 0))

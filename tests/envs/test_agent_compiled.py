@@ -120,7 +120,8 @@ def test_the_gradient_is_that_of_autograd(pools, levels, rows, seed):
 
 def model_of(world, num_envs: int = 8, **options) -> CompiledPPO:
     env = ClusterVecEnv(world, num_envs, RewardSpec(), JUDGES["lookahead"].settings, seed=1, reward_mode="regret")
-    policy = {"layout": env.layout, "score_index": env.layout.score_index, "hidden": HIDDEN, "kappa": 5.0, "optimizer_kwargs": {"eps": 1e-5, "fused": True}}
+    policy = {"layout": env.layout, "score_index": env.layout.score_index, "hidden": HIDDEN, "kappa": 5.0}
+    policy["optimizer_kwargs"] = {"eps": 1e-5, "fused": True}
     defaults = {"n_steps": 32, "batch_size": 64, "n_epochs": 3, "learning_rate": 1e-3, "ent_coef": 0.01, "target_kl": 0.02, "seed": 0}
     return CompiledPPO(CandidatePolicy, env, policy_kwargs=policy, device="cpu", **(defaults | options))
 
