@@ -2,7 +2,7 @@
 
 A policy ranks candidates by a *preference*: the agent by its logit, a judge by minus its score. The agent's logit is
 
-    logit[a] = -kappa x look-ahead score[a] + residual(candidate a | job, queue, hour, all candidates)
+    logit[a] = -kappa x starting score[a] + residual(candidate a | job, queue, hour, all candidates)
 
 Two candidates of one question share everything to the right of the bar, so the difference of their logits is one of their own features:
 the first term's belongs to ``score`` exactly, and the residual's is divided by integrated gradients (Sundararajan et al. 2017) along the
@@ -19,7 +19,7 @@ import numpy as np
 
 from envs.agent.policy import AgentPolicy
 from envs.heuristics import Judge
-from envs.kernel_choosers import GREEDY, LOOKAHEAD, ROOMIEST, TIGHTEST
+from envs.kernel_choosers import GREEDY, LOOKAHEAD, PLANNER, ROOMIEST, TIGHTEST
 from envs.observation import CANDIDATE_FEATURES, ObservationLayout
 from envs.state import Policy
 from telemetry.errors import InputError
@@ -27,7 +27,7 @@ from telemetry.errors import InputError
 NAMES: tuple[str, ...] = tuple(name for name, _ in CANDIDATE_FEATURES)
 COMPLETENESS = 1e-6
 AGENT_METHOD = (
-    "look-ahead term exact; residual by integrated gradients from the runner-up to the chosen candidate, with job, queue, hour and context "
+    "score term exact; residual by integrated gradients from the runner-up to the chosen candidate, with job, queue, hour and context "
     "held, integrated exactly piece by piece"
 )
 JUDGE_METHOD = "the judge ranks by this feature alone"
@@ -39,7 +39,7 @@ class Explanation:
 
     Attributes:
         difference: preference of the chosen candidate minus the runner-up's; negative when the shield or a rule of the judge chose.
-        lookahead: part of the difference that is the look-ahead score's.
+        lookahead: part of the difference that is the score's that the agent started from (planner or look-ahead).
         residual: part that is the network's; 0 for a judge.
         check: what the shares' sum misses the difference by.
     """
@@ -59,7 +59,7 @@ def preferences(policy: Policy, row: np.ndarray, layout: ObservationLayout) -> n
     candidates = layout.candidates(row[None])[0].astype(np.float64)
     if isinstance(policy, AgentPolicy):
         values = _Network(policy, row, layout).logits()
-    elif isinstance(policy, Judge) and policy.chooser in (LOOKAHEAD, GREEDY, ROOMIEST, TIGHTEST):
+    elif isinstance(policy, Judge) and policy.chooser in (PLANNER, LOOKAHEAD, GREEDY, ROOMIEST, TIGHTEST):
         values = _judge_values(policy.chooser, candidates)
     else:
         return None
@@ -125,6 +125,8 @@ def _judge_values(chooser: int, candidates: np.ndarray) -> np.ndarray:
     def feature(name: str) -> np.ndarray:
         return candidates[:, NAMES.index(name)]
 
+    if chooser == PLANNER:
+        return -feature("planned")
     if chooser == LOOKAHEAD:
         return -feature("score")
     runs = np.arange(len(candidates)) > 0
@@ -138,6 +140,8 @@ def _judge_values(chooser: int, candidates: np.ndarray) -> np.ndarray:
 
 def _judge_feature(chooser: int, candidates: np.ndarray, chosen: int, runner_up: int) -> str:
     """The feature that decides between two candidates."""
+    if chooser == PLANNER:
+        return "planned"
     if chooser in (LOOKAHEAD, GREEDY):
         return "score" if chooser == LOOKAHEAD else "greedy_score"
     ordered = ("is_current", "free_gpus") if chooser == ROOMIEST else ("is_current", "nodes_woken", "free_gpus")

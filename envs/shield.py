@@ -55,7 +55,7 @@ class ShieldConfig:
         class_floor_level: least power level by class, as a fraction of the board's limit; classes without one have none.
         minimum_warm_nodes: nodes that stay awake, by pool (:func:`with_warm_floor`).
         telemetry_age_s, forecast_age_s: oldest cluster state and newest price that a policy may decide on.
-        fallback: judge that answers in its place.
+        fallback: judge that answers in its place; the look-ahead, where that is a planner and the policy keeps no plans.
     """
 
     deadline_margin_s: float = 0.0
@@ -65,7 +65,7 @@ class ShieldConfig:
     minimum_warm_nodes: Mapping[str, int] = field(default_factory=dict)
     telemetry_age_s: float = 300.0
     forecast_age_s: float = 7200.0
-    fallback: str = "lookahead"
+    fallback: str = "planner"
 
     def __post_init__(self) -> None:
         for name in ("deadline_margin_s", "deadline_margin_share", "start_margin_s", "telemetry_age_s", "forecast_age_s"):

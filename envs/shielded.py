@@ -15,7 +15,7 @@ from envs.heuristics import JUDGES
 from envs.observation import CANDIDATE_FEATURES, LIMIT, ObservationLayout
 from envs.shield import RULES, Shield, ShieldConfig
 from envs.shield_rows import KEPT, MASK
-from envs.state import Policy
+from envs.state import Policy, PolicySettings
 from telemetry.errors import InputError
 
 CLOCK_SKEW_S = 5.0
@@ -68,7 +68,7 @@ class ShieldedPolicy:
         self, policy: Policy, shield: Shield, fallback: Policy | None = None, *, alert: Callable[[str, str], None] | None = None
     ) -> None:
         self.policy, self.shield = policy, shield
-        self.fallback = fallback if fallback is not None else judge_named(shield.config.fallback)
+        self.fallback = fallback if fallback is not None else fallback_of(shield.config, policy.settings)
         self.name, self.settings = policy.name, policy.settings
         self.counts: Counter[str] = Counter()
         self._alert = alert
@@ -197,6 +197,12 @@ class ShieldedPolicy:
                 self.counts["fallback.observation"] += 1
             if self._alert is not None:
                 self._alert(cause or "observation", text)
+
+
+def fallback_of(config: ShieldConfig, settings: PolicySettings) -> Policy:
+    """The judge of ``config``; a planner can answer only where questions come with plans, else the look-ahead does."""
+    judge = judge_named(config.fallback)
+    return judge if settings.plans or not judge.settings.plans else JUDGES["lookahead"]
 
 
 def judge_named(name: str) -> Policy:

@@ -63,7 +63,7 @@ class OptunaSearch:
             import optuna
             from optuna.storages.journal import JournalFileBackend
         except ImportError as error:
-            raise InputError("Optuna is not installed", where="tune_judges", remedy="pip install optuna -c constraints.txt") from error
+            raise InputError("Optuna is not installed", where="tune_judges", remedy="pip install -e '.[bench]'") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage.parent.mkdir(parents=True, exist_ok=True)
         self._judge, self._complete = judge, (optuna.trial.TrialState.COMPLETE,)
