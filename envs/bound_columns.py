@@ -67,15 +67,23 @@ class ColumnMaker:
     """Columns of one window's jobs.
 
     Args:
-        edges_s: of the slots, ``[K + 1]``.
+        edges_s, late_edges_s: of the slots, and of the long ones that lateness is told in.
         late_s: seconds after a job's last free choice in which starts are told apart; later ones are one column.
     """
 
     def __init__(
-        self, world: World, m: int, facts: JobFacts, prices: Prices, reward: RewardSpec, edges_s: np.ndarray, late_s: float
+        self,
+        world: World,
+        m: int,
+        facts: JobFacts,
+        prices: Prices,
+        reward: RewardSpec,
+        edges_s: np.ndarray,
+        late_edges_s: np.ndarray,
+        late_s: float,
     ) -> None:
         self.world, self.m, self.facts, self.prices, self.reward = world, m, facts, prices, reward
-        self.edges, self.late_s = edges_s, late_s
+        self.edges, self.late_edges, self.late_s = edges_s, late_edges_s, late_s
         self.site = world.static.pool_site
         self.price_edges = prices.edges_s[:-1]
         kwh = world.jobs.data_gib[m, facts.index] * world.cluster.transfer_kwh_per_gib
@@ -124,7 +132,7 @@ class ColumnMaker:
         facts, run, delay = self.facts, float(self.facts.run_s[j, p, level]), float(self.facts.delay_s[j, p])
         first, free = float(facts.submit_s[j] + facts.sent_s[j, p]), float(facts.latest_s[j]) + delay
         last = free + self.late_s
-        late_kinks = self.edges[self.edges > facts.latest_s[j]] + delay
+        late_kinks = self.late_edges[self.late_edges > facts.latest_s[j]] + delay
         kinks = np.concatenate([[facts.latest_start_s[j], facts.deadline_s[j] - run, free], late_kinks])
         point = np.unique(np.concatenate([self._between(first, last, run, self.edges), kinks[(kinks > first) & (kinks < last)]]))
         fine = self._between(first, last, run, self.price_edges)
