@@ -25,9 +25,8 @@ from envs.world import World
 from telemetry.errors import InputError
 
 METHODS: tuple[str, ...] = ("lp",)
-LATE_S = 12 * 3600.0
+LATE_S = 36 * 3600.0
 LONG_SLOT = 3
-LATER_S = 72 * 3600.0
 ROUNDING = 1e-9  # relative error of the accounts and of the sums here, far above either
 
 
@@ -101,11 +100,7 @@ def window_bound(
     if case.unbounded:
         return WindowBound(-np.inf, np.nan, np.nan, np.nan, np.nan, time.perf_counter() - began, 0)
     program, floor = case.program(LATE_S)
-    solution = solve_lp(program, time_limit_s) if len(case.facts.index) else Solution(0.0, 0.0, np.zeros(program.size), 0, np.zeros(0))
-    if (solution.tail > 1e-3).any() and time.perf_counter() - began < time_limit_s / 4:
-        program, floor = case.program(LATER_S)
-        again = solve_lp(program, time_limit_s - (time.perf_counter() - began))
-        solution = again if again.bound > solution.bound else solution
+    solution = solve_lp(program, time_limit_s) if len(case.facts.index) else Solution(0.0, 0.0, np.zeros(program.size), 0)
     bound = solution.bound + floor
     parts = program.cost[: len(solution.x)] * solution.x if len(solution.x) == program.size else np.full(1, np.nan)
     return WindowBound(

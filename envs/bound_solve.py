@@ -28,7 +28,6 @@ class Solution:
     value: float
     x: np.ndarray
     rounds: int
-    tail: np.ndarray
 
 
 def solve_lp(program: Program, time_limit_s: float) -> Solution:
@@ -37,7 +36,7 @@ def solve_lp(program: Program, time_limit_s: float) -> Solution:
     Whatever the rounds leave out, each of their dual points is judged on all columns, so that each is a bound.
     """
     began = time.perf_counter()
-    best = Solution(without_solver(program), np.nan, np.zeros(program.size), 0, np.zeros(program.jobs))
+    best = Solution(without_solver(program), np.nan, np.zeros(program.size), 0)
     first = FIRST_PER_POOL
     active, history = _first_columns(program, first), []
     for turn in range(MOST_ROUNDS):
@@ -61,7 +60,7 @@ def solve_lp(program: Program, time_limit_s: float) -> Solution:
         x[chosen] = answer.x
         bound, reduced = proven(program, answer.eqlin.marginals, answer.ineqlin.marginals, below, most)
         if bound > best.bound:
-            best = Solution(bound, float(answer.fun), x, turn + 1, _tails(program, x))
+            best = Solution(bound, float(answer.fun), x, turn + 1)
         fresh = _worth_adding(program, reduced, active)
         settled = answer.fun - bound <= CLOSE * max(abs(answer.fun), 1e-6)
         cuts = [cut for cut in (program.whole_nodes(x), program.who_runs(x)) if cut is not None]
@@ -75,14 +74,6 @@ def solve_lp(program: Program, time_limit_s: float) -> Solution:
         for cut in cuts:
             program.add(cut)
     return best
-
-
-def _tails(program: Program, x: np.ndarray) -> np.ndarray:
-    """How much of each job is put off beyond the starts that are told apart, ``[J]``."""
-    tail = np.zeros(program.jobs)
-    c = program.columns
-    np.add.at(tail, c.job, np.where(c.late & (c.pool == NO_POOL), x[: c.size], 0.0))
-    return tail
 
 
 def _first_columns(program: Program, most: int) -> np.ndarray:
