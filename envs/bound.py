@@ -25,8 +25,8 @@ from envs.world import World
 from telemetry.errors import InputError
 
 METHODS: tuple[str, ...] = ("lp",)
-LATE_S = 12 * 3600.0
-LATER_S = 72 * 3600.0
+LATE_S = 36 * 3600.0
+LONG_SLOT = 3
 ROUNDING = 1e-9  # relative error of the accounts and of the sums here, far above either
 
 
@@ -100,11 +100,7 @@ def window_bound(
     if case.unbounded:
         return WindowBound(-np.inf, np.nan, np.nan, np.nan, np.nan, time.perf_counter() - began, 0)
     program, floor = case.program(LATE_S)
-    solution = solve_lp(program, time_limit_s) if len(case.facts.index) else Solution(0.0, 0.0, np.zeros(program.size), 0, np.zeros(0))
-    if (solution.tail > 1e-3).any() and time.perf_counter() - began < time_limit_s / 4:
-        program, floor = case.program(LATER_S)
-        again = solve_lp(program, time_limit_s - (time.perf_counter() - began))
-        solution = again if again.bound > solution.bound else solution
+    solution = solve_lp(program, time_limit_s) if len(case.facts.index) else Solution(0.0, 0.0, np.zeros(program.size), 0)
     bound = solution.bound + floor
     parts = program.cost[: len(solution.x)] * solution.x if len(solution.x) == program.size else np.full(1, np.nan)
     return WindowBound(
@@ -166,7 +162,7 @@ class _Case:
 
     def last_s(self) -> float:
         """Second by which every window has ended."""
-        if self.parts.any() or self.outages:
+        if self.parts.any() or self.outages or self.stranded:
             return np.inf
         count = int(self.world.jobs.count[self.m])
         facts = self.facts
@@ -185,10 +181,11 @@ class _Case:
         sure = self.sure_s()
         edges = slot_edges(slot_seconds(int(world.grid.step_s[m])), busy + 1.0, (sure,))
         nodes = node_costs(world, m, prices, edges, sure, self.last_s())
-        maker = ColumnMaker(world, m, facts, prices, self.reward, edges, late_s)
+        late_edges = long_edges(edges, LONG_SLOT)
+        maker = ColumnMaker(world, m, facts, prices, self.reward, edges, late_edges, late_s)
         columns, constant = self._columns(maker)
         free = self.parts.any() or self.outages or self.budgets or facts.lease.any() or not len(facts.index)
-        rooms = None if free else _rooms(world, facts, edges, self.only_free)
+        rooms = None if free else _rooms(world, facts, late_edges, self.only_free)
         return Program(facts, columns, nodes, edges, self.parts, world.static.pool_gpus, rooms), nodes.floor_usd + constant
 
     def _columns(self, maker: ColumnMaker) -> tuple[Columns, float]:
@@ -208,6 +205,11 @@ class _Case:
             if self.stranded and not self.facts.lease[j]:
                 found.append(maker.dropped(j))
         return joined(found or [maker.nothing()]), constant
+
+
+def long_edges(edges_s: np.ndarray, every: int) -> np.ndarray:
+    """Every so many edges, with the first and the last."""
+    return np.unique(np.concatenate([edges_s[::every], edges_s[-1:]]))
 
 
 def _rooms(world: World, facts: JobFacts, edges_s: np.ndarray, own: bool) -> Rooms:
@@ -232,7 +234,8 @@ def _rooms(world: World, facts: JobFacts, edges_s: np.ndarray, own: bool) -> Roo
     both, kind = np.unique(np.concatenate([held, nodes], axis=1), axis=0, return_inverse=True)
     held, nodes = both[:, :pools], both[:, pools:]
     gpus = held @ static.pool_gpus
-    return Rooms(kind.ravel(), held, nodes, gpus, _possible(facts, edges_s, gpus, nodes.sum(axis=1), static.pool_gpus), own)
+    possible = _possible(facts, edges_s, gpus, nodes.sum(axis=1), static.pool_gpus)
+    return Rooms(kind.ravel(), held, nodes, gpus, edges_s, possible, own)
 
 
 def _possible(facts: JobFacts, edges_s: np.ndarray, gpus: np.ndarray, nodes: np.ndarray, pool_gpus: np.ndarray) -> np.ndarray:
@@ -245,7 +248,7 @@ def _possible(facts: JobFacts, edges_s: np.ndarray, gpus: np.ndarray, nodes: np.
     possible = np.zeros((len(gpus), len(edges_s) - 1), dtype=np.bool_)
     first = np.inf
     for k, (begin, end) in enumerate(pairwise(edges_s.tolist())):
-        there = (facts.submit_s < end) & ((gone > begin) | (facts.latest_s > first))
+        there = (facts.submit_s < end) & ((gone > begin) | (facts.latest_s >= first))
         possible[:, k] = (most[there].sum() >= gpus - 1e-9) & (facts.workers[there].sum() >= nodes)
         if np.isinf(first) and possible[:, k].any():
             first = begin

@@ -1,8 +1,8 @@
 """Ways in which each job of a window may be run, as columns of the linear program of :mod:`envs.bound`.
 
 A *point* is a start at one second; any start between two neighbouring points of a pool and level is a mean of the two, as energy,
-penalty and the seconds in each slot are linear (or lie above the line) between them. A *part* is work done within one slot, for jobs that
-may be interrupted. Proofs: docs/bound.md.
+penalty and the seconds in each slot are linear (or lie above the line) between them. A *range* stands for all starts in it. A *part* is
+work done within one slot, for jobs that may be interrupted. Proofs: docs/bound.md.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from envs.reward import RewardSpec
 from envs.world import World
 
 NO_POOL = -1
+NEAR_S = 6 * 3600.0  # of late starts that are told apart by points
+RANGE_SLOTS = 2  # long slots of a range
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,23 @@ class ColumnMaker:
     """Columns of one window's jobs.
 
     Args:
-        edges_s: of the slots, ``[K + 1]``.
+        edges_s, late_edges_s: of the slots, and of the long ones that lateness is told in.
         late_s: seconds after a job's last free choice in which starts are told apart; later ones are one column.
     """
 
     def __init__(
-        self, world: World, m: int, facts: JobFacts, prices: Prices, reward: RewardSpec, edges_s: np.ndarray, late_s: float
+        self,
+        world: World,
+        m: int,
+        facts: JobFacts,
+        prices: Prices,
+        reward: RewardSpec,
+        edges_s: np.ndarray,
+        late_edges_s: np.ndarray,
+        late_s: float,
     ) -> None:
         self.world, self.m, self.facts, self.prices, self.reward = world, m, facts, prices, reward
-        self.edges, self.late_s = edges_s, late_s
+        self.edges, self.late_edges, self.late_s = edges_s, late_edges_s, late_s
         self.site = world.static.pool_site
         self.price_edges = prices.edges_s[:-1]
         kwh = world.jobs.data_gib[m, facts.index] * world.cluster.transfer_kwh_per_gib
@@ -107,7 +117,7 @@ class ColumnMaker:
         """All ways of running a job once, without interruption."""
         parts = []
         for p, level in np.argwhere(self.facts.allowed[j]).tolist():
-            parts.append(self._points(j, p, level))
+            parts += [self._points(j, p, level), self._ranges(j, p, level)]
         return joined([*parts, self._tail(j)])
 
     def _energy(self, j: int, p: int, level: int, start: np.ndarray) -> np.ndarray:
@@ -123,8 +133,8 @@ class ColumnMaker:
         """Starts at the times between which everything is linear, from the first possible one on."""
         facts, run, delay = self.facts, float(self.facts.run_s[j, p, level]), float(self.facts.delay_s[j, p])
         first, free = float(facts.submit_s[j] + facts.sent_s[j, p]), float(facts.latest_s[j]) + delay
-        last = free + self.late_s
-        late_kinks = self.edges[self.edges > facts.latest_s[j]] + delay
+        last = free + min(NEAR_S, self.late_s)
+        late_kinks = self.late_edges[self.late_edges > facts.latest_s[j]] + delay
         kinks = np.concatenate([[facts.latest_start_s[j], facts.deadline_s[j] - run, free], late_kinks])
         point = np.unique(np.concatenate([self._between(first, last, run, self.edges), kinks[(kinks > first) & (kinks < last)]]))
         fine = self._between(first, last, run, self.price_edges)
@@ -133,6 +143,21 @@ class ColumnMaker:
         before, after = np.concatenate([point[:1], point[:-1]]), np.concatenate([point[1:], point[-1:]])
         more = {"from_s": before - delay, "to_s": after, "waits_s": point, "late_s": point - delay, "late": point > free}
         return _columns(j, p, point, point + run, usd, **more)
+
+    def _ranges(self, j: int, p: int, level: int) -> Columns:
+        """Starts that are later still, some hours at a time: what every start of a range holds, at the least cost of any."""
+        facts, run, delay = self.facts, float(self.facts.run_s[j, p, level]), float(self.facts.delay_s[j, p])
+        near, last = (float(facts.latest_s[j]) + seconds for seconds in (min(NEAR_S, self.late_s), self.late_s))
+        inside = self.late_edges[(self.late_edges > near) & (self.late_edges < last)][::RANGE_SLOTS]
+        cut = np.unique(np.concatenate([[near], inside, [last]])) + delay
+        low, high = cut[:-1], cut[1:]
+        if not len(low):
+            return self.nothing()
+        fine = np.unique(np.concatenate([cut, self._between(cut[0], cut[-1], run, self.price_edges)]))
+        usd, at = self._energy(j, p, level, fine), np.searchsorted(fine, cut)
+        least = np.minimum(np.minimum.reduceat(usd, at[:-1]), usd[at[1:]]) + self.penalties_usd(j, low + 1.0, run)
+        more = {"from_s": low - delay, "to_s": high, "waits_s": high, "late_s": low - delay, "late": True}
+        return _columns(j, p, high, np.maximum(high, low + run), least, **more)
 
     def _tail(self, j: int) -> Columns:
         """Any later start, anywhere, which then holds nothing."""

@@ -7,6 +7,7 @@ nodes that carry a running job, both means over a slot; ``stuck [T, K]`` the sha
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import numpy as np
 from scipy import sparse
@@ -29,7 +30,8 @@ class Rooms:
         held: float64 ``[T, P]``, node-equivalents of GPUs that are held, in a pool, when a job of the kind finds no room.
         nodes: float64 ``[T, P]``, nodes that then hold something.
         gpus: float64 ``[T]``, GPUs that are then held in all pools together.
-        possible: bool ``[T, K]``, slots in which a job of the kind may find no room at all.
+        edges_s: of the long slots that lateness is told in, ``[N + 1]``, some of the program's edges.
+        possible: bool ``[T, N]``, long slots in which a job of the kind may find no room at all.
         own: whether only a job's own lack of room can make it late (discipline ``free``); else that of any job.
     """
 
@@ -37,18 +39,19 @@ class Rooms:
     held: np.ndarray
     nodes: np.ndarray
     gpus: np.ndarray
+    edges_s: np.ndarray
     possible: np.ndarray
     own: bool
 
 
-def without_impossible(columns: Columns, facts: JobFacts, edges_s: np.ndarray, rooms: Rooms) -> Columns:
+def without_impossible(columns: Columns, facts: JobFacts, rooms: Rooms) -> Columns:
     """The columns without those whose job waits, out of free choices, in a slot in which nobody can lack room."""
-    possible = rooms.possible[rooms.kind] if rooms.own else np.broadcast_to(rooms.possible.any(axis=0), (len(rooms.kind), len(edges_s) - 1))
-    slot = np.arange(len(edges_s) - 1)
+    edges = rooms.edges_s
+    possible = rooms.possible[rooms.kind] if rooms.own else np.broadcast_to(rooms.possible.any(axis=0), (len(rooms.kind), len(edges) - 1))
     open_s = np.full(len(rooms.kind), np.inf)  # until when each job may wait: the first impossible slot after its last free choice
     for j in range(len(open_s)):
-        shut = slot[~possible[j] & (edges_s[1:] > facts.latest_s[j])]
-        open_s[j] = max(edges_s[shut[0]], facts.latest_s[j]) if len(shut) else np.inf
+        shut = np.flatnonzero(~possible[j] & (edges[1:] > facts.latest_s[j]))
+        open_s[j] = max(edges[shut[0]], facts.latest_s[j]) if len(shut) else np.inf
     keep = ~columns.late | (columns.late_s <= open_s[columns.job])
     return Columns(*(getattr(columns, field.name)[keep] for field in fields(Columns)))
 
@@ -73,14 +76,17 @@ class Program:
         pool_gpus: np.ndarray,
         rooms: Rooms | None,
     ) -> None:
-        columns = columns if rooms is None else without_impossible(columns, facts, edges_s, rooms)
+        columns = columns if rooms is None else without_impossible(columns, facts, rooms)
         self.job_gpus = facts.share * pool_gpus  # [J, P]
         self.pool_gpus = pool_gpus
         self.facts, self.columns, self.nodes, self.edges, self.rooms = facts, columns, nodes, edges_s, rooms
         self.length = np.diff(edges_s)
         self.pools, self.slots = nodes.on_usd.shape
         self.jobs = len(facts.index)
+        self.late_edges = edges_s if rooms is None else rooms.edges_s
+        self.late_length = np.diff(self.late_edges)
         self.late_slots = self._late_slots()
+        self.within = [np.flatnonzero((edges_s[:-1] >= a) & (edges_s[1:] <= b)) for a, b in pairwise(self.late_edges.tolist())]
         kinds = 0 if rooms is None else len(rooms.held)
         self.at_held = columns.size
         self.at_on = self.at_held + self.pools * self.slots
@@ -125,14 +131,13 @@ class Program:
         self.below.append(matrix)
         self.below_to.append(np.broadcast_to(np.asarray(most, dtype=np.float64), (matrix.shape[0],)))
 
-    def _slot_of(self, time_s: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.edges, time_s, side="right") - 1
+    def _slot_of(self, time_s: np.ndarray, edges_s: np.ndarray | None = None) -> np.ndarray:
+        return np.searchsorted(self.edges if edges_s is None else edges_s, time_s, side="right") - 1
 
     def _mean_overlap(self, column: np.ndarray, slot: np.ndarray) -> np.ndarray:
         """Share of slots in which columns certainly run."""
         c = self.columns
-        seconds = overlap_s(c.begin_s[column], c.end_s[column], self.edges, slot)
-        return seconds / self.length[np.clip(slot, 0, self.slots - 1)]
+        return _share(c.begin_s[column], c.end_s[column], self.edges, slot)
 
     def _equalities(self) -> tuple[sparse.csr_matrix, np.ndarray]:
         """Each job is done once; what is held in a slot, and who waits and runs in the late ones."""
@@ -142,16 +147,20 @@ class Program:
         runs = np.flatnonzero((c.pool != NO_POOL) & (c.end_s > c.begin_s))
         job, pool = c.job[runs], c.pool[runs]
         held = self._states(
-            self.at_held, self.pools, pool, runs, c.begin_s[runs], c.end_s[runs], self.facts.share[job, pool], 0, self.slots
+            self.edges, self.at_held, self.pools, pool, runs, c.begin_s[runs], c.end_s[runs], self.facts.share[job, pool], 0, self.slots
         )
         rows = [once, held]
         if places:
             low, high = int(self.late_slots[0]), int(self.late_slots[-1]) + 1
             late = np.flatnonzero(c.late)
             since, until = self.facts.latest_s[c.job[late]], np.minimum(c.late_s[late], self.edges[-1])
-            rows.append(self._states(self.at_waits, self.jobs, c.job[late], late, since, until, np.ones(len(late)), low, high))
             rows.append(
-                self._states(self.at_runs, self.jobs, job, runs, c.begin_s[runs], c.end_s[runs], self.job_gpus[job, pool], low, high)
+                self._states(self.late_edges, self.at_waits, self.jobs, c.job[late], late, since, until, np.ones(len(late)), low, high)
+            )
+            rows.append(
+                self._states(
+                    self.late_edges, self.at_runs, self.jobs, job, runs, c.begin_s[runs], c.end_s[runs], self.job_gpus[job, pool], low, high
+                )
             )
             rows.append(self._placed())
         equal = sparse.vstack(rows).tocsr()
@@ -159,6 +168,7 @@ class Program:
 
     def _states(
         self,
+        edges_s: np.ndarray,
         at: int,
         groups: int,
         group: np.ndarray,
@@ -171,13 +181,13 @@ class Program:
     ) -> sparse.csr_matrix:
         """Mean over slots ``low`` to ``high`` of what intervals of columns hold, as changes from slot to slot: 0 but at begins and ends."""
         width = high - low
-        first, last = self._slot_of(begin), self._slot_of(end)
+        first, last = self._slot_of(begin, edges_s), self._slot_of(end, edges_s)
         near = np.stack([np.full(len(columns), low), first, first + 1, first + 2, last, last + 1, last + 2], axis=1)
         row, column, value = [], [], []
         for place in range(near.shape[1]):
             slot = near[:, place]
-            before = np.where(slot > low, self._share(begin, end, slot - 1), 0.0)
-            change = self._share(begin, end, slot) - before
+            before = np.where(slot > low, _share(begin, end, edges_s, slot - 1), 0.0)
+            change = _share(begin, end, edges_s, slot) - before
             keep = (slot >= low) & (slot < high) & (change != 0) & ~(near[:, :place] == slot[:, None]).any(axis=1)
             row.append((group * width + slot - low)[keep])
             column.append(columns[keep])
@@ -189,16 +199,12 @@ class Program:
         value += [-np.ones(len(every)), np.ones(len(later))]
         return self._matrix(np.concatenate(row), np.concatenate(column), np.concatenate(value), len(every))
 
-    def _share(self, begin: np.ndarray, end: np.ndarray, slot: np.ndarray) -> np.ndarray:
-        """Share of slots that intervals cover."""
-        return overlap_s(begin, end, self.edges, slot) / self.length[np.clip(slot, 0, self.slots - 1)]
-
     def _placed_share(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(column, late place, most share of the slot) in which gangs of columns may be placed and not running."""
         placed = np.flatnonzero(self.columns.pool != NO_POOL)
         column, place, seconds = self._spread(self.columns.from_s[placed], self.columns.to_s[placed], placed)
         delay = self.facts.delay_s[self.columns.job[column], self.columns.pool[column]]
-        return column, place, np.minimum(seconds, delay) / self.length[self.late_slots][place]
+        return column, place, np.minimum(seconds, delay) / self.late_length[self.late_slots][place]
 
     def _placed(self) -> sparse.csr_matrix:
         """GPUs of gangs that may be placed and not running."""
@@ -234,18 +240,19 @@ class Program:
             return np.zeros(0, dtype=np.int64)
         latest = self.facts.latest_s[c.job[late]]
         begin, end = latest.min(), min(float(np.max(c.late_s[late])), self.edges[-1])
-        slots = np.arange(self.slots)
-        return slots[(self.edges[1:] > begin) & (self.edges[:-1] < end)]
+        slots = np.arange(len(self.late_length))
+        return slots[(self.late_edges[1:] > begin) & (self.late_edges[:-1] < end)]
 
     def _spread(self, begin: np.ndarray, end: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(column, place in late_slots, seconds) of each interval's part of each late slot."""
         low, high = self.late_slots[0], self.late_slots[-1]
-        first = np.clip(self._slot_of(begin), low, None)
-        last = np.clip(self._slot_of(np.minimum(end, self.edges[-1])), None, high)
+        edges = self.late_edges
+        first = np.clip(self._slot_of(begin, edges), low, None)
+        last = np.clip(self._slot_of(np.minimum(end, edges[-1]), edges), None, high)
         count = np.maximum(last - first + 1, 0)
         which = np.repeat(np.arange(len(columns)), count)
         slot = np.repeat(first, count) + np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
-        seconds = overlap_s(begin[which], end[which], self.edges, slot)
+        seconds = overlap_s(begin[which], end[which], edges, slot)
         keep = seconds > 0
         return columns[which[keep]], slot[keep] - low, seconds[keep]
 
@@ -279,7 +286,11 @@ class Program:
         for needs, each, at in ((rooms.held, self.facts.share, self.at_held), (rooms.nodes, workers, self.at_on)):
             extra = self._matrix(row, column, share * each[c.job[column], c.pool[column]], total)
             p, k = np.divmod(np.arange(total), places)
-            there = self._matrix(np.arange(total), at + p * self.slots + self.late_slots[k], np.ones(total), total)
+            within = [self.within[slot] for slot in self.late_slots[k]]
+            count = np.array([len(slots) for slots in within])
+            fine = np.concatenate(within)
+            share_of = self.length[fine] / np.repeat(self.late_length[self.late_slots[k]], count)
+            there = self._matrix(np.repeat(np.arange(total), count), at + np.repeat(p, count) * self.slots + fine, share_of, total)
             kinds = [self._matrix(np.arange(total), self._stuck(kind, k), needs[kind, p], total) for kind in range(len(needs))]
             for full in kinds if rooms.own else [sum(kinds[1:], kinds[0])]:
                 self.add((full - extra - there).tocsr())
@@ -292,7 +303,8 @@ class Program:
         kinds = len(rooms.held)
         stuck = x[self.at_stuck : self.at_waits].reshape(kinds, places)
         waits, runs = (x[at : at + self.jobs * places].reshape(self.jobs, places) for at in (self.at_waits, self.at_runs))
-        held = np.tensordot(self.pool_gpus, x[self.at_held : self.at_on].reshape(self.pools, self.slots)[:, self.late_slots], axes=1)
+        fine_held = self.pool_gpus @ x[self.at_held : self.at_on].reshape(self.pools, self.slots)
+        held = np.array([fine_held[self.within[k]] @ self.length[self.within[k]] / self.late_length[k] for k in self.late_slots])
         gpus, cuts = self.job_most, []
         for group in [[kind] for kind in range(kinds)] if rooms.own else [list(range(kinds))]:
             mine = rooms.kind == group[0] if rooms.own else np.ones(self.jobs, dtype=np.bool_)
@@ -306,11 +318,13 @@ class Program:
             return None
         row, column, value = [], [], []
         for number, (group, mine, k, jobs) in enumerate(cuts):
-            pools = self.at_held + np.arange(self.pools) * self.slots + self.late_slots[k]
+            slots = self.within[self.late_slots[k]]
+            pools = (self.at_held + np.arange(self.pools)[:, None] * self.slots + slots).ravel()
+            minus = -(self.pool_gpus[:, None] * self.length[slots] / self.late_length[self.late_slots[k]]).ravel()
             late = jobs[mine[jobs]]
             column += [self._stuck(0, k) + np.array(group) * places, self.at_waits + late * places + k, self.at_runs + jobs * places + k]
             column += [pools, np.array([self.at_placed + k])]
-            value += [rooms.gpus[group] - gpus[jobs].sum(), gpus[late], np.ones(len(jobs)), -self.pool_gpus.astype(float), -np.ones(1)]
+            value += [rooms.gpus[group] - gpus[jobs].sum(), gpus[late], np.ones(len(jobs)), minus, -np.ones(1)]
             row.append(np.full(sum(len(part) for part in column[-5:]), number))
         return self._matrix(np.concatenate(row), np.concatenate(column), np.concatenate(value), len(cuts))
 
@@ -322,7 +336,7 @@ class Program:
                 continue
             chosen = np.flatnonzero(rooms.kind[c.job] == kind)
             column, place, seconds = self._spread(self.facts.submit_s[c.job[chosen]], c.waits_s[chosen], chosen)
-            waits = self._matrix(place, column, seconds / self.length[self.late_slots][place], places)
+            waits = self._matrix(place, column, seconds / self.late_length[self.late_slots][place], places)
             stuck = self._matrix(np.arange(places), self._stuck(kind, np.arange(places)), np.ones(places), places)
             self.add((stuck - waits).tocsr())
 
@@ -358,3 +372,8 @@ class Program:
         keep = value > 0
         on = self._matrix(np.arange(len(job)), self.at_on + pool * self.slots + slot, np.ones(len(job)), len(job))
         return (self._matrix(row[keep], column[keep], value[keep], len(job)) - on).tocsr()
+
+
+def _share(begin: np.ndarray, end: np.ndarray, edges_s: np.ndarray, slot: np.ndarray) -> np.ndarray:
+    """Share of slots that intervals cover."""
+    return overlap_s(begin, end, edges_s, slot) / np.diff(edges_s)[np.clip(slot, 0, len(edges_s) - 2)]

@@ -28,7 +28,6 @@ class Solution:
     value: float
     x: np.ndarray
     rounds: int
-    tail: np.ndarray
 
 
 def solve_lp(program: Program, time_limit_s: float) -> Solution:
@@ -37,8 +36,9 @@ def solve_lp(program: Program, time_limit_s: float) -> Solution:
     Whatever the rounds leave out, each of their dual points is judged on all columns, so that each is a bound.
     """
     began = time.perf_counter()
-    best = Solution(without_solver(program), np.nan, np.zeros(program.size), 0, np.zeros(program.jobs))
-    active, history = _first_columns(program), []
+    best = Solution(without_solver(program), np.nan, np.zeros(program.size), 0)
+    first = FIRST_PER_POOL
+    active, history = _first_columns(program, first), []
     for turn in range(MOST_ROUNDS):
         left = time_limit_s - (time.perf_counter() - began)
         if left <= 0:
@@ -50,8 +50,8 @@ def solve_lp(program: Program, time_limit_s: float) -> Solution:
             np.stack([np.zeros(len(chosen)), program.most[chosen]], axis=1), method="highs-ds", options={"time_limit": left},
         )  # fmt: skip
         if answer.status == 2 and not active.all():  # too few columns to be feasible
-            early = np.flatnonzero(~program.columns.late)
-            active[early if not active[early].all() else slice(None)] = True
+            first *= 4
+            active = active | _first_columns(program, first)
             continue
         assert answer.status != 2, "a program that holds every schedule cannot be infeasible"
         if answer.status != 0:
@@ -60,30 +60,23 @@ def solve_lp(program: Program, time_limit_s: float) -> Solution:
         x[chosen] = answer.x
         bound, reduced = proven(program, answer.eqlin.marginals, answer.ineqlin.marginals, below, most)
         if bound > best.bound:
-            best = Solution(bound, float(answer.fun), x, turn + 1, _tails(program, x))
-        history.append(best.bound)
+            best = Solution(bound, float(answer.fun), x, turn + 1)
         fresh = _worth_adding(program, reduced, active)
         settled = answer.fun - bound <= CLOSE * max(abs(answer.fun), 1e-6)
         cuts = [cut for cut in (program.whole_nodes(x), program.who_runs(x)) if cut is not None]
         if not cuts and (settled or not len(fresh)):
             break
-        if _stalled(history, float(answer.fun)):
-            break
+        if settled:
+            history.append(best.bound)
+            if _stalled(history, float(answer.fun)):
+                break
         active[fresh] = True
         for cut in cuts:
             program.add(cut)
     return best
 
 
-def _tails(program: Program, x: np.ndarray) -> np.ndarray:
-    """How much of each job is put off beyond the starts that are told apart, ``[J]``."""
-    tail = np.zeros(program.jobs)
-    c = program.columns
-    np.add.at(tail, c.job, np.where(c.late & (c.pool == NO_POOL), x[: c.size], 0.0))
-    return tail
-
-
-def _first_columns(program: Program) -> np.ndarray:
+def _first_columns(program: Program, most: int) -> np.ndarray:
     """Variables to begin with: of each job and pool the cheapest early columns."""
     c = program.columns
     active = np.ones(program.size, dtype=np.bool_)
@@ -92,7 +85,7 @@ def _first_columns(program: Program) -> np.ndarray:
     order = np.lexsort((usd, key))
     place = np.empty(c.size, dtype=np.int64)
     place[order] = np.arange(c.size) - np.searchsorted(key[order], key[order])
-    active[: c.size] = (place < FIRST_PER_POOL) | (c.pool == NO_POOL) | (c.weight < 1.0)
+    active[: c.size] = (place < most) | (c.pool == NO_POOL) | (c.weight < 1.0)
     return active
 
 
