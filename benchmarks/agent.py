@@ -24,7 +24,7 @@ from benchmarks.forecast_data import traces_root
 from envs.agent.policy import AgentPolicy
 from envs.cluster_io import load_cluster
 from envs.evaluate import evaluate, paired_difference, summarise
-from envs.heuristics import JUDGES
+from envs.heuristics import FORESIGHTED, JUDGES
 from envs.reward import RewardSpec
 from envs.state import Policy
 from envs.windows import cut_windows, prepare_jobs
@@ -43,10 +43,11 @@ SHOWN = ("objective_usd", "cost_usd", "energy_kwh", "carbon_kg", "sla_violation_
 
 def policies_of(names: list[str], agent: Path | None) -> dict[str, Policy]:
     """Judges by name with the baseline first, and the agent of a folder."""
-    unknown = [name for name in names if name not in JUDGES]
+    known = {**JUDGES, **FORESIGHTED}
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise InputError(f"no judge '{unknown[0]}'", where="--policies", allowed=", ".join(JUDGES), remedy="--agent FOLDER for an agent")
-    policies: dict[str, Policy] = {name: JUDGES[name] for name in dict.fromkeys([BASELINE, *names])}
+        raise InputError(f"no judge '{unknown[0]}'", where="--policies", allowed=", ".join(known), remedy="--agent FOLDER for an agent")
+    policies: dict[str, Policy] = {name: known[name] for name in dict.fromkeys([BASELINE, *names])}
     if agent is not None:
         policies["agent"] = AgentPolicy.load(agent)
     return policies
@@ -123,7 +124,7 @@ def overall(cells: Mapping[str, Mapping[str, Any]], policies: Mapping[str, Polic
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.agent", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--agent", type=Path, help="folder of an exported agent")
-    parser.add_argument("--policies", nargs="+", default=list(JUDGES), metavar="NAME", help=f"judges: {', '.join(JUDGES)}")
+    parser.add_argument("--policies", nargs="+", default=list(JUDGES), metavar="NAME", help=f"judges: {', '.join((*JUDGES, *FORESIGHTED))}")
     parser.add_argument("--grids", nargs="+", default=list(GRIDS), choices=list(GRIDS))
     parser.add_argument("--loads", nargs="+", default=list(LOADS), choices=list(LOADS))
     parser.add_argument("--windows", type=int, default=50)

@@ -155,20 +155,19 @@ def _judges() -> dict[str, Judge]:
             (SLEEP, HOLD, Parameter("hold_margin", 0.0, 0.5)),
         ),
         Judge("planner", planner, PLANNER, "cheapest slots, pool and level in a calendar of bookings, by forecast prices", PLANNER_SPACE),
-        Judge(
-            "lookahead_perfect",
-            replace(urgent, hold_s=1800, hold_margin=0.05, price_forecast="perfect"),
-            LOOKAHEAD,
-            "the look-ahead, knowing prices, carbon and temperature to come: for comparison only",
-        ),
-        Judge(
-            "planner_perfect",
-            replace(planner, price_forecast="perfect"),
-            PLANNER,
-            "the planner, knowing prices, carbon and temperature to come: for comparison only",
-        ),
     )
     return {judge.name: judge for judge in judges}
 
 
 JUDGES: dict[str, Judge] = _judges()
+
+
+def _with_foresight(name: str) -> Judge:
+    judge = JUDGES[name]
+    settings = replace(judge.settings, price_forecast="perfect")
+    summary = f"{name}, knowing prices, carbon and temperature to come: for comparison only"
+    return Judge(f"{name}_perfect", settings, judge.chooser, summary)
+
+
+# What perfect forecasts would be worth. No judges: nothing is measured against them, and none is ever promoted.
+FORESIGHTED: dict[str, Judge] = {f"{name}_perfect": _with_foresight(name) for name in ("lookahead", "planner")}

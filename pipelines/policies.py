@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from envs.agent.policy import CONFIG_FILE, AgentPolicy
-from envs.heuristics import JUDGES, Judge
+from envs.heuristics import FORESIGHTED, JUDGES, Judge
 from envs.state import Policy
 from registry.loading import VerificationError, load_policy
 from registry.mlflow_client import DEFAULT_URI
@@ -21,7 +21,7 @@ PROMOTED: tuple[str, ...] = ("champion", "challenger", "previous")
 
 def policy_names() -> tuple[str, ...]:
     """Every name that :func:`resolve_policy` knows."""
-    return (*JUDGES, *PROMOTED)
+    return (*JUDGES, *FORESIGHTED, *PROMOTED)
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ def resolve_policy(name: str, tracking_uri: str = DEFAULT_URI, judges: Mapping[s
     """
     if name in JUDGES:
         return {**JUDGES, **(judges or {})}[name]
+    if name in FORESIGHTED:
+        return FORESIGHTED[name]
     if name in PROMOTED:
         try:
             return load_policy(alias=name, tracking_uri=tracking_uri)[0]

@@ -66,7 +66,7 @@ class AgentConfig:
     total_steps: int = 1_200_000
     num_envs: int = 256
     n_steps: int = 64
-    batch_size: int = 4096
+    batch_size: int = 2048
     n_epochs: int = 4
     learning_rate: float = 3e-4
     gamma: float = 1.0
@@ -79,7 +79,7 @@ class AgentConfig:
     hidden: int = 32
     kappa: float = 30.0
     value_warmup: int = 2
-    validate_every: int = 3
+    validate_every: int = 8
     patience: int = 6
     accept: str = "interval"
     checkpoint_every: int = 4

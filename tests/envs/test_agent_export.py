@@ -134,7 +134,7 @@ def test_weights_of_no_such_network_are_refused_on_loading(tmp_path, spoil, mess
         (WEIGHTS_FILE, None, "cannot be read"),
         (CONFIG_FILE, b"{", "cannot be read"),
         (CONFIG_FILE, None, "cannot be read"),
-        (CONFIG_FILE, json.dumps({"settings": {}, "score_index": 17}).encode(), "score_index 17"),
+        (CONFIG_FILE, json.dumps({"settings": {}, "score_index": N_CANDIDATE_FEATURES}).encode(), f"score_index {N_CANDIDATE_FEATURES}"),
         (CONFIG_FILE, json.dumps({"settings": {"hold_s": 0}, "score_index": 3}).encode(), "hold_s 0"),
         (CONFIG_FILE, json.dumps({"settings": {"no_such": 0}, "score_index": 3}).encode(), "cannot be read"),
     ],

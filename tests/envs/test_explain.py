@@ -119,7 +119,16 @@ def test_preferences_are_the_logits_and_probabilities_their_softmax():
     assert shares.argmax() == ranked.argmax()
 
 
-@pytest.mark.parametrize("judge", sorted(JUDGES))
+# Judges that decide by nodes or by a rank of the hour have no ranking of candidates to explain.
+UNRANKED = ("best_fit", "fgd", "pwr_fgd", "threshold")
+
+
+@pytest.mark.parametrize("judge", UNRANKED)
+def test_a_judge_without_a_ranking_has_no_preferences(judge):
+    assert preferences(JUDGES[judge], row_of(0), LAYOUT) is None
+
+
+@pytest.mark.parametrize("judge", sorted(set(JUDGES) - set(UNRANKED)))
 def test_what_a_judge_prefers_is_what_it_does(worlds, judge):
     policy = JUDGES[judge]
     world = worlds.random_world(13, count=25)
@@ -142,7 +151,7 @@ def test_what_a_judge_prefers_is_what_it_does(worlds, judge):
 
 
 def test_masked_candidates_and_strange_policies_are_refused():
-    row = row_of(2)
+    row = next(row for row in map(row_of, range(100)) if not LAYOUT.mask(row[None]).all())
     masked = int(np.flatnonzero(~LAYOUT.mask(row[None])[0])[0])
     chosen, _ = two_of(row)
     with pytest.raises(InputError, match="is masked"):

@@ -11,7 +11,7 @@ import pytest
 
 from envs import events
 from envs.cluster import ClusterSpec, PoolSpec, SiteSpec
-from envs.heuristics import JUDGES
+from envs.heuristics import FORESIGHTED, JUDGES
 from envs.kernel import Simulator, run_policy
 from envs.observation import PREFERRED_POOL, RATE_RANK
 from envs.power.curves import levels_for
@@ -76,7 +76,7 @@ def future_pair(worlds):
     return [build_world(spec, [WindowTables(worlds.START, prepare_jobs(pd.DataFrame(jobs), spec), table)]) for jobs, table in pairs]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if JUDGES[name].settings.price_forecast != "perfect"])
+@pytest.mark.parametrize("name", NAMES)
 def test_what_comes_later_changes_nothing_before(worlds, name):
     logs = [log_of(world, JUDGES[name]) for world in future_pair(worlds)]
     before = [log[log[:, 0] < 12 * HOUR] for log in logs]
@@ -85,9 +85,9 @@ def test_what_comes_later_changes_nothing_before(worlds, name):
     assert not np.array_equal(*logs)
 
 
-@pytest.mark.parametrize("name", ["lookahead_perfect", "planner_perfect"])
+@pytest.mark.parametrize("name", sorted(FORESIGHTED))
 def test_only_perfect_prices_are_foresight(worlds, name):
-    logs = [log_of(world, JUDGES[name]) for world in future_pair(worlds)]
+    logs = [log_of(world, FORESIGHTED[name]) for world in future_pair(worlds)]
     assert not np.array_equal(*(log[log[:, 0] < 12 * HOUR] for log in logs))
 
 

@@ -186,7 +186,7 @@ def test_no_registry_no_decision_unless_the_fallback_is_asked_for(tmp_path, caps
     status, out, _ = run(capsys, EXAMPLES / "job.json", "--tracking-uri", uri, "--fallback")
     assert status == 0
     assert "not a promoted model" in out
-    assert "FALLBACK: the judge 'lookahead' decides" in out
+    assert "FALLBACK: the judge 'planner' decides" in out
 
 
 @pytest.fixture
