@@ -63,7 +63,7 @@ class AgentConfig:
         value_warmup: rollouts in which only the value function learns.
     """
 
-    total_steps: int = 1_200_000
+    total_steps: int = 600_000
     num_envs: int = 256
     n_steps: int = 64
     batch_size: int = 2048

@@ -228,6 +228,7 @@ def test_defaults_are_those_of_the_evaluation():
         "ablations",
         "ablation_policy",
         "scratch",
+        "shield",
     }
     assert set(theirs) - set(ours) == compares
     for key in set(ours) & set(theirs) - {"out"}:
