@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--windows", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1000)
-    parser.add_argument("--time-limit", type=float, default=30.0, help="seconds of the solver a window")
+    parser.add_argument("--time-limit", type=float, default=60.0, help="seconds of the solver a window")
     parser.add_argument("--traces", type=Path, default=Path(os.environ.get("JOULEWISE_TRACES", "../shared/traces")))
     parser.add_argument("--out", type=Path, default=Path("outputs/lower_bound.json"))
     options = parser.parse_args()

@@ -25,7 +25,7 @@ from envs.world import World
 from telemetry.errors import InputError
 
 METHODS: tuple[str, ...] = ("lp",)
-LATE_S = 36 * 3600.0
+LATE_S = 120 * 3600.0
 LONG_SLOT = 3
 ROUNDING = 1e-9  # relative error of the accounts and of the sums here, far above either
 
@@ -59,7 +59,7 @@ def bounds(
     reviews: bool = True,
     only_free: bool = False,
     method: str = "lp",
-    time_limit_s: float = 30.0,
+    time_limit_s: float = 60.0,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Lower bounds of every window.
@@ -92,7 +92,7 @@ def bounds(
 
 
 def window_bound(
-    world: World, m: int, reward: RewardSpec, *, reviews: bool = True, only_free: bool = False, time_limit_s: float = 30.0
+    world: World, m: int, reward: RewardSpec, *, reviews: bool = True, only_free: bool = False, time_limit_s: float = 60.0
 ) -> WindowBound:
     """Lower bound of window ``m``; arguments as in :func:`bounds`."""
     began = time.perf_counter()

@@ -17,7 +17,9 @@ from envs.world import World
 
 NO_POOL = -1
 NEAR_S = 6 * 3600.0  # of late starts that are told apart by points
-RANGE_SLOTS = 2  # long slots of a range
+FAR_S = 36 * 3600.0
+RANGE_SLOTS = 2  # long slots of a range up to FAR_S, and of one after it
+FAR_RANGE_SLOTS = 4
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,9 @@ class ColumnMaker:
         """Starts that are later still, some hours at a time: what every start of a range holds, at the least cost of any."""
         facts, run, delay = self.facts, float(self.facts.run_s[j, p, level]), float(self.facts.delay_s[j, p])
         near, last = (float(facts.latest_s[j]) + seconds for seconds in (min(NEAR_S, self.late_s), self.late_s))
-        inside = self.late_edges[(self.late_edges > near) & (self.late_edges < last)][::RANGE_SLOTS]
+        inside = self.late_edges[(self.late_edges > near) & (self.late_edges < last)]
+        far = inside > facts.latest_s[j] + FAR_S
+        inside = np.concatenate([inside[~far][::RANGE_SLOTS], inside[far][::FAR_RANGE_SLOTS]])
         cut = np.unique(np.concatenate([[near], inside, [last]])) + delay
         low, high = cut[:-1], cut[1:]
         if not len(low):

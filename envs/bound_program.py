@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from scipy import sparse
 
-from envs.bound_columns import NO_POOL, Columns
+from envs.bound_columns import FAR_S, NO_POOL, Columns
 from envs.bound_rates import JobFacts, Nodes, overlap_s
 
 FEW_WAITING = 8
@@ -239,7 +239,7 @@ class Program:
         if self.rooms is None or not len(late):
             return np.zeros(0, dtype=np.int64)
         latest = self.facts.latest_s[c.job[late]]
-        begin, end = latest.min(), min(float(np.max(c.late_s[late])), self.edges[-1])
+        begin, end = latest.min(), min(float(latest.max()) + FAR_S, float(self.edges[-1]))
         slots = np.arange(len(self.late_length))
         return slots[(self.late_edges[1:] > begin) & (self.late_edges[:-1] < end)]
 

@@ -7,16 +7,21 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from envs import bound as bound_module
 from envs.bound import bounds, window_bound
 from envs.bound_solve import without_solver
+from envs.cluster_io import load_cluster
 from envs.heuristics import JUDGES
 from envs.kernel import Simulator, run_policy
 from envs.reward import RewardSpec
 from envs.state import PolicySettings
+from envs.windows import cut_windows, prepare_jobs
+from envs.world import build_world
 from telemetry.errors import InputError
+from telemetry.readers import READERS, ReadContext
 
 
 def _load(name: str):
@@ -208,6 +213,26 @@ def test_no_judge_is_below(worlds, seed):
         assert (every["bound_usd"] <= objective).all(), judge.name
         if judge.settings.discipline == "free":
             assert (free["bound_usd"] <= objective).all(), judge.name
+
+
+def sample_world():
+    """Two days of the sample's jobs on its own cluster, in windows of 24 h."""
+    folder, cluster = Path(__file__).parents[2] / "data" / "sample", load_cluster("sample")
+    files = {"slurm": "sacct.txt.gz", "kubernetes": "k8s_jobs.json.gz"}
+    tables = [READERS[reader].read(folder / name, ReadContext(source=name)).tables["jobs"] for reader, name in files.items()]
+    jobs = pd.concat(tables, ignore_index=True)
+    jobs = jobs[jobs["duration_s"].notna() & (jobs["gpus"] > 0)].drop_duplicates("job_id").assign(workload=None)
+    grid = READERS["grid"].read(folder / "grid.csv", ReadContext(source="grid")).tables["grid"]
+    return build_world(cluster, cut_windows(prepare_jobs(jobs, cluster), grid, 24 * 3600, 2, 5))
+
+
+def test_no_judge_is_below_on_the_sample():
+    world = sample_world()
+    found = bounds(world, REWARD, reviews=False, time_limit_s=10)["bound_usd"].to_numpy()
+    objective = np.array([run_policy(world, judge, REWARD).objective_usd for judge in JUDGES.values()])
+    assert (world.jobs.count > 20).all()
+    assert (found <= objective).all()
+    assert (found > 0).all()
 
 
 def test_crowded_windows_stay_below(worlds):
