@@ -22,7 +22,7 @@ from envs.kernel_pieces import cheapest_work, fill_units, late_usd, price_slot, 
 from envs.kernel_planner import plan_later
 from envs.kernel_power import HOUR_S, objective_of, settle_job, sum_at
 from envs.kernel_runs import site_of
-from envs.kernel_scores import expected_penalty, loading_s, rate_row, transfer_objective
+from envs.kernel_scores import expected_penalty, rate_row, transfer_objective
 from envs.state import RUNNING
 
 
@@ -94,9 +94,4 @@ def _later_usd(c, job, p, left):
     if splits(c, job):
         fill_units(c, job, p)
         return cheapest_work(c, job, p, left) + late_usd(c, job, p, c.i[fx.TIME_S] + fx.SLOT_S, left)
-    node, taken = c.f[c.o[fx.F_ACTION] + fx.PLANNED_NODE_USD], c.f[c.o[fx.F_ACTION] + fx.PLANNED_OVERBOOKED_USD]
-    planned = c.f[c.o[fx.F_ACTION] + fx.PLANNED_ACTION_USD]
-    usd = plan_later(c, job, p, 1, last_start_s(c, job), loading_s(c, job), np.inf)
-    to = c.o[fx.F_ACTION]
-    c.f[to + fx.PLANNED_NODE_USD], c.f[to + fx.PLANNED_OVERBOOKED_USD], c.f[to + fx.PLANNED_ACTION_USD] = node, taken, planned
-    return usd
+    return plan_later(c, job, p, 1, last_start_s(c, job), np.inf)

@@ -14,12 +14,13 @@ from envs.kernel_calendar import (
     HALF,
     WIDTH,
     enter_price,
+    loading_now_s,
     own_kw,
     slot_row,
     sum_until,
 )
 from envs.kernel_compile import compiled
-from envs.kernel_power import HOUR_S, speed_of
+from envs.kernel_power import speed_of
 from envs.kernel_runs import site_of
 from envs.kernel_scores import expected_penalty, hold_until_s, transfer_objective, wake_objective
 
@@ -51,14 +52,20 @@ def fill_units(c, job, p):
             usd = kw * (f[rates + k + 1] - f[rates + k]) + share * held
             if usd < f[to + UNIT + k]:
                 f[to + UNIT + k], f[to + WORK + k] = usd, work
-    # The order of the pool's last question is nearly right.
+    # The order of the pool's last question is nearly right. Equal prices go by the slot, so that nothing of that question stays.
     for n in range(1, fx.N_SLOTS):
         slot = i[order + n]
-        usd, m = f[to + UNIT + slot], n
-        while m > 0 and f[to + UNIT + i[order + m - 1]] > usd:
+        m = n
+        while m > 0 and _dearer(c, i[order + m - 1], slot):
             i[order + m] = i[order + m - 1]
             m -= 1
         i[order + m] = slot
+
+
+@compiled
+def _dearer(c, slot, other):
+    usd, other_usd = c.f[c.o[fx.F_PLAN] + UNIT + slot], c.f[c.o[fx.F_PLAN] + UNIT + other]
+    return usd > other_usd or (usd == other_usd and slot > other)
 
 
 @compiled
@@ -132,53 +139,45 @@ def price_slot(c, job, p, level, delay, loading, expected, padded, moving):
 
 
 @compiled
-def plan_pieces(c, job, p, loading, expected, padded, best, hold):
+def _price_hold(c, job, p, expected, padded):
+    """Price of all the work in later slots of pool p, whose bits become the plan's."""
+    i, now, rates = c.i, c.i[fx.TIME_S], slot_row(c, site_of(c, p))
+    usd = cheapest_work(c, job, p, expected) + late_usd(c, job, p, now + fx.SLOT_S, padded) + transfer_objective(c, job, p)
+    # It will have to be begun: the node of its cheapest slot is woken as one of now would be.
+    usd += wake_objective(c, p, 1) * c.f[c.o[fx.F_PLAN] + 2 * WIDTH + i[c.o[fx.I_ORDER] + p * fx.N_SLOTS]]
+    kw = own_kw(c, job, p, 0)
+    if i[c.o[fx.I_JOB] + job * fx.JOB_WIDTH + fx.START_S] >= 0:  # and its checkpoint loaded
+        restart_s = c.j[c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.RESTART_S]
+        usd += kw * (c.f[rates + fx.N_SLOTS] - c.f[rates]) * restart_s / (fx.N_SLOTS * fx.SLOT_S)
+    margin = c.qf[fx.MOVE_MARGIN] if i[fx.REVIEWING] else c.qf[fx.HOLD_MARGIN]
+    usd += margin * abs(kw * (c.f[rates + 1] - c.f[rates]))
+    return usd + abs(usd) if hold_until_s(c, job) <= now else usd  # it would be asked to run again at once
+
+
+@compiled
+def plan_pieces(c, job, p, expected, padded, best, hold):
     """Price the runs that the question offers in pool p, and working in its later slots only; the plan of the cheapest pool stays."""
-    o, i, now = c.o, c.i, c.i[fx.TIME_S]
+    o, i = c.o, c.i
     a = o[fx.I_JOB] + job * fx.JOB_WIDTH
     if hold:
-        rest = cheapest_work(c, job, p, expected)
-        level = 0
-        resume = own_kw(c, job, p, level) * c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.RESTART_S] / HOUR_S
-        rates = slot_row(c, site_of(c, p))
-        resume *= (c.f[rates + fx.N_SLOTS] - c.f[rates]) / (fx.N_SLOTS * fx.SLOT_S / HOUR_S)
-        usd = rest + late_usd(c, job, p, now + fx.SLOT_S, padded) + transfer_objective(c, job, p)
-        # It will have to be begun: the node of its cheapest slot is woken as one of now would be.
-        usd += wake_objective(c, p, 1) * c.f[c.o[fx.F_PLAN] + 2 * WIDTH + i[c.o[fx.I_ORDER] + p * fx.N_SLOTS]]
-        if i[a + fx.START_S] >= 0:
-            usd += resume
-        now_usd = own_kw(c, job, p, level) * (sum_until(c, rates, fx.SLOT_S) - sum_until(c, rates, 0))
-        usd += (c.qf[fx.MOVE_MARGIN] if i[fx.REVIEWING] else c.qf[fx.HOLD_MARGIN]) * abs(now_usd)
-        if hold_until_s(c, job) <= now:  # it would be asked to run again at once
-            usd += abs(usd)
+        usd = _price_hold(c, job, p, expected, padded)
         if usd < best:
             best = usd
             enter_price(c, 0, usd, 0.0, 0.0)
-            i[fx.PLAN_POOL], i[fx.PLAN_START_S], i[fx.PLAN_END_S] = p, now, -1
+            i[fx.PLAN_POOL], i[fx.PLAN_START_S], i[fx.PLAN_END_S] = p, i[fx.TIME_S], -1
             i[fx.BEST_LOW], i[fx.BEST_HIGH] = i[fx.PLAN_LOW], i[fx.PLAN_HIGH]
+    loading = loading_now_s(c, job, p)
     for level in range(o[fx.N_LEVELS]):
         action = 1 + p * o[fx.N_LEVELS] + level
         at = o[fx.I_ACTION] + action * fx.ACTION_WIDTH
         if not i[at + fx.MASK]:
             continue
         stays = i[fx.REVIEWING] and p == i[a + fx.POOL]
-        load, moving = loading, 0.0
-        if stays:
-            load = max(0, i[a + fx.LOADING_S] - (now - i[a + fx.BEGIN_S]))
-        else:
-            moving = wake_objective(c, p, i[at + fx.NODES_WOKEN]) + transfer_objective(c, job, p)
-        own, usd, node_usd, taken_usd = price_slot(c, job, p, level, i[at + fx.START_DELAY_S], load, expected, padded, moving)
+        moving = 0.0 if stays else wake_objective(c, p, i[at + fx.NODES_WOKEN]) + transfer_objective(c, job, p)
+        own, usd, node_usd, taken_usd = price_slot(c, job, p, level, i[at + fx.START_DELAY_S], loading, expected, padded, moving)
         if i[fx.REVIEWING] and not (stays and level == i[a + fx.LEVEL]):
             usd += c.qf[fx.MOVE_MARGIN] * abs(own)
         enter_price(c, action, usd, node_usd, taken_usd)
         if own > 0.0:
             c.f[fx.PLAN_UNIT_USD] = min(c.f[fx.PLAN_UNIT_USD], own)
     return best
-
-
-@compiled
-def add_move_margin(c, action, stays):
-    """A running job stays as it is unless something else is better by the margin."""
-    if c.i[fx.REVIEWING] and not stays:
-        to = c.o[fx.F_ACTION] + action * fx.ACTION_F_WIDTH + fx.PLANNED_ACTION_USD
-        c.f[to] += c.qf[fx.MOVE_MARGIN] * abs(c.f[to])

@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from envs import fields as fx
+from envs.kernel_bookings import book, unbook
 from envs.kernel_calendar import (
     MOST_LATER_SLOTS,
     WIDTH,
@@ -33,52 +34,42 @@ from envs.kernel_calendar import (
     sum_until,
 )
 from envs.kernel_compile import compiled
-from envs.kernel_pieces import add_move_margin, fill_units, plan_pieces, price_slot, splits
-from envs.kernel_queue import book, unbook
+from envs.kernel_pieces import fill_units, plan_pieces, price_slot, splits
 from envs.kernel_runs import site_of
 from envs.kernel_scores import expected_penalty, loading_s, transfer_objective, wake_objective
-from envs.state import RUNNING
 
 LEAST_UNIT_USD = 1e-6
 
 
 @compiled
-def _plan_runs(c, job, p, loading):
-    """Price the runs in pool p that the question offers."""
+def _plan_runs(c, job, p):
+    """Price the runs in pool p that the question offers to a job that is not interrupted (and hence never reviewed)."""
     o, i, now = c.o, c.i, c.i[fx.TIME_S]
-    a = o[fx.I_JOB] + job * fx.JOB_WIDTH
-    rates = slot_row(c, site_of(c, p))
+    rates, loading = slot_row(c, site_of(c, p)), loading_s(c, job)
     expected, padded = left_s(c, job, c.qf[fx.EXPECTED_SHARE]), left_s(c, job, c.qf[fx.PADDED_SHARE])
     for level in range(o[fx.N_LEVELS]):
         action = 1 + p * o[fx.N_LEVELS] + level
         at = o[fx.I_ACTION] + action * fx.ACTION_WIDTH
         if not i[at + fx.MASK]:
             continue
-        start, load = now + i[at + fx.START_DELAY_S], loading
-        stays = i[fx.REVIEWING] and p == i[a + fx.POOL]
-        if stays:
-            load = max(0, i[a + fx.LOADING_S] - (now - i[a + fx.BEGIN_S]))
-        end = run_end_s(c, job, p, level, start, expected, load)
-        late_end = run_end_s(c, job, p, level, start, padded, load)
+        start = now + i[at + fx.START_DELAY_S]
+        end = run_end_s(c, job, p, level, start, expected, loading)
+        late_end = run_end_s(c, job, p, level, start, padded, loading)
         usd = own_kw(c, job, p, level) * (sum_until(c, rates, end - now) - sum_until(c, rates, start - now))
         usd += c.qf[fx.W_SLA] * expected_penalty(c, job, start, late_end)
-        node_usd = sum_until(c, o[fx.F_PLAN], end - now)
-        taken_usd = sum_until(c, o[fx.F_PLAN] + WIDTH, late_end - now)
-        if not stays:
-            usd += wake_objective(c, p, i[at + fx.NODES_WOKEN]) + transfer_objective(c, job, p)
-        enter_price(c, action, usd, node_usd, taken_usd)
-        add_move_margin(c, action, stays and level == i[a + fx.LEVEL])
+        usd += wake_objective(c, p, i[at + fx.NODES_WOKEN]) + transfer_objective(c, job, p)
+        enter_price(c, action, usd, sum_until(c, o[fx.F_PLAN], end - now), sum_until(c, o[fx.F_PLAN] + WIDTH, late_end - now))
 
 
 @compiled
-def plan_later(c, job, p, first, last, loading, best_usd):
+def plan_later(c, job, p, first, last, best_usd):
     """Price later starts in pool p, slot by slot up to the last possible one; the cheapest below ``best_usd`` becomes the plan."""
     o, f, j, now = c.o, c.f, c.j, c.i[fx.TIME_S]
     b = o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH
     bits, deadline, latest = j[o[fx.J_ALLOWED] + job * o[fx.N_POOLS] + p], j[b + fx.DEADLINE_S], j[b + fx.LATEST_START_S]
     rates, nodes = slot_row(c, site_of(c, p)), o[fx.F_PLAN]
     expected, padded = left_s(c, job, c.qf[fx.EXPECTED_SHARE]), left_s(c, job, c.qf[fx.PADDED_SHARE])
-    transfer, wake = transfer_objective(c, job, p), wake_objective(c, p, 1)
+    transfer, wake, loading = transfer_objective(c, job, p), wake_objective(c, p, 1), loading_s(c, job)
     for level in range(o[fx.N_LEVELS]):
         if bits >> level & 1 == 0:
             continue
@@ -110,22 +101,20 @@ def _plan(c, job, first, last, runs):
     fill_calendar(c, job)
     c.i[fx.PLAN_POOL] = -1
     c.f[fx.PLAN_UNIT_USD] = np.inf
-    loading, best, pieces = loading_s(c, job), np.inf, splits(c, job)
+    best, pieces = np.inf, splits(c, job)
     expected, padded = left_s(c, job, c.qf[fx.EXPECTED_SHARE]), left_s(c, job, c.qf[fx.PADDED_SHARE])
-    if c.i[o[fx.I_JOB] + job * fx.JOB_WIDTH + fx.STATUS] == RUNNING:
-        loading = c.j[o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.RESTART_S]
     for p in range(o[fx.N_POOLS]):
         if c.j[o[fx.J_ALLOWED] + job * o[fx.N_POOLS] + p] == 0:
             continue
         fill_pool(c, job, p)
         if pieces:
             fill_units(c, job, p)
-            best = plan_pieces(c, job, p, loading, expected, padded, best, last >= 0)
+            best = plan_pieces(c, job, p, expected, padded, best, last >= 0)
             continue
         if runs:
-            _plan_runs(c, job, p, loading)
+            _plan_runs(c, job, p)
         if last >= 0:
-            best = plan_later(c, job, p, first, last, loading, best)
+            best = plan_later(c, job, p, first, last, best)
     c.i[fx.PLAN_LOW], c.i[fx.PLAN_HIGH] = c.i[fx.BEST_LOW], c.i[fx.BEST_HIGH]
 
 
@@ -148,6 +137,7 @@ def plan_question(c):
 @compiled
 def plan_arrival(c, job):
     """Book the cheapest start of a job that has just come, for it may not be asked about before there is room."""
+    c.i[fx.REVIEWING] = 0
     for action in range(c.o[fx.N_ACTIONS]):
         c.i[c.o[fx.I_ACTION] + action * fx.ACTION_WIDTH + fx.MASK] = 0
     _plan(c, job, 0, last_start_s(c, job), False)

@@ -427,32 +427,3 @@ def log_event(c, kind, job, pool, level, node, extra):
     log[at], log[at + 1], log[at + 2], log[at + 3] = c.i[fx.TIME_S], kind, job, pool
     log[at + 4], log[at + 5], log[at + 6] = level, node, extra
     c.i[fx.LOG_COUNT] += 1
-
-
-# ---------------------------------------------------------------- bookings
-
-
-@compiled
-def book(c, job, p, start_s, end_s, low, high):
-    """Note where and when a job, which has no booking, is to run."""
-    o, i = c.o, c.i
-    a = o[fx.I_BOOKING] + job * fx.BOOKING_WIDTH
-    i[a + fx.BOOKED_POOL], i[a + fx.BOOKED_START_S], i[a + fx.BOOKED_END_S] = p, start_s, end_s
-    i[a + fx.BOOKED_LOW], i[a + fx.BOOKED_HIGH] = low, high
-    i[a + fx.BOOKED_AT] = i[fx.N_BOOKED]
-    i[o[fx.I_BOOKED] + i[fx.N_BOOKED]] = job
-    i[fx.N_BOOKED] += 1
-
-
-@compiled
-def unbook(c, job):
-    """Forget a job's booking, if it has one."""
-    o, i = c.o, c.i
-    a = o[fx.I_BOOKING] + job * fx.BOOKING_WIDTH
-    if i[a + fx.BOOKED_POOL] < 0:
-        return
-    i[a + fx.BOOKED_POOL] = -1
-    i[fx.N_BOOKED] -= 1
-    last = i[o[fx.I_BOOKED] + i[fx.N_BOOKED]]
-    i[o[fx.I_BOOKED] + i[a + fx.BOOKED_AT]] = last
-    i[o[fx.I_BOOKING] + last * fx.BOOKING_WIDTH + fx.BOOKED_AT] = i[a + fx.BOOKED_AT]

@@ -6,6 +6,7 @@ import math
 
 from envs import events
 from envs import fields as fx
+from envs.kernel_bookings import unbook
 from envs.kernel_compile import compiled
 from envs.kernel_nodes import node_down
 from envs.kernel_placement import place, release
@@ -21,7 +22,7 @@ from envs.kernel_power import (
     speed_of,
     worker_nw,
 )
-from envs.kernel_queue import clear_ready, heap_drop, heap_put, log_event, set_ready, unbook
+from envs.kernel_queue import clear_ready, heap_drop, heap_put, log_event, set_ready
 from envs.state import EASY, ENDED, PLACED, REJECTED, RUNNING, VIOLATED_BY_REJECTION, WAITING, WITHDRAWN
 
 

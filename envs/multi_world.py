@@ -8,8 +8,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv
 
+from envs.batch_env import BatchVecEnv
 from envs.episodes import observation_box
 from envs.heuristics import Judge
 from envs.kernel import run_policy
@@ -43,7 +43,7 @@ def objective_per_decision(world: World, judge: Judge, reward: RewardSpec) -> fl
     return float(np.abs(totals.objective_usd).sum() / max(int(totals.decisions.sum()), 1))
 
 
-class MultiWorldVecEnv(VecEnv):
+class MultiWorldVecEnv(BatchVecEnv):
     """Environments of several worlds side by side.
 
     The observation is that of the world with the most pools; candidates that another world does not have are all zeros there, which is
@@ -149,28 +149,8 @@ class MultiWorldVecEnv(VecEnv):
             prefix = f"{part}."
             env.load_state_dict(own, {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)})
 
-    # ---------------------------------------------------------------- the rest of the interface
-
-    def close(self) -> None:
-        """Nothing to release."""
-
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seed the windows' order of every world from the next reset on."""
         for part, env in enumerate(self.envs):
             env.seed(None if seed is None else seed + part)
         return [seed] * self.num_envs
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        raise InputError(f"attribute '{attr_name}' cannot be set", where="worlds", allowed="attributes are fixed when it is made")
-
-    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        """Call a method once for the batch; ``action_masks`` gives one row per environment."""
-        result = getattr(self, method_name)(*method_args, **method_kwargs)
-        rows = list(self._get_indices(indices))
-        return [result[row] for row in rows] if method_name == "action_masks" else [result] * len(rows)
-
-    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
-        return [False] * len(list(self._get_indices(indices)))

@@ -22,7 +22,8 @@ CLOCK_SKEW_S = 5.0
 ANSWERED_BY: tuple[str, ...] = ("policy", "policy_again", "fallback", "least_score")
 OUT_OF_BOUNDS = LIMIT * (1.0 + 1e-6)
 # A candidate's figure that cannot be read counts as the worst it could be; all others as 0, and with no ``valid`` it is not offered.
-_WORST = dict.fromkeys(("score", "greedy_score", "energy", "start_delay", "expected_penalty", "runtime"), LIMIT) | {"slack": -LIMIT}
+_DEAR = ("score", "greedy_score", "planned", "energy", "start_delay", "expected_penalty", "runtime")
+_WORST = dict.fromkeys(_DEAR, LIMIT) | {"slack": -LIMIT}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from envs.cluster import ClusterSpec
 from envs.job_table import prepare_jobs
 from envs.kernel import Simulator
 from envs.kernel_decisions import SCAN
-from envs.packed import Views, has_budget, mark_leaves, mark_ready, nanowatts
+from envs.packed import Views, has_budget, nanowatts
+from envs.packed_marks import mark_leaves, mark_ready
 from envs.reward import RewardSpec
 from envs.state import AWAKE, DOWN, PLACED, RUNNING, SLEEPING, WAITING, WAKING, PolicySettings
 from envs.windows import WindowTables, check_grid

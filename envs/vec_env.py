@@ -7,8 +7,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv
 
+from envs.batch_env import BatchVecEnv
 from envs.episodes import episode_totals, first_observations, observation_box, playable_windows
 from envs.kernel import Simulator
 from envs.kernel_choosers import LOOKAHEAD, PLANNER
@@ -23,7 +23,7 @@ DECISIONS_PER_REVIEWED_JOB = 20
 PREFERENCES: tuple[str, ...] = ("w_cost", "w_carbon", "w_energy", "w_sla")
 
 
-class ClusterVecEnv(VecEnv):
+class ClusterVecEnv(BatchVecEnv):
     """``num_envs`` clusters, each in a random window of ``world``, restarted in another one when it ends.
 
     Observation: float32 ``[D]`` as in ``envs.observation``, the mask within it. Action: 0 holds the job in question, 1 + p L + l runs it.
@@ -212,29 +212,7 @@ class ClusterVecEnv(VecEnv):
         self._episode_reward[...] = arrays["episode_reward"]
         self._generator.bit_generator.state = meta["generator"]
 
-    # ---------------------------------------------------------------- the rest of the interface
-
-    def close(self) -> None:
-        """Nothing to release."""
-
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seed the windows' order from the next reset on."""
         self._generator = np.random.default_rng(seed)
         return [seed] * self.num_envs
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        raise InputError(f"attribute '{attr_name}' cannot be set", where="vec_env", allowed="attributes are fixed when it is made")
-
-    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        """Call a method once for the batch; ``action_masks`` gives one row per environment."""
-        result = getattr(self, method_name)(*method_args, **method_kwargs)
-        rows = list(self._get_indices(indices))
-        if method_name == "action_masks":
-            return [result[row] for row in rows]
-        return [result] * len(rows)
-
-    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
-        return [False] * len(list(self._get_indices(indices)))

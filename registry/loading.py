@@ -91,6 +91,8 @@ def load_version(name: str, kind: str, alias: str = "champion", tracking_uri: st
 def load_policy(alias: str = "champion", tracking_uri: str = DEFAULT_URI, name: str = "scheduling-policy") -> tuple[Policy, Manifest]:
     """The scheduling policy that ``alias`` points to: the agent, or the judge that keeps its place. Raises as :func:`load_forecaster`."""
     loaded = _load(name, alias, tracking_uri, "policy")
+    if loaded.model.settings.price_forecast == "perfect":
+        raise VerificationError(f"{name}@{alias}: decides by prices that are yet to come, which is for comparison only")
     return loaded.model, loaded.manifest
 
 

@@ -191,3 +191,27 @@ def test_it_beats_the_look_ahead_where_hours_and_capacity_matter(worlds):
     world = worlds.windows_of(spec, windows, worlds.grid(price=DEAR_DAY))
     ours, theirs = (run_policy(world, JUDGES[name], REWARD).objective_usd.mean() for name in ("planner", "lookahead"))
     assert ours < 0.9 * theirs
+
+
+def test_rewards_by_hindsight_leave_no_trace_in_what_is_seen(worlds):
+    """Prices of only two values: which of many equal slots are booked must not follow from prices to come, which the reward knows."""
+    price = [0.05] * 12 + [0.15] * 12
+    table = worlds.grid(price=price)
+    to_come = (table["time"] - worlds.START).dt.days >= 1
+    table.loc[to_come, "price_usd_per_kwh"] += 0.01 * (table["time"].dt.hour % 3 == 0)
+    spec = worlds.cluster(nodes=2, gpus=4)
+    rows = [training(worlds, f"t{k}", submit_s=k * 1700, hours=3 + k % 9, gpus=2.0) for k in range(20)]
+    world = worlds.windows_of(spec, [rows], table)
+    plain, rewarded = (Simulator(world, 1, PLANNER.settings, REWARD, plan_regret=regret) for regret in (False, True))
+    questions = 0
+    for simulator in (plain, rewarded):
+        simulator.reset([0])
+    while not plain.done[0]:
+        seen = plain.observe().copy()
+        assert np.array_equal(seen, rewarded.observe())
+        action = PLANNER.act(seen, plain.layout)
+        plain.step(action)
+        rewarded.step(action)
+        questions += 1
+    assert rewarded.done[0]
+    assert questions > 150

@@ -428,6 +428,25 @@ def test_spoilt_observations_go_to_the_fallback_and_stay_within_the_mask(worlds,
     assert np.isnan(spoilt[0, places]).sum() == np.isnan(values).sum(), "the caller's array is left as it was"
 
 
+def test_a_spoilt_price_is_no_reason_for_the_planner_to_take_a_candidate(worlds):
+    world = worlds.random_world(2, count=10)
+    simulator = Simulator(world, 1, JUDGES["planner"].settings, REWARD)
+    simulator.reset([0])
+    row = simulator.observe().copy()
+    best = int(JUDGES["planner"].act(row, simulator.layout)[0])
+    dear = next(int(a) for a in np.flatnonzero(simulator.mask[0]) if a != best)
+    place = simulator.layout.planned_index
+    row[0, dear * simulator.layout.n_candidate_features + place] = np.nan
+    row[0, best * simulator.layout.n_candidate_features + place] = 0.01
+
+    class Planned(Constant):
+        settings = JUDGES["planner"].settings
+
+    answer = shielded(Planned(dear), ShieldConfig(), world.cluster).decide(row, simulator.layout)
+    assert answer.reasons[0]
+    assert answer.actions[0] != dear
+
+
 def test_rows_without_a_question_get_zero_and_count_as_nothing(worlds):
     world, simulator, row = question(worlds)
     guarded = shielded(Constant(7), ShieldConfig(), world.cluster)

@@ -1,11 +1,9 @@
 """Sections that play more: ablations and the table under stress, through the command and by hand."""
 
-import json
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
+from evaluation_makers import START, cluster_yaml, jobs_table
 
 from envs.agent.network import ActionScorer
 from envs.agent.policy import AgentPolicy
@@ -17,31 +15,9 @@ from pipelines.stress import KINDS
 from pipelines.stress_table import degradations
 from telemetry.errors import InputError
 
-START = pd.Timestamp("2026-01-05", tz="UTC")
-CLUSTER = """
-level_fractions: [1.0, 0.6]
-sites: [{name: west}, {name: east}]
-pools:
-  - {name: w, site: west, gpu_model: V100, nodes: 2, gpus_per_node: 2}
-  - {name: e, site: east, gpu_model: A40, nodes: 2, gpus_per_node: 2}
-"""
-TABLES = ("jobs=jobs.parquet", "grid=grid.parquet", "cluster=cluster.yaml", "windows=3", "window_hours=30")
-
-
-def jobs_table(count=120, hours=144, seed=0):
-    rng = np.random.default_rng(seed)
-    return pd.DataFrame(
-        {
-            "job_id": [f"j{i:03d}" for i in range(count)],
-            "submit_time": START + pd.to_timedelta(np.sort(rng.integers(0, hours * 3600, count)), unit="s"),
-            "duration_s": rng.integers(600, 9000, count).astype(float),
-            "gpus": rng.choice([1.0, 2.0], count),
-            "workers": 1,
-            "workload_class": rng.choice(["training", "batch_inference"], count),
-            "team": "t",
-            "project": "p",
-        }
-    )
+CLUSTER = cluster_yaml(nodes=2, gpus=2)
+WINDOWS = ("windows=3", "window_hours=30")
+JOBS = jobs_table(120, 144, [1.0, 2.0], ["training", "batch_inference"])
 
 
 def grid_table():
@@ -53,21 +29,8 @@ def grid_table():
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    jobs_table().to_parquet("jobs.parquet")
-    grid_table().to_parquet("grid.parquet")
-    (tmp_path / "cluster.yaml").write_text(CLUSTER)
-
-    def run(*arguments):
-        (tmp_path / "out.json").unlink(missing_ok=True)
-        monkeypatch.setattr(sys, "argv", ["evaluate", *TABLES, *arguments, "out=out.json", "progress=false"])
-        with pytest.raises(SystemExit) as ended:
-            command.main()
-        out = tmp_path / "out.json"
-        return ended.value.code, json.loads(out.read_text()) if out.exists() else None, capsys.readouterr()
-
-    return run
+def call(evaluation):
+    return evaluation(JOBS, grid_table(), CLUSTER, *WINDOWS)
 
 
 def test_what_each_lever_of_the_best_judge_is_worth(call):
@@ -201,8 +164,8 @@ def test_degradation_by_hand_is_paired():
 def test_windows_of_a_part_lie_in_its_span_and_do_not_reach_beyond(call):
     code, found, streams = call("policies=[k8s_default]", "part=test", "windows=4", "window_hours=20", "seeds=2")
     assert code == 0
-    last = pd.Timestamp(jobs_table()["submit_time"].max()).ceil("h")
-    first = pd.Timestamp(jobs_table()["submit_time"].min()).floor("h")
+    last = pd.Timestamp(JOBS["submit_time"].max()).ceil("h")
+    first = pd.Timestamp(JOBS["submit_time"].min()).floor("h")
     begin = last - (last - first) * 0.25 - pd.Timedelta(hours=1)
     starts = pd.to_datetime([row["window_start"] for row in found["policies"]["k8s_default"]["windows"]], utc=True)
     assert starts.min() >= begin

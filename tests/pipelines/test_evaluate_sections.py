@@ -1,12 +1,12 @@
 """Sections of ``python -m pipelines.evaluate``: classes and sites, a second baseline, the bound."""
 
-import json
 import sys
 import types
 
 import numpy as np
 import pandas as pd
 import pytest
+from evaluation_makers import START, cluster_yaml, jobs_table
 
 from envs.heuristics import JUDGES
 from envs.state import PolicySettings
@@ -16,31 +16,9 @@ from pipelines.against import against_section, best_judge
 from pipelines.bounded import bound_ratios
 from telemetry.errors import InputError
 
-START = pd.Timestamp("2026-01-05", tz="UTC")
-CLUSTER = """
-level_fractions: [1.0, 0.6]
-sites: [{name: west}, {name: east}]
-pools:
-  - {name: w, site: west, gpu_model: V100, nodes: 2, gpus_per_node: 2}
-  - {name: e, site: east, gpu_model: A40, nodes: 2, gpus_per_node: 2}
-"""
-TABLES = ("jobs=jobs.parquet", "grid=grid.parquet", "cluster=cluster.yaml", "windows=4", "window_hours=24")
-
-
-def jobs_table(count=90, hours=120, seed=0):
-    rng = np.random.default_rng(seed)
-    return pd.DataFrame(
-        {
-            "job_id": [f"j{i:03d}" for i in range(count)],
-            "submit_time": START + pd.to_timedelta(np.sort(rng.integers(0, hours * 3600, count)), unit="s"),
-            "duration_s": rng.integers(600, 9000, count).astype(float),
-            "gpus": rng.choice([0.5, 1.0, 2.0], count),
-            "workers": 1,
-            "workload_class": rng.choice(["training", "interactive", "batch_inference"], count),
-            "team": "t",
-            "project": "p",
-        }
-    )
+CLUSTER = cluster_yaml(nodes=2, gpus=2)
+WINDOWS = ("windows=4", "window_hours=24")
+JOBS = jobs_table(90, 120, [0.5, 1.0, 2.0], ["training", "interactive", "batch_inference"])
 
 
 def grid_table():
@@ -51,21 +29,8 @@ def grid_table():
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    jobs_table().to_parquet("jobs.parquet")
-    grid_table().to_parquet("grid.parquet")
-    (tmp_path / "cluster.yaml").write_text(CLUSTER)
-
-    def run(*arguments):
-        (tmp_path / "out.json").unlink(missing_ok=True)
-        monkeypatch.setattr(sys, "argv", ["evaluate", *TABLES, *arguments, "out=out.json", "progress=false"])
-        with pytest.raises(SystemExit) as ended:
-            command.main()
-        out = tmp_path / "out.json"
-        return ended.value.code, json.loads(out.read_text()) if out.exists() else None, capsys.readouterr()
-
-    return run
+def call(evaluation):
+    return evaluation(JOBS, grid_table(), CLUSTER, *WINDOWS)
 
 
 class Learned:

@@ -1,11 +1,9 @@
 """The sweep over preferences: weights reach the policies, fronts and volumes are those of their points, and the chart is drawn."""
 
-import json
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
+from evaluation_makers import START, cluster_yaml, jobs_table
 from matplotlib.collections import PathCollection
 
 from envs.heuristics import JUDGES
@@ -14,36 +12,13 @@ from envs.kernel import run_policy
 from envs.reward import RewardSpec
 from envs.windows import cut_windows, prepare_jobs
 from envs.world import build_world
-from pipelines import evaluate as command
 from pipelines.pareto import AXES, BLIND, VOLUMES, _box, _volumes, preferences
 from registry.preference_plots import SIDES, preference_fronts
 from telemetry.errors import InputError
 
-START = pd.Timestamp("2026-01-05", tz="UTC")
-CLUSTER = """
-level_fractions: [1.0, 0.6]
-sites: [{name: west}, {name: east}]
-pools:
-  - {name: w, site: west, gpu_model: V100, nodes: 1, gpus_per_node: 4}
-  - {name: e, site: east, gpu_model: A40, nodes: 1, gpus_per_node: 4}
-"""
-TABLES = ("jobs=jobs.parquet", "grid=grid.parquet", "cluster=cluster.yaml", "windows=3", "window_hours=30")
-
-
-def jobs_table(count=150, hours=144, seed=0):
-    rng = np.random.default_rng(seed)
-    return pd.DataFrame(
-        {
-            "job_id": [f"j{i:03d}" for i in range(count)],
-            "submit_time": START + pd.to_timedelta(np.sort(rng.integers(0, hours * 3600, count)), unit="s"),
-            "duration_s": rng.integers(600, 9000, count).astype(float),
-            "gpus": rng.choice([1.0, 2.0], count),
-            "workers": 1,
-            "workload_class": rng.choice(["training", "interactive"], count),
-            "team": "t",
-            "project": "p",
-        }
-    )
+CLUSTER = cluster_yaml(nodes=1, gpus=4)
+WINDOWS = ("windows=3", "window_hours=30")
+JOBS = jobs_table(150, 144, [1.0, 2.0], ["training", "interactive"])
 
 
 def grid_table():
@@ -56,21 +31,8 @@ def grid_table():
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    jobs_table().to_parquet("jobs.parquet")
-    grid_table().to_parquet("grid.parquet")
-    (tmp_path / "cluster.yaml").write_text(CLUSTER)
-
-    def run(*arguments):
-        (tmp_path / "out.json").unlink(missing_ok=True)
-        monkeypatch.setattr(sys, "argv", ["evaluate", *TABLES, *arguments, "out=out.json", "progress=false"])
-        with pytest.raises(SystemExit) as ended:
-            command.main()
-        out = tmp_path / "out.json"
-        return ended.value.code, json.loads(out.read_text()) if out.exists() else None, capsys.readouterr()
-
-    return run
+def call(evaluation):
+    return evaluation(JOBS, grid_table(), CLUSTER, *WINDOWS)
 
 
 def test_a_front_for_every_policy_and_a_chart(call, tmp_path):
@@ -130,7 +92,7 @@ def test_preferences_lie_evenly_around_the_configured_weights():
 
 
 def test_judges_that_are_run_once_do_not_see_weights():
-    jobs = prepare_jobs(jobs_table(), (cluster := _cluster()))
+    jobs = prepare_jobs(JOBS, (cluster := _cluster()))
     world = build_world(cluster, cut_windows(jobs, grid_table(), 30 * 3600, 2, 0))
     blind = [judge for judge in JUDGES.values() if judge.chooser in BLIND]
     assert len(blind) >= 5

@@ -17,7 +17,7 @@ from envs.heuristics import JUDGES
 from envs.observation import N_CANDIDATE_FEATURES, N_GLOBAL_FEATURES, SCORE, ObservationLayout
 from envs.reward import RewardSpec
 from envs.snapshot import charged_kw, forecast_integral, restore
-from registry.loading import load_policy
+from registry.loading import VerificationError, load_policy
 from registry.mlflow_client import quiet
 from registry.packaging import judge_weights
 from registry.tracking import open_tracking
@@ -253,3 +253,10 @@ def test_a_packaged_judge_keeps_the_settings_it_was_judged_with(own_registry, pu
     loaded, _ = load_policy(tracking_uri=own_registry.tracking_uri)
     assert loaded.settings == settings
     assert loaded.chooser == JUDGES["lookahead"].chooser
+
+
+def test_a_policy_that_knows_prices_to_come_never_serves(own_registry, publish, tmp_path):
+    foresighted = replace(JUDGES["planner"].settings, price_forecast="perfect")
+    publish(own_registry, tmp_path / "judge", "planner", judge_weights("planner", foresighted))
+    with pytest.raises(VerificationError, match="prices that are yet to come"):
+        load_policy(tracking_uri=own_registry.tracking_uri)
