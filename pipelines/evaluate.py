@@ -34,7 +34,7 @@ from pipelines.trials import Trial, queue_policy, queue_runs_itself, swf_trial, 
 from pipelines.workspace import write_json
 from telemetry.errors import InputError
 
-DEFAULT_POLICIES = ("k8s_default", "most_allocated", "easy", "greedy_cost", "lookahead")
+DEFAULT_POLICIES = ("k8s_default", "most_allocated", "easy", "greedy_cost", "lookahead", "planner")
 SHIELDED = "shielded:"
 
 
