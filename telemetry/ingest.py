@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+import pandas as pd
 
 from telemetry.cleaning import Inventory, NodeInfo
 from telemetry.errors import InputError
@@ -14,6 +17,8 @@ from telemetry.lake import Lake, SourceTables
 from telemetry.quality import QualityReport
 from telemetry.readers import READERS, ReadContext, reader_named
 from telemetry.readers.base import mapping_at, read_json
+from telemetry.schema import TIME_COLUMN
+from telemetry.spool import Spool, Window
 
 # Part of every digest: raise it when readers give other tables for the same file, so that lakes are filled anew.
 READERS_VERSION = 1
@@ -22,15 +27,37 @@ DEFAULT_MAX_GRID_GAP_S = 24 * 3600
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """A file and who reads it; ``name`` (default: the file's name) is the rows' ``source``."""
+    """A file, or a spool of fetched windows, and who reads it; ``name`` (default: that of the path) is the rows' ``source``.
+
+    ``window`` is that of a file of a spool: what the file holds outside of it is left out.
+    """
 
     path: Path
     reader: str
     name: str = ""
+    window: Window | None = None
 
     @property
     def source(self) -> str:
         return self.name or Path(self.path).name
+
+    @property
+    def key(self) -> str:
+        """Name in the lake's manifest: that of the source, and the window where it has many files."""
+        return self.source if self.window is None else f"{self.source}/{self.window.stem}"
+
+    def parts(self) -> list[SourceSpec]:
+        """The files: itself, or one per window of the spool.
+
+        Raises:
+            InputError: an empty spool, or one with a file that is no window.
+        """
+        if not Path(self.path).is_dir():
+            return [self]
+        files = Spool(self.path).files()
+        if not files:
+            raise InputError("an empty folder", where=str(self.path), remedy="fetch into it first: python -m pipelines.collect")
+        return [dataclasses.replace(self, path=path, name=self.source, window=window) for window, path in files]
 
 
 @dataclass(frozen=True)
@@ -80,6 +107,8 @@ def source_digest(spec: SourceSpec, context: ReadContext) -> str:
     """
     inventory = {name: asdict(info) for name, info in sorted(context.inventory.nodes.items())}
     told = [READERS_VERSION, spec.reader, context.source, inventory, context.inventory.shards_per_gpu, context.max_grid_gap_s]
+    if spec.window is not None:
+        told.append(spec.window.stem)
     digest = hashlib.sha256(json.dumps(told).encode())
     try:
         with Path(spec.path).open("rb") as handle:
@@ -105,7 +134,7 @@ def ingest_sources(
     Args:
         inventory: nodes with site and pool; None = what the exports themselves say.
         replace: forget sources that the lake holds but that are not given.
-        progress: called with the name of each source when it is done.
+        progress: called with the name of each file's source when it is done.
 
     Raises:
         InputError: no source, an unknown reader, two sources of one name, a job in two sources, or a file that its reader refuses. The lake
@@ -125,23 +154,33 @@ def ingest_sources(
         raise InputError(f"two files are named '{twice[0]}'", where="source.files", remedy="give each a name: {path:, reader:, name:}")
     for spec in sources:
         reader_named(spec.reader)
-    held, fresh, status = lake.sources(), [], {}
-    for spec in sources:
+    files = [part for spec in sources for part in spec.parts()]
+    held, fresh = lake.sources(), []
+    status = dict.fromkeys(names, "unchanged")
+    for spec in files:
         context = ReadContext(spec.source, inventory or Inventory(), max_grid_gap_s)
         digest = source_digest(spec, context)
-        status[spec.source] = "unchanged" if held.get(spec.source) == digest else "ingested"
-        if status[spec.source] == "ingested":
+        if held.get(spec.key) != digest:
+            status[spec.source] = "ingested"
             result = reader_named(spec.reader).read(Path(spec.path), context)
-            fresh.append(SourceTables(spec.source, digest, result.tables, result.quality))
+            fresh.append(SourceTables(spec.key, digest, _within(spec.window, result.tables), result.quality, label=spec.source))
         if progress is not None:
             progress(spec.source)
-    gone = sorted(set(held) - set(names)) if replace else []
+    gone = sorted(set(held) - {spec.key for spec in files}) if replace else []
     _unique_jobs(lake, fresh, gone)
     if fresh or gone:
         lake.ingest(*fresh, remove=gone)
     else:
         lake.tidy()
     return IngestResult(_of(lake.quality(), names), lake.rows(), status, lake.data_hash())
+
+
+def _within(window: Window | None, tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Rows of the window alone: what a fetched file holds before it belongs to the file before."""
+    if window is None:
+        return tables
+    times = {name: frame[TIME_COLUMN[name]] for name, frame in tables.items()}
+    return {name: frame[(times[name] >= window.start) & (times[name] < window.end)] for name, frame in tables.items()}
 
 
 def _unique_jobs(lake: Lake, fresh: Sequence[SourceTables], gone: Sequence[str]) -> None:

@@ -44,12 +44,16 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class SourceTables:
-    """Tables of one source, to be stored under the digest of what they were made from."""
+    """Tables of one source, or of one file of it, to be stored under the digest of what they were made from.
+
+    ``source`` is the name that a later ingest replaces; ``label`` (default: the same) is the one that quality is reported under.
+    """
 
     source: str
     digest: str
     tables: Mapping[str, pd.DataFrame]
     quality: QualityReport
+    label: str = ""
 
 
 class Lake:
@@ -183,7 +187,7 @@ class Lake:
                 parts.append({"path": path, "date": day, "rows": int(last - first)})
         quality = source.quality.merge(())
         for table, frame in source.tables.items():
-            quality.set_rows(source.source, table, len(frame))
+            quality.set_rows(source.label or source.source, table, len(frame))
         return {"digest": source.digest, "tables": tables, "quality": quality.to_dict()}
 
     def _write(self, path: Path, text: str) -> None:

@@ -76,7 +76,7 @@ class QualityReport:
         return sorted({*self.counts, *self.notes, *self.rows})
 
     def merge(self, others: Iterable[QualityReport]) -> QualityReport:
-        """A new report with the counts of all."""
+        """A new report with the counts and rows of all."""
         merged = QualityReport()
         for report in (self, *others):
             for source, devices in report.counts.items():
@@ -88,7 +88,7 @@ class QualityReport:
                     merged.note(source, what, count)
             for source, tables in report.rows.items():
                 for table, rows in tables.items():
-                    merged.set_rows(source, table, rows)
+                    merged.set_rows(source, table, rows + merged.rows.get(source, {}).get(table, 0))
         return merged
 
     def to_dict(self) -> dict[str, Any]:
