@@ -12,6 +12,7 @@ from envs.episodes import allowed_actions, episode_totals, first_observations, j
 from envs.kernel import Simulator, SimulatorCopy
 from envs.render import FRAMES_PER_SECOND, RENDER_MODES, render_frame
 from envs.reward import RewardSpec
+from envs.shield import Guard, Shield
 from envs.state import PolicySettings
 from envs.world import World
 from telemetry.errors import InputError
@@ -73,6 +74,7 @@ class ClusterEnv(gym.Env):
         settings: what the policy fixes beside its choices (node rule, sleep, queue order and discipline, hold time); ``PolicySettings()``
             when None.
         render_mode: None, ``ansi`` or ``rgb_array``.
+        shield: rules beyond the mask (``envs.shield``); observation and mask are those that it leaves, and what it removed raises.
 
     Raises:
         InputError (a ValueError): on a masked action, naming the action, the job and what is allowed. No action is ever replaced. Also on a
@@ -91,6 +93,7 @@ class ClusterEnv(gym.Env):
         settings: PolicySettings | None = None,
         *,
         render_mode: str | None = None,
+        shield: Shield | None = None,
     ) -> None:
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise InputError(f"render_mode '{render_mode}'", where="ClusterEnv", allowed=", ".join(RENDER_MODES))
@@ -100,6 +103,7 @@ class ClusterEnv(gym.Env):
         self._begun = False
         self.simulator = Simulator(world, 1, settings or PolicySettings(), reward_spec or RewardSpec())
         self.layout = self.simulator.layout
+        self._guard = Guard(shield, self.layout, 1)
         self.observation_space = observation_box(self.layout)
         self.action_space = MaskedDiscrete(self.layout.n_candidates)
 
@@ -112,7 +116,7 @@ class ClusterEnv(gym.Env):
         window = int(self._windows[self.np_random.integers(len(self._windows))]) if wanted is None else int(wanted)
         self.simulator.reset([window])
         self._begun = True
-        return first_observations(self.simulator, np.ones(1, dtype=np.bool_))[0].copy(), self._info()
+        return self._guard.tighten(first_observations(self.simulator, np.ones(1, dtype=np.bool_)))[0].copy(), self._info()
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Answer the question; reward in units of ``scale_usd``."""
@@ -120,7 +124,10 @@ class ClusterEnv(gym.Env):
             raise InputError("the window has ended", where="step", remedy="call reset first")
         if not self.action_space.contains(np.int64(action)):
             raise InputError(f"action {action!r}", where="step", allowed=f"0 to {self.layout.n_candidates - 1}")
-        self.simulator.step(np.array([action], dtype=np.int64), observe=True)
+        actions = np.array([action], dtype=np.int64)
+        self._guard.refuse(actions)
+        self.simulator.step(actions, observe=True)
+        self._guard.tighten(self.simulator.observations)
         done = bool(self.simulator.done[0])
         return self.simulator.observations[0].copy(), float(self.simulator.rewards[0, 0]), done, False, self._info()
 
@@ -133,11 +140,11 @@ class ClusterEnv(gym.Env):
         copied, generator = saved
         self.simulator.restore(copied)
         self.np_random.bit_generator.state = generator
-        return self.simulator.observe()[0].copy(), self._info()
+        return self._guard.tighten(self.simulator.observe())[0].copy(), self._info()
 
     def action_masks(self) -> np.ndarray:
         """Allowed actions, bool ``[A]``."""
-        return allowed_actions(self.simulator)[0]
+        return self._guard.masks(allowed_actions(self.simulator))[0]
 
     def _info(self) -> dict[str, Any]:
         mask = self.action_masks()

@@ -15,6 +15,7 @@ from envs.episodes import allowed_actions, episode_totals, first_observations, j
 from envs.kernel import Simulator
 from envs.render import FRAMES_PER_SECOND, RENDER_MODES, render_frame
 from envs.reward import RewardSpec
+from envs.shield import Guard, Shield
 from envs.state import PolicySettings
 from envs.world import World
 from telemetry.errors import InputError
@@ -41,7 +42,7 @@ class ClusterVectorEnv(VectorEnv):
     ``window``, ``job_id``, and at the end of a window its totals.
 
     Args:
-        world, reward_spec, settings, render_mode: as for the single environment.
+        world, reward_spec, settings, render_mode, shield: as for the single environment.
         num_envs: environments in the batch.
         autoreset_mode: an ``AutoresetMode`` or its value; Gymnasium's default, ``NEXT_STEP``.
         threads: Python threads that share a step.
@@ -66,6 +67,7 @@ class ClusterVectorEnv(VectorEnv):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         threads: int = 1,
+        shield: Shield | None = None,
     ) -> None:
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise InputError(f"render_mode '{render_mode}'", where="ClusterVectorEnv", allowed=", ".join(RENDER_MODES))
@@ -77,6 +79,7 @@ class ClusterVectorEnv(VectorEnv):
         self._windows = playable_windows(world, "ClusterVectorEnv")
         self.simulator = Simulator(world, num_envs, settings or PolicySettings(), reward_spec or RewardSpec(), threads=threads)
         self.layout = self.simulator.layout
+        self._guard = Guard(shield, self.layout, num_envs)
         self.single_observation_space = observation_box(self.layout)
         self.single_action_space = MaskedDiscrete(self.layout.n_candidates)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -130,7 +133,9 @@ class ClusterVectorEnv(VectorEnv):
         """
         asked = ~self._ended
         chosen = self._checked(actions, asked)
+        self._guard.refuse(chosen)
         self.simulator.step(chosen, observe=True)
+        self._guard.tighten(self.simulator.observations)
         terminated = self.simulator.done & asked
         rewards = np.where(asked, self.simulator.rewards[:, 0], 0.0)
         infos: Infos = {}
@@ -149,7 +154,7 @@ class ClusterVectorEnv(VectorEnv):
 
     def action_masks(self) -> np.ndarray:
         """Allowed actions of the pending questions, bool ``[B, A]``; all False where a window has ended."""
-        return allowed_actions(self.simulator)
+        return self._guard.masks(allowed_actions(self.simulator))
 
     def render(self) -> tuple[Any, ...] | None:
         """A frame for each environment, as the single environment renders it."""
@@ -169,7 +174,7 @@ class ClusterVectorEnv(VectorEnv):
         for b in np.flatnonzero(which):
             windows[b] = self._windows[self._generators[b].integers(len(self._windows))] if wanted is None else wanted
         self.simulator.reset(windows)
-        first_observations(self.simulator, which)
+        self._guard.tighten(first_observations(self.simulator, which))
         self._ended[which] = False
         self._begun |= which
 
@@ -194,7 +199,7 @@ class ClusterVectorEnv(VectorEnv):
     def _infos(self, which: np.ndarray) -> Infos:
         """Infos of the environments ``which``, at the pending question or the end."""
         simulator = self.simulator
-        masks = allowed_actions(simulator)
+        masks = self.action_masks()
         self.action_space.allow(masks)
         infos: Infos = {
             "action_mask": np.where(which[:, None], masks, False).astype(np.int8),

@@ -27,7 +27,7 @@ import pandas as pd
 from envs.cluster import DEFAULT_OBJECTIVES, ClassObjective, ClusterSpec
 from envs.observation import CANDIDATE_FEATURES, GLOBAL_FEATURES, ObservationLayout
 from envs.reserve import with_reserve
-from envs.shield_rows import KEPT, shield_rows
+from envs.shield_rows import KEPT, MASK, shield_rows
 from envs.state import PolicySettings
 from envs.world import World
 from telemetry.classes import WORKLOAD_CLASSES
@@ -145,6 +145,46 @@ class Shield:
                 dtype=np.int64,
             )
         return self._places[key]
+
+
+class Guard:
+    """A shield in front of a batch of environments: what it removes is gone from observation and mask, and refused as an action.
+
+    Args:
+        shield: None lets everything through that the simulator allows.
+        layout: of the observations.
+        num_envs: environments in the batch, B.
+    """
+
+    def __init__(self, shield: Shield | None, layout: ObservationLayout, num_envs: int) -> None:
+        self.shield, self.layout = shield, layout
+        self._removed = np.zeros((num_envs, layout.n_candidates), dtype=np.int8)
+
+    def tighten(self, observations: np.ndarray) -> np.ndarray:
+        """Take out, in place, what the shield removes from fresh observations ``[B, D]``."""
+        if self.shield is not None:
+            self._removed = self.shield.tighten(observations, self.layout)
+        return observations
+
+    def masks(self, allowed: np.ndarray) -> np.ndarray:
+        """What is left of the simulator's masks, bool ``[B, A]``."""
+        return allowed if self.shield is None else allowed & (self._removed == KEPT)
+
+    def refuse(self, actions: np.ndarray) -> None:
+        """Actions int ``[B]``; those outside of the space are the simulator's to refuse.
+
+        Raises:
+            InputError: an action that the shield removed, with its rule.
+        """
+        if self.shield is None:
+            return
+        inside = (actions >= 0) & (actions < self.layout.n_candidates)
+        rules = np.where(inside, self._removed[np.arange(len(actions)), np.where(inside, actions, 0)], KEPT)
+        if (rules > MASK).any():
+            b = int(np.flatnonzero(rules > MASK)[0])
+            name = self.layout.action_name(int(actions[b]))
+            kept = ", ".join(map(str, np.flatnonzero(self._removed[b] == KEPT)))
+            raise InputError(f"action {actions[b]} ({name}) removed by rule '{RULES[rules[b]]}'", where=f"environment {b}", allowed=kept)
 
 
 def with_warm_floor(world: World, minimum_warm_nodes: Mapping[str, int]) -> World:

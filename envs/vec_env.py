@@ -13,7 +13,7 @@ from envs.episodes import episode_totals, first_observations, observation_box, p
 from envs.kernel import Simulator
 from envs.kernel_choosers import LOOKAHEAD, PLANNER
 from envs.reward import RewardSpec
-from envs.shield import RULES, Shield
+from envs.shield import Guard, Shield
 from envs.state import PolicySettings
 from envs.world import World
 from telemetry.errors import InputError
@@ -73,8 +73,7 @@ class ClusterVecEnv(BatchVecEnv):
         self.scales_usd = np.full(num_envs, reward_spec.scale_usd)
         self._preferences = preferences or {}
         self._stagger, self._settings = stagger, settings
-        self._shield = shield
-        self._removed = np.zeros((num_envs, self.layout.n_candidates), dtype=np.int8)
+        self._guard = Guard(shield, self.layout, num_envs)
         self._generator = np.random.default_rng(seed)
         self._actions: np.ndarray | None = None
         self._episode_reward = np.zeros(num_envs)
@@ -88,7 +87,7 @@ class ClusterVecEnv(BatchVecEnv):
         self._begin(np.ones(self.num_envs, dtype=np.bool_))
         if self._stagger:
             self._fast_forward()
-        return self._tighten(first_observations(self.simulator, np.ones(self.num_envs, dtype=np.bool_)).copy())
+        return self._guard.tighten(first_observations(self.simulator, np.ones(self.num_envs, dtype=np.bool_)).copy())
 
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = np.asarray(actions, dtype=np.int64).reshape(self.num_envs)
@@ -114,7 +113,7 @@ class ClusterVecEnv(BatchVecEnv):
 
     def _step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
         simulator = self.simulator
-        self._refuse_removed(actions)
+        self._guard.refuse(actions)
         simulator.step(actions, observe=True)
         rewards = simulator.rewards[:, REWARD_MODES.index(self.reward_mode)].astype(np.float32)
         self._episode_reward += rewards
@@ -127,28 +126,12 @@ class ClusterVecEnv(BatchVecEnv):
                 infos[b]["TimeLimit.truncated"] = False
             self._begin(dones)
             first_observations(simulator, dones)
-        self._tighten(simulator.observations)
+        self._guard.tighten(simulator.observations)
         return rewards, dones, infos
 
     def action_masks(self) -> np.ndarray:
         """Allowed actions of the pending questions, bool ``[B, A]``."""
-        return self.simulator.mask if self._shield is None else self._removed == 0
-
-    def _tighten(self, observations: np.ndarray) -> np.ndarray:
-        """Take the candidates that the shield removes out of observations ``[B, D]``, in place."""
-        if self._shield is not None:
-            self._removed = self._shield.tighten(observations, self.layout)
-        return observations
-
-    def _refuse_removed(self, actions: np.ndarray) -> None:
-        """The simulator refuses what is masked; this, what the shield removed."""
-        inside = (actions >= 0) & (actions < self.layout.n_candidates)
-        rules = np.where(inside, self._removed[np.arange(self.num_envs), np.where(inside, actions, 0)], 0)
-        if (rules > 1).any():
-            b = int(np.flatnonzero(rules > 1)[0])
-            name = self.layout.action_name(int(actions[b]))
-            kept = ", ".join(map(str, np.flatnonzero(self._removed[b] == 0)))
-            raise InputError(f"action {actions[b]} ({name}) removed by rule '{RULES[rules[b]]}'", where=f"environment {b}", allowed=kept)
+        return self._guard.masks(self.simulator.mask)
 
     def _summary(self, b: int) -> dict[str, Any]:
         state = self.simulator.state

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from envs.cluster import DEFAULT_OBJECTIVES, ClusterSpec, PoolSpec, SiteSpec
 from envs.evaluate import evaluate
+from envs.gym_env import ClusterEnv
+from envs.gym_vector import ClusterVectorEnv
 from envs.heuristics import JUDGES
 from envs.kernel import Simulator, run_policy
 from envs.reward import RewardSpec
@@ -491,6 +493,42 @@ def test_the_training_environment_shows_and_accepts_what_the_shield_leaves(world
                 env.step(actions)
         draws = generator.random(masks.shape) * masks
         observation, _, _, _ = env.step(draws.argmax(axis=1))
+    assert tightened > 0
+
+
+def test_the_gymnasium_environments_show_and_accept_the_same(worlds):
+    world = tense_world(worlds, 1, count=20)
+    shield = Shield.of(CONFIG, world.cluster, SETTINGS)
+    single = ClusterEnv(world, REWARD, SETTINGS, shield=shield)
+    batch = ClusterVectorEnv(world, 3, REWARD, SETTINGS, autoreset_mode="Disabled", shield=shield)
+    alone, info = single.reset(options={"window": 0})
+    rows, infos = batch.reset(options={"window": 0})
+    tightened, generator = 0, np.random.default_rng(0)
+    for step in range(60):
+        mask = info["action_mask"].astype(bool)
+        np.testing.assert_array_equal(single.layout.mask(alone[None])[0], mask)
+        np.testing.assert_array_equal(rows[0], alone)
+        np.testing.assert_array_equal(infos["action_mask"], np.tile(info["action_mask"], (3, 1)))
+        removed = np.flatnonzero(single.simulator.mask[0] & ~mask)
+        tightened += len(removed)
+        if len(removed):
+            with pytest.raises(InputError, match="removed by rule"):
+                single.step(int(removed[0]))
+            with pytest.raises(InputError, match="removed by rule"):
+                batch.step(np.full(3, removed[0]))
+        action = int((generator.random(len(mask)) * mask).argmax())
+        if step == 20:
+            saved = single.copy_state()
+            single.step(action)
+            alone, info = single.restore_state(saved)
+            np.testing.assert_array_equal(alone, rows[0])
+            np.testing.assert_array_equal(info["action_mask"].astype(bool), mask)
+        alone, _, done, _, info = single.step(action)
+        rows, _, _, _, infos = batch.step(np.full(3, action))
+        if done:
+            alone, info = single.reset(options={"window": 0})
+            batch.reset(options={"window": 0, "reset_mask": np.array([True, False, False])})
+            rows, infos = batch.reset(options={"window": 0})
     assert tightened > 0
 
 
