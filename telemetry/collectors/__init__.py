@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from telemetry.collectors.base import Collector, collect
+from telemetry.collectors.cloudwatch import CloudWatchCollector
 
-COLLECTORS: dict[str, type[Collector]] = {}
+COLLECTORS: dict[str, type[Collector]] = {
+    "cloudwatch": CloudWatchCollector,
+}
 
 __all__ = ["COLLECTORS", "Collector", "collect"]
