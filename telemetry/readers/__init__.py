@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from telemetry.errors import InputError
+from telemetry.readers.azure_monitor import AzureMonitorReader
 from telemetry.readers.base import ReadContext, Reader, ReadResult
 from telemetry.readers.cloudwatch import CloudWatchReader
 from telemetry.readers.grid import GridReader
@@ -26,6 +27,7 @@ READERS: dict[str, Reader] = {
         SwfReader(),
         JobsTableReader(),
         CloudWatchReader(),
+        AzureMonitorReader(),
     )
 }
 

@@ -17,8 +17,6 @@ from telemetry.quality import QualityReport
 from telemetry.readers.base import read_text
 
 MEAN, RATE = "mean", "rate"
-# Name of the device of a value over all GPUs of a node together.
-ALL_GPUS = "gpus"
 
 
 @dataclass(frozen=True)

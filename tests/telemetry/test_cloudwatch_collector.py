@@ -102,7 +102,7 @@ def test_what_cannot_be_is_refused_without_the_secret(cloud, start, monkeypatch)
     for wrong in ({"period_s": 90}, {"dimensions": ("InstanceId",)}, {"namespaces": ()}, {"attempts": 0}):
         with pytest.raises(InputError, match="allowed"):
             Collector(region="us-west-2", **wrong)
-    with pytest.raises(InputError, match="ProfileNotFound.*vendor's chain"):
+    with pytest.raises(InputError, match=r"ProfileNotFound.*vendor's chain"):
         Collector(region="us-west-2", profile="nobody").fetch(start, start + HOUR)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
