@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from telemetry.collectors.azure_monitor import AzureMonitorCollector
 from telemetry.collectors.base import Collector, collect
 from telemetry.collectors.cloudwatch import CloudWatchCollector
 
 COLLECTORS: dict[str, type[Collector]] = {
     "cloudwatch": CloudWatchCollector,
+    "azure_monitor": AzureMonitorCollector,
 }
 
 __all__ = ["COLLECTORS", "Collector", "collect"]
