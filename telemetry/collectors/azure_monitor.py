@@ -72,9 +72,7 @@ class AzureMonitorCollector:
             raise InputError(f"{self.interval!r}", where="collector.interval", allowed=", ".join(GRAINS))
         url = urllib.parse.urlsplit(self.endpoint)
         if url.scheme != "https" and not (url.scheme == "http" and url.hostname in ("127.0.0.1", "localhost", "::1")):
-            raise InputError(
-                f"{self.endpoint!r}", where="collector.endpoint", allowed="an https address: the token travels with the request"
-            )
+            raise InputError(f"{self.endpoint!r}", where="collector.endpoint", allowed="an https address: the token goes with the request")
         if not self.timeout_s > 0 or self.attempts < 1:
             raise InputError(f"timeout_s {self.timeout_s}, attempts {self.attempts}", where="collector", allowed="more than 0, from 1")
 

@@ -163,7 +163,7 @@ def test_tokens_redirects_and_answers(azure, make_collector, tmp_path, waits):
 
 
 def test_an_unreachable_address_and_wrong_settings(make_collector, waits):
-    with pytest.raises(InputError, match="unreachable.*after 2 attempts"):
+    with pytest.raises(InputError, match=r"unreachable.*after 2 attempts"):
         make_collector(endpoint="http://127.0.0.1:9", attempts=2).fetch(START, START + HOUR)
     assert waits == [0.5]
     for wrong in (
