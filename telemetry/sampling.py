@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,11 +63,12 @@ def sample_into(
         OSError: the disk is full or not writable.
     """
     written: list[Window] = []
+    last = b""
     start = _first_start(spool)
     until = start + pd.Timedelta(pace.seconds or 10**9, unit="s")
     while start < until and not stop.is_set():
         end = min(_edge(start, pace.window_s), until.ceil("s"))
-        window_parts, before = [], b"" if not written else last
+        window_parts, before = [], last
         try:
             for now in _times(start, min(end, until), pace.interval_s, stop):
                 last = sampler.sample(now)
@@ -98,8 +99,8 @@ def _edge(start: pd.Timestamp, window_s: float) -> pd.Timestamp:
     return pd.Timestamp(math.ceil((math.floor(seconds / window_s) + 1) * window_s), unit="s", tz="UTC")
 
 
-def _times(start: pd.Timestamp, end: pd.Timestamp, interval_s: float, stop: threading.Event):
-    """Times of the grid from ``start`` until before ``end``, each when it has come; those that passed while a sample took long are left out."""
+def _times(start: pd.Timestamp, end: pd.Timestamp, interval_s: float, stop: threading.Event) -> Iterator[pd.Timestamp]:
+    """Times of the grid from ``start`` until before ``end``, each when it has come; what passes while a sample takes long is left out."""
     tick = math.ceil(start.timestamp() / interval_s - 1e-9)
     while not stop.is_set():
         now_s = pd.Timestamp.now("UTC").timestamp()

@@ -1,8 +1,8 @@
 """Asks BMCs once, in a process of its own: pyghmi keeps its sessions in the class, where dead ones come back, and a BMC may never answer.
 
 Reads ``{user, password, workers, places: [{host, port, dcmi, sensors}]}`` from standard input and prints a line of JSON for each place as
-soon as it is known: ``{index, text}`` as ``ipmitool`` would print it, or ``{index, error, refused}``; ``no_dcmi`` is true where the BMC knows
-no DCMI power reading. Run as a file, it needs pyghmi and nothing of this project.
+soon as it is known: ``{index, text}`` as ``ipmitool`` would print it, or ``{index, error, refused}``; ``no_dcmi`` is true where the BMC
+knows no DCMI power reading. Run as a file, it needs pyghmi and nothing of this project.
 Sources: IPMI v2.0 (RMCP+ sessions, sensors), DCMI v1.5 section 6.6.1 "Get Power Reading" (netfn 2Ch, command 02h).
 """
 
@@ -44,7 +44,7 @@ def dcmi_text(data: bytes) -> str:
 
 
 def sensor_text(sensors: Iterable[Any]) -> str:
-    """Numeric sensors as ``ipmitool sdr`` prints them: ``name | value unit | status``; those in other units than W, A and V are left out."""
+    """Sensors in W, A and V as ``ipmitool sdr`` prints them: ``name | value unit | status``."""
     rows = []
     for sensor in sensors:
         unit = UNITS.get(str(sensor.units))

@@ -1,7 +1,7 @@
 """Node power from baseboard management controllers (BMCs) over the network, as ``ipmitool`` would print it.
 
-A BMC keeps no history: it tells the power of now. So ``sample`` asks all of them once, and ``fetch`` asks again and again until the window is
-over. ``python -m pipelines.sample_bmcs`` does so for ever, into a spool.
+A BMC keeps no history: it tells the power of now. So ``sample`` asks all of them once, and ``fetch`` asks again and again until the window
+is over. ``python -m pipelines.sample_bmcs`` does so for ever, into a spool.
 The asking itself is ``bmc_poll.py``'s, in a process of its own.
 """
 
@@ -34,7 +34,7 @@ class IpmiCollector:
         bmcs: ``NODE=HOST`` or ``NODE=HOST:PORT``.
         user: with the privilege of an operator.
         password_file: holds the password of that user, in its first line.
-        method: ``dcmi`` (the power reading), ``sensors`` (the sensors in watts), or ``auto``: the first, and where a BMC has none, the second.
+        method: ``dcmi`` (the power reading), ``sensors`` (the sensors in watts), or ``auto``: the second where a BMC has no first.
         interval_s: between two samples in ``fetch``.
         timeout_s: for one sample of all BMCs; who has not answered by then is told as silent.
         workers: BMCs that are asked at a time.
@@ -148,7 +148,7 @@ class BmcAsker:
             raise InputError(
                 f"all {len(places)} BMCs refuse user '{self.collector.user}' ({next(iter(self.refused.values()))})",
                 where="collector ipmi",
-                remedy=f"check {self.collector.password_file} and the user's privilege; they are not asked again, lest the account be locked",
+                remedy=f"check {self.collector.password_file} and the user's privilege; asking on could lock the account",
             )
         stamp = now.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
         return "".join(f"=== {place.node} {stamp}\n\n{body}\n" for place, body in zip(places, bodies, strict=True)).encode()
