@@ -24,7 +24,7 @@ import pandas as pd
 from telemetry.counters import counter_rates
 from telemetry.errors import InputError
 from telemetry.quality import QualityReport
-from telemetry.raw import SENTINEL, UNPARSEABLE, RawArrays, RawSamples
+from telemetry.raw import ALL_GPUS, SENTINEL, UNPARSEABLE, RawArrays, RawSamples
 from telemetry.schema import SAMPLE_COLUMNS, SAMPLE_TEXT
 from telemetry.units import METRICS
 
@@ -73,7 +73,7 @@ class _Cleaner:
         _, self.series = _codes([la.identity for la in labels])
         self.is_counter = np.array([METRICS[la.metric].counter for la in labels])
         self.is_power = np.array([la.metric == "hw.power" for la in labels])
-        self.max_w = np.array([MAX_DEVICE_W if la.device else MAX_NODE_W for la in labels])
+        self.max_w = np.array([MAX_NODE_W if la.device in ("", ALL_GPUS) else MAX_DEVICE_W for la in labels])
         self.is_share = np.array([METRICS[la.metric].unit == "1" for la in labels])
 
     def run(self) -> pd.DataFrame:

@@ -17,6 +17,8 @@ SENTINEL_TEXT: frozenset[str] = frozenset(
 )
 # 2000-01-01 to 2100-01-01: anything else is a time in another unit.
 FIRST_S, LAST_S = 946_684_800, 4_102_444_800
+# Device of a value over all GPUs of a node together.
+ALL_GPUS = "gpus"
 
 
 class Labels(NamedTuple):

@@ -13,7 +13,9 @@ CONVERSIONS: dict[str, dict[str, float]] = {
     "1": {"1": 1.0, "": 1.0, "ratio": 1.0, "%": 0.01, "percent": 0.01},
     "By": {"By": 1.0, "B": 1.0, "KiBy": 1024.0, "MiBy": 1024.0**2, "MiB": 1024.0**2, "GiBy": 1024.0**3, "GiB": 1024.0**3},
     "{request}": {"{request}": 1.0, "{requests}": 1.0, "1": 1.0, "": 1.0},
+    "1/s": {"1/s": 1.0, "{request}/s": 1.0, "/s": 1.0, "1/min": 1 / 60, "/min": 1 / 60},
 }
+CONVERSIONS["By"] |= {"kBy": 1e3, "kB": 1e3, "KB": 1e3, "MBy": 1e6, "MB": 1e6, "GBy": 1e9, "GB": 1e9}
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ METRICS: dict[str, Metric] = {
     "hw.gpu.memory.usage": Metric("By"),
     "system.cpu.utilization": Metric("1"),
     "http.server.request.count": Metric("{request}", True, "http.server.request.rate", "1/s"),
+    "http.server.request.rate": Metric("1/s"),  # of exports that count per period, such as cloud monitors
 }
-SAMPLE_METRICS: tuple[str, ...] = tuple(m.rate or name for name, m in METRICS.items())
+SAMPLE_METRICS: tuple[str, ...] = tuple(dict.fromkeys(m.rate or name for name, m in METRICS.items()))
 
 
 def factor(unit: str, target: str, *, where: str) -> float:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from telemetry.collectors.azure_monitor import AzureMonitorCollector
 from telemetry.collectors.base import Collector, collect
+from telemetry.collectors.cloudwatch import CloudWatchCollector
+from telemetry.collectors.ipmi import IpmiCollector
 
-COLLECTORS: dict[str, type[Collector]] = {}
+COLLECTORS: dict[str, type[Collector]] = {
+    "cloudwatch": CloudWatchCollector,
+    "azure_monitor": AzureMonitorCollector,
+    "ipmi": IpmiCollector,
+}
 
 __all__ = ["COLLECTORS", "Collector", "collect"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from telemetry.errors import InputError
+from telemetry.readers.azure_monitor import AzureMonitorReader
 from telemetry.readers.base import ReadContext, Reader, ReadResult
+from telemetry.readers.cloudwatch import CloudWatchReader
 from telemetry.readers.grid import GridReader
 from telemetry.readers.ipmi import IpmiReader
 from telemetry.readers.jobs_table import JobsTableReader
@@ -24,6 +26,8 @@ READERS: dict[str, Reader] = {
         GridReader(),
         SwfReader(),
         JobsTableReader(),
+        CloudWatchReader(),
+        AzureMonitorReader(),
     )
 }
 

@@ -1,8 +1,9 @@
 """Node watts from ``ipmitool`` text, plain or gzipped: blocks of a header line ``=== NODE TIME`` and the command's output.
 
-Read are ``ipmitool dcmi power reading`` (the average over the sample period when there is one, else the instantaneous reading) and
-``ipmitool sensor`` rows in watts (the system's total when there is one, else the sum of the power supplies). A block without a reading,
-such as an IPMI session error, is ``unparseable``; its node was asked at that time, so it is no scrape gap.
+Read are ``ipmitool dcmi power reading`` (the average over the sample period when there is one, else the instantaneous reading; nothing
+while the power reading state is not ``activated``), and rows of ``ipmitool sensor``, ``sdr`` and ``sdr elist`` in watts (the system's total
+when there is one, else the sum of the power supplies' inputs). Sensors in amperes and volts are told: their product is no measured power.
+A block without a reading, such as an IPMI session error, is ``unparseable``; its node was asked at that time, so it is no scrape gap.
 """
 
 from __future__ import annotations
@@ -21,16 +22,22 @@ from telemetry.units import CONVERSIONS
 HEADER = re.compile(r"^===\s+(\S+)\s+(\S+)\s*$")
 AVERAGE = re.compile(r"^\s*Average power reading over sample period:\s*(.*?)\s*$", re.IGNORECASE)
 INSTANT = re.compile(r"^\s*Instantaneous power reading:\s*(.*?)\s*$", re.IGNORECASE)
+STATE = re.compile(r"^\s*Power reading state is:\s*(.*?)\s*$", re.IGNORECASE)
 READING = re.compile(r"^([-+]?[\d.]+)\s*([A-Za-z]+)$")
-TOTAL_SENSOR = re.compile(r"pwr consumption|total.?power|sys.*power|power meter", re.IGNORECASE)
-SUPPLY_SENSOR = re.compile(r"^(ps|psu)\s*\d.*|.*power in.*", re.IGNORECASE)
+TOTAL_SENSOR = re.compile(r"pw.? consumption|total.?power|sys.*(power|pwr)|power meter", re.IGNORECASE)
+SUPPLY_SENSOR = re.compile(r"^(ps|psu)[\s_]*\d.*|.*power in.*", re.IGNORECASE)
+POWER = re.compile(r"pow|pwr|watt", re.IGNORECASE)
+ELIST_NUMBER = re.compile(r"^[0-9A-F]{2}h$", re.IGNORECASE)
+OUTPUT = re.compile(r"out", re.IGNORECASE)
+# Units of sensors as ipmitool spells them; those that are told, since a reader might expect them to be read.
+TOLD_UNITS = ("Amps", "Volts")
 
 
 class IpmiReader:
     """See the module."""
 
     name = "ipmi"
-    reads = "ipmitool dcmi power reading or sensor text under '=== NODE TIME' lines (.txt, .gz)"
+    reads = "ipmitool dcmi power reading, sensor or sdr text under '=== NODE TIME' lines (.txt, .gz)"
 
     def read(self, path: Path, context: ReadContext) -> ReadResult:
         where = str(path)
@@ -39,11 +46,11 @@ class IpmiReader:
         body: list[str] = []
         for line in read_text(path).splitlines():
             if line.startswith("==="):
-                self._block(header, body, raw)
+                self._block(header, body, raw, quality)
                 body, header = [], self._header(line, quality, context.source)
             elif line.strip():
                 body.append(line)
-        self._block(header, body, raw)
+        self._block(header, body, raw, quality)
         require_points(raw, where, "blocks that begin with '=== NODE TIME'")
         frame = clean_samples(raw, context.inventory, quality, where=where)
         if frame.empty:
@@ -58,23 +65,28 @@ class IpmiReader:
             return None
         return match.group(1), time_s
 
-    def _block(self, header: tuple[str, float] | None, body: list[str], raw: RawSamples) -> None:
+    def _block(self, header: tuple[str, float] | None, body: list[str], raw: RawSamples, quality: QualityReport) -> None:
         if header is None:
             return
         value, unit = reading(body)
         raw.add(Labels("hw.power", node=header[0], unit=unit, native_unit="W"), header[1], value)
+        for _, _, other in sensor_rows(body):
+            if other in TOLD_UNITS:
+                quality.note(raw.source, f"sensors in {other}, which are not read")
 
 
 def reading(body: list[str]) -> tuple[str, str]:
     """Value and unit of a block; a value that is no number says why."""
     found: dict[str, str] = {}
     for line in body:
-        for name, pattern in (("average", AVERAGE), ("instant", INSTANT)):
+        for name, pattern in (("average", AVERAGE), ("instant", INSTANT), ("state", STATE)):
             if match := pattern.match(line):
                 found[name] = match.group(1)
     text = found.get("average", found.get("instant"))
     if text is None:
         return _sensors(body)
+    if found.get("state", "activated").lower() != "activated":
+        return "disabled", "W"
     if match := READING.match(text):
         unit = match.group(2)
         unit = "W" if unit.lower() in ("w", "watt", "watts") else unit
@@ -82,15 +94,38 @@ def reading(body: list[str]) -> tuple[str, str]:
     return text, "W"
 
 
+def sensor_rows(body: list[str]) -> list[tuple[str, str, str]]:
+    """Name, value and unit of the rows of a block; the unit is '' where a sensor has no reading.
+
+    ``sensor`` prints ``name | value | unit | status | ...``, ``sdr`` ``name | value unit | status``, and ``sdr elist`` ``name | number |
+    status | entity | value unit``.
+    """
+    rows: list[tuple[str, str, str]] = []
+    for line in body:
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) < 3:
+            continue
+        elist = len(cells) == 5 and ELIST_NUMBER.match(cells[1])
+        if len(cells) == 3 or elist:
+            text = cells[4] if elist else cells[1]
+            value, _, unit = text.partition(" ")
+            rows.append((cells[0], value, unit) if READING.match(f"{value} W") else (cells[0], text, ""))
+        else:
+            rows.append((cells[0], cells[1], cells[2]))
+    return rows
+
+
 def _sensors(body: list[str]) -> tuple[str, str]:
-    """Total of ``ipmitool sensor`` rows ``name | value | Watts | status | ...``."""
-    rows = [[cell.strip() for cell in line.split("|")] for line in body if line.count("|") >= 2]
-    watts = [(row[0], row[1]) for row in rows if row[2].lower() == "watts"]
-    total = [value for name, value in watts if TOTAL_SENSOR.search(name)]
+    """Watts of the system's total, or the sum of the power supplies' inputs (of their outputs where they tell no input)."""
+    rows = sensor_rows(body)
+    watts = [(name, value) for name, value, unit in rows if unit.lower() == "watts"]
+    silent = [(name, value) for name, value, unit in rows if not unit]
+    total = [value for name, value in watts + silent if TOTAL_SENSOR.search(name)]
     if total:
         return total[0], "W"
-    supplies = [value for name, value in watts if SUPPLY_SENSOR.match(name)]
-    numbers = [float(v) for v in supplies if READING.match(f"{v} W")]
+    supplies = [(name, value) for name, value in watts + [row for row in silent if POWER.search(row[0])] if SUPPLY_SENSOR.match(name)]
+    supplies = [pair for pair in supplies if not OUTPUT.search(pair[0])] or supplies
+    numbers = [float(value) for _, value in supplies if READING.match(f"{value} W")]
     if numbers and len(numbers) == len(supplies):
         return str(sum(numbers)), "W"
     return ("na" if supplies else "no power reading in the block"), "W"

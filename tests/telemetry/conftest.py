@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from telemetry.cleaning import Inventory, NodeInfo
 from telemetry.readers import ReadContext
+
+sys.path.insert(0, str(Path(__file__).parent))  # makers beside this file: tests are collected in importlib mode, without packages
 
 T0 = 1_767_571_200  # 2026-01-05T00:00:00Z
 STEP = 600
@@ -138,6 +142,29 @@ SWF = "; Version: 2.2\n; UnixStartTime: 1767571200\n; MaxProcs: 64\n" + "".join(
     for i, procs, asked in ((1, 1, 900), (2, 8, -1), (3, 32, 900))
 )  # fmt: skip
 
+
+def cloudwatch_record(
+    k: int, name: str = "nvidia_smi_power_draw", value: object = None, unit: str = "None", node: str = "n0", **change: object
+) -> dict:
+    """A metric stream record of the minute that ends at step ``k``; its sum is that of two readings."""
+    dimensions = {"InstanceId": node, "index": "0", "name": "NVIDIA A100-SXM4-40GB", "arch": "Ampere"}
+    return {
+        "metric_stream_name": "all", "account_id": "123456789012", "region": "us-west-2", "namespace": "CWAgent", "metric_name": name,
+        "dimensions": dimensions, "timestamp": 1000 * (T0 + 60 * k), "unit": unit,
+        "value": {"max": 300.0, "min": 100.0, "sum": 400.0 + k if value is None else value, "count": 2.0, "p99": 300.0},
+    } | change  # fmt: skip
+
+
+AZURE_GROUP = "/SUBSCRIPTIONS/0000/RESOURCEGROUPS/RG/PROVIDERS"
+
+
+def azure_record(k: int, resource: str = "MICROSOFT.COMPUTE/VIRTUALMACHINES/N0", name: str = "Percentage CPU", **change: object) -> dict:
+    """A diagnostic settings record of the minute that ends at step ``k``."""
+    values = {"count": 4, "total": 200.0 + 4 * k, "minimum": 40.0, "maximum": 90.0, "average": 50.0 + k}
+    place = {"resourceId": f"{AZURE_GROUP}/{resource}", "time": iso(T0 + 60 * k).replace("Z", ".0000000Z"), "metricName": name}
+    return values | place | {"timeGrain": "PT1M"} | change
+
+
 CLEAN: dict[str, tuple[str, bytes]] = {
     "prometheus": ("answer.json", json.dumps(prometheus_answer()).encode()),
     "otlp": ("metrics.jsonl", as_text([json.dumps(otlp_line(k)) for k in range(STEPS)])),
@@ -151,6 +178,8 @@ CLEAN: dict[str, tuple[str, bytes]] = {
         b"job_id,submit_time,duration_s,gpus,workers,workload_class,team,project,max_watts\n"
         b"a,2026-01-05T00:00:00Z,600,0.5,1,training,t,p,\nb,2026-01-05T02:00:00+02:00,600,4,2,,,,800\n",
     ),
+    "azure_monitor": ("PT1H.json", json.dumps({"records": [azure_record(k) for k in range(STEPS)]}).encode()),
+    "cloudwatch": ("stream.jsonl", as_text([json.dumps(cloudwatch_record(k, node=n)) for k in range(STEPS) for n in ("n0", "n1")])),
 }
 
 
@@ -166,6 +195,8 @@ def make():
     return {
         "prometheus": prometheus_answer, "otlp": otlp_line, "ipmi": ipmi_block, "sacct": sacct_row, "k8s": k8s_job, "grid": grid_rows,
         "sacct_head": SACCT_HEAD, "grid_head": GRID_HEAD, "text": as_text, "t0": T0, "step": STEP, "steps": STEPS,
+        "cloudwatch": cloudwatch_record,
+        "azure": azure_record,
     }  # fmt: skip
 
 
