@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from telemetry.collectors.base import Collector, collect
+from telemetry.collectors.base import Collector, UnavailableError, collect
+from telemetry.collectors.prometheus import PrometheusCollector
 
-COLLECTORS: dict[str, type[Collector]] = {}
+COLLECTORS: dict[str, type[Collector]] = {
+    "prometheus": PrometheusCollector,
+}
 
-__all__ = ["COLLECTORS", "Collector", "collect"]
+__all__ = ["COLLECTORS", "Collector", "UnavailableError", "collect"]

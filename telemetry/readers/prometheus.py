@@ -15,17 +15,7 @@ from telemetry.errors import InputError
 from telemetry.quality import QualityReport
 from telemetry.raw import Labels, RawSamples, require_points, text_of
 from telemetry.readers.base import ReadContext, ReadResult, mapping_at, read_json
-
-# name -> canonical metric, the exporter's own unit, whether 0 means "not supported"
-METRIC_NAMES: dict[str, tuple[str, str, bool]] = {
-    "DCGM_FI_DEV_POWER_USAGE": ("hw.power", "W", False),
-    "DCGM_FI_DEV_GPU_UTIL": ("hw.gpu.utilization", "%", False),
-    "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION": ("hw.energy", "mJ", False),
-    "DCGM_FI_DEV_FB_USED": ("hw.gpu.memory.usage", "MiB", False),
-    "ipmi_dcmi_power_consumption_watts": ("hw.power", "W", True),
-    "http_server_request_count_total": ("http.server.request.count", "1", False),
-    "http_requests_total": ("http.server.request.count", "1", False),
-}
+from telemetry.readers.prometheus_metrics import METRIC_NAMES
 
 
 class PrometheusReader:
@@ -43,6 +33,9 @@ class PrometheusReader:
         if not isinstance(results, list):
             raise InputError("'data.result' is no list", where=where)
         quality, raw = QualityReport(), RawSamples(context.source)
+        warnings = answer.get("warnings")
+        for text in warnings if isinstance(warnings, list) else ():
+            quality.note(context.source, f"the server warned, so the answer may be partial: {text}")
         for index, entry in enumerate(results):
             self._entry(entry, f"{where}, data.result[{index}]", raw, quality)
         require_points(raw, where, ", ".join(METRIC_NAMES))

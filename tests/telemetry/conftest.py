@@ -1,14 +1,18 @@
-"""A small, clean export per reader, in its native format."""
+"""A small, clean export per reader, in its native format; makes the makers beside this file importable."""
 
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from telemetry.cleaning import Inventory, NodeInfo
 from telemetry.readers import ReadContext
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 T0 = 1_767_571_200  # 2026-01-05T00:00:00Z
 STEP = 600
