@@ -13,7 +13,11 @@ CONVERSIONS: dict[str, dict[str, float]] = {
     "1": {"1": 1.0, "": 1.0, "ratio": 1.0, "%": 0.01, "percent": 0.01},
     "By": {"By": 1.0, "B": 1.0, "KiBy": 1024.0, "MiBy": 1024.0**2, "MiB": 1024.0**2, "GiBy": 1024.0**3, "GiB": 1024.0**3},
     "{request}": {"{request}": 1.0, "{requests}": 1.0, "1": 1.0, "": 1.0},
+    "Cel": {"Cel": 1.0, "C": 1.0, "celsius": 1.0},
+    "Hz": {"Hz": 1.0, "kHz": 1e3, "MHz": 1e6, "GHz": 1e9},
 }
+CONVERSIONS["W"] |= {"daW": 10.0}  # hundredths of kW, as APC's PDUs count
+CONVERSIONS["J"] |= {"hW.h": 360_000.0, "uJ": 1e-6}  # tenths of kWh, as APC's PDUs count; RAPL's own unit
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,12 @@ METRICS: dict[str, Metric] = {
     "hw.gpu.memory.usage": Metric("By"),
     "system.cpu.utilization": Metric("1"),
     "http.server.request.count": Metric("{request}", True, "http.server.request.rate", "1/s"),
+    "hw.gpu.memory.bandwidth.utilization": Metric("1"),
+    "hw.gpu.memory.limit": Metric("By"),
+    "hw.gpu.speed": Metric("Hz"),
+    "hw.temperature": Metric("Cel"),
+    "k8s.pod.power": Metric("W"),
+    "k8s.pod.energy": Metric("J", True, "k8s.pod.energy.rate", "W"),
 }
 SAMPLE_METRICS: tuple[str, ...] = tuple(m.rate or name for name, m in METRICS.items())
 
