@@ -84,6 +84,17 @@ def ipmi_block(node: str, k: int, reading: str = "500 Watts") -> str:
     )
 
 
+def prometheus_text(answer: dict) -> bytes:
+    """The same as text exposition: a line per point, in the order of time, with times in milliseconds."""
+    lines = []
+    for step in range(STEPS):
+        for entry in answer["data"]["result"]:
+            labels = ",".join(f'{key}="{value}"' for key, value in entry["metric"].items() if key != "__name__")
+            time, value = entry["values"][step]
+            lines.append(f"{entry['metric']['__name__']}{{{labels}}} {value} {1000 * time}")
+    return as_text(["# TYPE DCGM_FI_DEV_POWER_USAGE gauge", *lines])
+
+
 SACCT_HEAD = "JobID|JobName|User|Account|Partition|State|Submit|Start|End|ElapsedRaw|TimelimitRaw|AllocTRES|ReqTRES|NNodes|NodeList|Comment"
 
 
@@ -155,6 +166,7 @@ CLEAN: dict[str, tuple[str, bytes]] = {
         b"job_id,submit_time,duration_s,gpus,workers,workload_class,team,project,max_watts\n"
         b"a,2026-01-05T00:00:00Z,600,0.5,1,training,t,p,\nb,2026-01-05T02:00:00+02:00,600,4,2,,,,800\n",
     ),
+    "prometheus_text": ("scrapes.prom", prometheus_text(prometheus_answer())),
 }
 
 
