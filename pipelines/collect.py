@@ -24,7 +24,7 @@ from telemetry.spool import Spool, Window
 from telemetry.times import parse_time_s
 
 LOG = logging.getLogger(__name__)
-RELATIVE = re.compile(r"-(\d+(?:\.\d+)?)(s|min|h|d)")
+RELATIVE = re.compile(r"-\d+(?:\.\d+)?(?:s|min|h|d)")
 TIMES = "now, a span back such as -90min, -6h or -7d, or an ISO 8601 time (UTC unless it has a zone)"
 
 
@@ -79,8 +79,8 @@ def time_of(text: str, now: pd.Timestamp, where: str) -> pd.Timestamp:
     """
     if text == "now":
         return now.floor("s")
-    if match := RELATIVE.fullmatch(text):
-        return (now - pd.Timedelta(float(match.group(1)), unit=match.group(2))).floor("s")  # type: ignore[call-overload]
+    if RELATIVE.fullmatch(text):
+        return (now - pd.Timedelta(text[1:])).floor("s")
     seconds = parse_time_s(text)
     if seconds is None:
         raise InputError(f"'{text}'", where=where, allowed=TIMES)

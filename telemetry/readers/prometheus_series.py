@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from telemetry.quality import QualityReport
 from telemetry.raw import GOOD, Labels, RawSamples, parse_times, parse_values, text_of
 from telemetry.readers.prometheus_metrics import (
@@ -23,6 +21,7 @@ from telemetry.readers.prometheus_metrics import (
     node_of,
     pod_of,
 )  # fmt: skip
+from telemetry.readers.sums import add_sum
 from telemetry.units import METRICS
 
 ZERO = ("0", "0.0", 0, 0.0)
@@ -84,7 +83,8 @@ def _add_group(group: list[_Read], raw: RawSamples, quality: QualityReport) -> N
         if read.series.name != best:
             quality.note(raw.source, f"series of metric {read.series.name}, since {best} measures the same")
     if len(chosen) > 1 and chosen[0].exported.parts:
-        _add_sum(chosen, raw, quality)
+        add_sum([(read.labels, read.series.times, _values(read)) for read in chosen], raw, quality)
+        quality.note(raw.source, f"series of metric {best} that were summed with others of the same", len(chosen))
     elif chosen[0].exported.board and any(text_of(read.series.labels, "GPU_I_ID") for read in chosen):
         _add_board(chosen, raw, quality)
     else:
@@ -119,33 +119,6 @@ def _add_board(chosen: list[_Read], raw: RawSamples, quality: QualityReport) -> 
 
 def _key(time: Any) -> Any:
     return time if isinstance(time, int | float | str) else str(time)
-
-
-def _add_sum(chosen: list[_Read], raw: RawSamples, quality: QualityReport) -> None:
-    """Counters of one thing by code, mode or replica as one count: the increases of all of them, by time.
-
-    A counter that falls has restarted, as in :func:`telemetry.counters.counter_rates`; a counter's first point is no increase.
-    """
-    total: dict[int, float] = {}
-    for read in chosen:
-        value, state = parse_values(_values(read))
-        time_ns, bad = parse_times(read.series.times)
-        good = (state == GOOD) & ~bad & (value >= 0)
-        quality.add(raw.source, "unparseable" if bad.any() else "sentinel", int((~good).sum()), read.labels.place)
-        at = np.argsort(time_ns[good], kind="stable")
-        times, counts = time_ns[good][at], value[good][at]
-        increase = np.diff(counts)
-        fell = increase < 0
-        quality.add(raw.source, "counter_reset", int(fell.sum()), read.labels.place)
-        for time, more in zip(times.tolist(), [0.0, *np.where(fell, counts[1:], increase).tolist()], strict=False):
-            total[time] = total.get(time, 0.0) + more
-    labels = chosen[0].labels._replace(delta=True, **({} if _one_pod(chosen) else {"pod": ""}))
-    raw.add_block(labels, [time / 1e9 for time in sorted(total)], [total[time] for time in sorted(total)])
-    quality.note(raw.source, f"series of metric {chosen[0].series.name} that were summed with others of the same", len(chosen))
-
-
-def _one_pod(chosen: list[_Read]) -> bool:
-    return len({read.labels.pod for read in chosen}) == 1
 
 
 def _add_memory_share(groups: Mapping[tuple[str, str, str, str], list[_Read]], beside: _Beside, raw: RawSamples) -> None:
