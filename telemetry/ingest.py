@@ -12,16 +12,16 @@ from pathlib import Path
 import pandas as pd
 
 from telemetry.cleaning import Inventory, NodeInfo
-from telemetry.errors import InputError
+from telemetry.errors import InputError, NoPointsError
 from telemetry.lake import Lake, SourceTables
 from telemetry.quality import QualityReport
-from telemetry.readers import READERS, ReadContext, reader_named
+from telemetry.readers import READERS, ReadContext, ReadResult, reader_named
 from telemetry.readers.base import mapping_at, read_json
 from telemetry.schema import TIME_COLUMN
 from telemetry.spool import Spool, Window
 
 # Part of every digest: raise it when readers give other tables for the same file, so that lakes are filled anew.
-READERS_VERSION = 1
+READERS_VERSION = 2
 DEFAULT_MAX_GRID_GAP_S = 24 * 3600
 
 
@@ -162,7 +162,7 @@ def ingest_sources(
         digest = source_digest(spec, context)
         if held.get(spec.key) != digest:
             status[spec.source] = "ingested"
-            result = reader_named(spec.reader).read(Path(spec.path), context)
+            result = _read(spec, context)
             fresh.append(SourceTables(spec.key, digest, _within(spec.window, result.tables), result.quality, label=spec.source))
         if progress is not None:
             progress(spec.source)
@@ -173,6 +173,18 @@ def ingest_sources(
     else:
         lake.tidy()
     return IngestResult(_of(lake.quality(), names), lake.rows(), status, lake.data_hash())
+
+
+def _read(spec: SourceSpec, context: ReadContext) -> ReadResult:
+    """Tables of a file; those of a fetched window may be none, since a system may have been down for all of it."""
+    try:
+        return reader_named(spec.reader).read(Path(spec.path), context)
+    except NoPointsError:
+        if spec.window is None:
+            raise
+    quality = QualityReport()
+    quality.note(context.source, "fetched windows without a point of a known metric")
+    return ReadResult({}, quality)
 
 
 def _within(window: Window | None, tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

@@ -12,6 +12,7 @@ from telemetry.readers.jobs_table import JobsTableReader
 from telemetry.readers.kubernetes import KubernetesReader
 from telemetry.readers.otlp import OtlpReader
 from telemetry.readers.prometheus import PrometheusReader
+from telemetry.readers.prometheus_text import PrometheusTextReader
 from telemetry.readers.slurm import SlurmReader
 from telemetry.readers.swf import SwfReader
 
@@ -28,6 +29,7 @@ READERS: dict[str, Reader] = {
         JobsTableReader(),
         CloudWatchReader(),
         AzureMonitorReader(),
+        PrometheusTextReader(),
     )
 }
 
