@@ -15,22 +15,24 @@ How, in each of the three layers (the rule of ``envs.accounting.attribute_node``
   with nobody on any board ``overhead``.
 - what is claimed by nobody known (``telemetry/claims.py``) is ``unattributed``.
 
-Idle watts are measured: the median of the intervals in which nobody held anything; where there are fewer than six, the 5th percentile.
+Intervals of more than ten minutes are attributed in equal parts and summed. Idle watts are measured: the median of the parts in which
+nobody held anything; where there are fewer than six, the 5th percentile.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
-from telemetry.claims import NOBODY, Boards, Claimant, Claims
+from telemetry.claims import NOBODY, Claimant, Claims
 from telemetry.devices import place_of
 from telemetry.energy import EPSILON_S, DeviceEnergy, EnergyRules, Grid, interval_energy, per_device
 from telemetry.errors import InputError
+from telemetry.labels import Boards
 from telemetry.owners import OWNER_COLUMNS, job_spans
 
 KINDS: tuple[str, ...] = ("job", "idle", "unattributed", "overhead")
@@ -40,6 +42,7 @@ ROW_COLUMNS: tuple[str, ...] = (
     "interval_start", "interval_end", "site", "node", *OWNER_COLUMNS, "kind", "energy_j", "source_layer",
 )  # fmt: skip
 FEWEST_IDLE = 6
+LONGEST_S = 600.0  # longer intervals are attributed in equal parts of at most this, and summed
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Attribution:
         known_share: of the nodes' time, the part whose energy is known.
         counts: what was repaired, shared, ambiguous or scaled, in words.
         hours: GPU hours busy without a label, and what became of them.
-        devices: the energy that was split, with cross-checks of sources.
+        devices: the energy that was split (in parts of at most ``LONGEST_S``), with cross-checks of sources.
     """
 
     rows: pd.DataFrame
@@ -124,7 +127,8 @@ def attribute(
     Raises:
         InputError: no power of any node, or power that cannot be.
     """
-    energy, rules = energy or EnergyRules(), rules or AttributionRules()
+    energy, rules, asked = energy or EnergyRules(), rules or AttributionRules(), grid
+    grid, part_of = asked.refined(LONGEST_S)
     devices = per_device(interval_energy(samples, grid, energy), energy.sources)
     nodes = _nodes(devices, grid)
     spans = job_spans(jobs, int(grid.edges_ns[0]), int(grid.edges_ns[-1]))
@@ -141,9 +145,11 @@ def attribute(
     rows = _split(nodes, claims, grid, len(claimant.owners.job_rows()), rules)
     counts = claimant.counts
     counts["node intervals whose parts exceed the node; parts scaled"] = nodes.scaled
-    known = float((nodes.covered_s / grid.seconds).mean()) if len(nodes.names) else 0.0
-    table = _table(rows, nodes, claimant.owners.table(), grid)
-    return Attribution(table, nodes.total, nodes.names, grid, known, counts, claimant.hours, devices)
+    known = float(nodes.covered_s.sum() / (grid.seconds.sum() * len(nodes.names)))
+    whole = _merged([replace(rows, interval=part_of[rows.interval])], len(claimant.owners.job_rows()))
+    table = _table(whole, nodes, claimant.owners.table(), asked)
+    node_j = np.add.reduceat(nodes.total, np.flatnonzero(np.diff(part_of, prepend=-1)), axis=1)
+    return Attribution(table, node_j, nodes.names, asked, known, counts, claimant.hours, devices)
 
 
 # Energy by node -----------------------------------------------------------------------------------------------------------------------
@@ -286,7 +292,7 @@ def _split(nodes: _Nodes, claims: Claims, grid: Grid, owners: int, rules: Attrib
         else:
             found = _split_layer(joules, covered, cell, owner, held / size[cell // T], held, grid.seconds, OVERHEAD)
         rows += [_Rows(p[0] // T, p[0] % T, p[1], p[2], np.full(len(p[0]), layer), p[3]) for p in found]
-    return _merged(rows, T, owners)
+    return _merged(rows, owners)
 
 
 def _split_layer(
@@ -347,7 +353,7 @@ def _idle_watts(joules: np.ndarray, covered_s: np.ndarray, free: np.ndarray, low
     return found
 
 
-def _merged(rows: list[_Rows], T: int, owners: int) -> _Rows:
+def _merged(rows: list[_Rows], owners: int) -> _Rows:
     """Rows of one key as one; rows without energy are left out."""
     node, interval, owner, kind, layer, energy = (
         np.concatenate([getattr(part, name) for part in rows]) for name in ("node", "interval", "owner", "kind", "layer", "energy_j")

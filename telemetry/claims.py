@@ -22,33 +22,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from telemetry.devices import codes_of, combined, place_of
-from telemetry.energy import NS_PER_S, POWER, EnergyRules, Grid, cut, stretches, usual_step_ns
+from telemetry.energy import NS_PER_S, EnergyRules, Grid, cut
+from telemetry.labels import Boards, Labels, read_labels
 from telemetry.owners import FOREVER, JobSpans, Owners, jobs_of_pods
 
-UTILIZATION = "hw.gpu.utilization"
 NOBODY = 0
 BUSY_SHARE = 0.8  # share of a run's whole intervals in which a board must be busy to be the run's
 MATCH_PASSES = 8
 FULL = 1e-6
-
-
-@dataclass(frozen=True)
-class Boards:
-    """The D boards (GPUs) of N nodes.
-
-    Attributes:
-        node: int64 ``[D]``; ``names`` ``[D]``; ``pool`` ``[D]`` ('' = not known).
-        watts: float64 ``[D, T]`` mean watts of the covered time, NaN where unknown.
-        idle_w: float64 ``[D]``, watts of the board when nobody computes.
-    """
-
-    node: np.ndarray
-    names: np.ndarray
-    pool: np.ndarray
-    watts: np.ndarray
-    idle_w: np.ndarray
-    node_names: np.ndarray
 
 
 @dataclass
@@ -64,22 +45,6 @@ class Claims:
     gpu_s: np.ndarray
     weight: np.ndarray
     counts: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True)
-class _Labels:
-    """Label samples of boards and slices, sorted by series and time. Arrays ``[M]``; ``board`` of a slice is its GPU's."""
-
-    board: np.ndarray
-    series: np.ndarray
-    begin_ns: np.ndarray
-    end_ns: np.ndarray
-    pod: np.ndarray
-    use: np.ndarray  # utilisation, or 1 where only watts are known
-    busy: np.ndarray
-    share: np.ndarray  # of the board: 1, or a slice's part
-    together: np.ndarray  # pods at the same time in the series
-    pods: pd.DataFrame  # [P] pod_uid, team, project
 
 
 class Claimant:
@@ -109,7 +74,8 @@ class Claimant:
 
     def run(self, samples: pd.DataFrame) -> Claims:
         """All steps over the canonical samples of the window."""
-        labels = self._labels(samples)
+        labels = read_labels(samples, self.boards, self.rules, self.busy_use, self.busy_watts, self.mig)
+        self.has_use[labels.board[labels.measured]] = True
         self._measure(labels)
         self._label_claims(labels)
         self._match()
@@ -119,63 +85,9 @@ class Claimant:
 
     # What the samples say
 
-    def _labels(self, samples: pd.DataFrame) -> _Labels:
-        """The series of each board (or slice) that carries labels, utilisation before watts."""
-        rows = samples[samples["metric"].isin([UTILIZATION, POWER]).to_numpy()]
-        key, series = combined([codes_of(rows[name]) for name in ("node", "device", "source", "metric")])
-        first = np.zeros(len(key), dtype=np.int64)
-        first[series[::-1]] = np.arange(len(series))[::-1]
-        told = rows.iloc[first][["node", "device", "metric"]].astype(str)
-        index = {(self.boards.node_names[n], name): d for d, (n, name) in enumerate(zip(self.boards.node, self.boards.names, strict=True))}
-        places = [place_of(node, device) for node, device in zip(told["node"], told["device"], strict=True)]
-        board = np.array(
-            [
-                index.get((node, place.parent or device), -1)
-                for node, device, place in zip(told["node"], told["device"], places, strict=True)
-            ],
-            dtype=np.int64,
-        )
-        labelled = np.bincount(series, (rows["pod_uid"] != "").to_numpy(), minlength=len(key))
-        chosen = _best_series(told, board, labelled)
-        share = self._shares(told, board, places, chosen)
-        keep = chosen[series]
-        rows, series = rows[keep], series[keep]
-        time_ns = rows["time"].dt.tz_localize(None).to_numpy().astype("datetime64[ns]").astype(np.int64)
-        pod_key, pod = combined([codes_of(rows[name]) for name in ("pod_uid", "team", "project")])
-        order = np.lexsort((pod, time_ns, series))
-        rows, series, time_ns, pod = rows.iloc[order], series[order], time_ns[order], pod[order]
-        names = {name: codes_of(rows[name])[0] for name in ("pod_uid", "team", "project")}
-        pods = pd.DataFrame({name: names[name][pod_key[:, place]] for place, name in enumerate(names)}).astype(str)
-        value = rows["value"].to_numpy(dtype=np.float64)
-        is_use = (told["metric"] == UTILIZATION).to_numpy()[series]
-        at = board[series]
-        busy = np.where(is_use, value > self.busy_use, value > self.busy_watts * self.boards.idle_w[at])
-        begin, together = self._backward(series, time_ns, len(key))
-        self.has_use[at[is_use]] = True
-        return _Labels(at, series, begin, time_ns, pod, np.where(is_use, value, 1.0), busy, share[series], together, pods)
-
-    def _shares(self, told: pd.DataFrame, board: np.ndarray, places: list, chosen: np.ndarray) -> np.ndarray:
-        """Part of its board that each series stands for: a slice as ``mig`` says, else an equal part of the slices of that board."""
-        share = np.ones(len(told))
-        sliced = np.array([place.kind == "mig" for place in places], dtype=bool) & chosen
-        number = np.bincount(board[sliced], minlength=self.shape[0]) if sliced.any() else np.ones(self.shape[0])
-        for row in np.flatnonzero(sliced):
-            share[row] = self.mig.get(f"{told['node'].iloc[row]}/{told['device'].iloc[row]}", 1.0 / number[board[row]])
-        return share
-
-    def _backward(self, series: np.ndarray, time_ns: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Begin of the time that each label stands for, back to the sample before; and how many labels there are at its time."""
-        fresh = np.ones(len(series), dtype=bool)
-        fresh[1:] = (np.diff(series) != 0) | (np.diff(time_ns) != 0)
-        group = np.cumsum(fresh) - 1
-        one = np.flatnonzero(fresh)
-        steps = stretches(series[one], time_ns[one], np.zeros(len(one)), np.ones(len(one), dtype=bool), count, _as_counter(self.rules))
-        self._steps = usual_step_ns(series[one], time_ns[one], count) / NS_PER_S
-        return steps[0][group], np.bincount(group)[group]
-
-    def _measure(self, la: _Labels) -> None:
+    def _measure(self, la: Labels) -> None:
         """Busy seconds, utilisation seconds and busy seconds without a label of every board and interval."""
-        np.maximum.at(self.step_s, la.board, self._steps[la.series])
+        np.maximum.at(self.step_s, la.board, la.step_s)
         part = la.share / la.together
         ones = np.ones(len(la.board))
         pieces = cut(self.grid, la.begin_ns, la.end_ns, ones, ones)
@@ -187,7 +99,7 @@ class Claimant:
 
     # 1 and 2: labels
 
-    def _label_claims(self, la: _Labels) -> None:
+    def _label_claims(self, la: Labels) -> None:
         job = jobs_of_pods(la.pods["pod_uid"].to_numpy(), self.spans.table["job_id"].to_numpy())
         owner = np.array(
             [self.owners.of(j, *row) if row[0] else NOBODY for j, row in zip(job, la.pods.itertuples(index=False), strict=True)]
@@ -213,7 +125,7 @@ class Claimant:
         for j, on in seen.items():
             self.placed[j] = on
 
-    def _workers(self, la: _Labels, job: np.ndarray) -> np.ndarray:
+    def _workers(self, la: Labels, job: np.ndarray) -> np.ndarray:
         """Pods that are workload managers: without a job, on every board of a node that the job table names."""
         known = {name for names in self.spans.nodes for name in names}
         node = self.boards.node[la.board]
@@ -254,7 +166,7 @@ class Claimant:
             return np.ones(T)
         return np.maximum(self.use_s[d, first : first + T] / self.grid.seconds[first : first + T], FULL)
 
-    def _sample_claims(self, la: _Labels, chosen: np.ndarray, owner: np.ndarray, job: np.ndarray) -> None:
+    def _sample_claims(self, la: Labels, chosen: np.ndarray, owner: np.ndarray, job: np.ndarray) -> None:
         rows = np.flatnonzero(chosen)
         begin, end, of = la.begin_ns[rows], la.end_ns[rows], job[la.pod[rows]]
         if len(self.spans):
@@ -304,7 +216,7 @@ class Claimant:
 
     def _try(self, job: int) -> bool:
         """Put the job where it must be; False when several or no places fit."""
-        fit = self._fitting(job, busy=True)
+        fit = self._fitting(job, self.held, busy=True)
         if len(fit) != self._missing(job):
             return False
         self._place(job, fit.tolist(), self.owners.of(job))
@@ -320,8 +232,8 @@ class Claimant:
             return np.arange(self.shape[0])
         return np.flatnonzero((self.boards.pool == pool) | (self.boards.pool == ""))
 
-    def _fitting(self, job: int, *, busy: bool) -> np.ndarray:
-        """Boards with room over the whole run; ``busy``: that also compute in it."""
+    def _fitting(self, job: int, held: np.ndarray, *, busy: bool) -> np.ndarray:
+        """Boards with room beside ``held`` over the whole run; ``busy``: that also compute in it."""
         boards = self._candidates(job)
         taken = self.placed.get(job)
         if taken:
@@ -329,7 +241,7 @@ class Claimant:
         first, seconds = self._inside(int(self.spans.begin_ns[job]), int(self.spans.end_ns[job]))
         span = slice(first, first + len(seconds))
         part = min(self.spans.gpus[job], 1.0)
-        free = self.grid.seconds[span] - self.held[boards, span]
+        free = self.grid.seconds[span] - held[boards, span]
         fits = (free >= part * seconds * 0.999 - 1.0).all(axis=1)
         if busy and len(boards):
             whole = seconds > 0.5 * self.grid.seconds[span]
@@ -345,6 +257,7 @@ class Claimant:
     def _share(self) -> None:
         """Jobs that match no single place: over their nodes by GPUs, or as nobody over the boards that they may be on."""
         wanted: dict[int, list[tuple[int, int, np.ndarray]]] = {}
+        certain = self.held.copy()
         for job in self.waiting:
             first, seconds = self._inside(int(self.spans.begin_ns[job]), int(self.spans.end_ns[job]))
             need = min(self.spans.gpus[job], 1.0) * self._missing(job) * seconds
@@ -354,10 +267,10 @@ class Claimant:
                     wanted.setdefault(n, []).append((job, first, need / len(self._nodes[job])))
             elif not self.spans.nodes[job]:
                 self.counts["jobs ambiguous: several places or none fit"] += 1
-                fit = self._fitting(job, busy=True)
-                fit = fit if len(fit) else self._fitting(job, busy=False)
+                fit = self._fitting(job, certain, busy=True)
+                fit = fit if len(fit) else self._fitting(job, certain, busy=False)
                 if len(fit) >= self._missing(job):
-                    self._spread(fit, first, need, NOBODY, self.held)
+                    self._spread(fit, first, need, NOBODY, certain)
         for n, jobs in sorted(wanted.items()):
             self._share_node(n, jobs)
 
@@ -429,30 +342,3 @@ class Claimant:
         self.counts["GPU intervals claimed beyond their time"] = int((total > length * 1.001 + 1.0).sum())
         gpu_s = gpu_s * np.where(total > length, length / np.maximum(total, FULL), 1.0)[cell]
         return Claims(cell // self.shape[1], cell % self.shape[1], owner, gpu_s, weight, self.counts)
-
-
-def _as_counter(rules: EnergyRules) -> EnergyRules:
-    """Labels reach back as the gauges do."""
-    return EnergyRules("mean", rules.max_gap_s, rules.max_gap_s)
-
-
-def _best_series(told: pd.DataFrame, board: np.ndarray, labelled: np.ndarray) -> np.ndarray:
-    """One series for each board, or each of its slices: with labels before without, utilisation before watts, most labels first."""
-    table = pd.DataFrame(
-        {
-            "node": told["node"].to_numpy(),
-            "device": told["device"].to_numpy(),
-            "bare": labelled == 0,
-            "watts": (told["metric"] != UTILIZATION).to_numpy(),
-            "fewest": -labelled,
-            "board": board,
-            "slice": ["/" in name for name in told["device"]],
-        }
-    )
-    table = table[table["board"] >= 0]
-    best = table.sort_values(["node", "device", "bare", "watts", "fewest"], kind="stable").groupby(["node", "device"], sort=False).head(1)
-    sliced = set(best.loc[best["slice"], "board"])
-    best = best[best["slice"] | ~best["board"].isin(sliced)]
-    chosen = np.zeros(len(told), dtype=bool)
-    chosen[best.index.to_numpy(dtype=np.int64)] = True
-    return chosen

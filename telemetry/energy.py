@@ -90,6 +90,14 @@ class Grid:
     def __len__(self) -> int:
         return len(self.edges_ns) - 1
 
+    def refined(self, longest_s: float) -> tuple[Grid, np.ndarray]:
+        """The same time in equal parts of each interval, none longer than ``longest_s``; and the interval of each part, int64 ``[T']``."""
+        count = np.maximum(np.ceil(self.seconds / longest_s - 1e-9), 1).astype(np.int64)
+        of = np.repeat(np.arange(len(self)), count)
+        place = np.arange(len(of)) - np.repeat(np.cumsum(count) - count, count)
+        edges = self.edges_ns[of] + (np.diff(self.edges_ns)[of] * (place / count[of])).astype(np.int64)
+        return Grid(np.append(edges, self.edges_ns[-1])), of
+
 
 @dataclass(frozen=True)
 class Pieces:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from telemetry.cleaning import Inventory, NodeInfo
 from telemetry.readers import ReadContext
 
+sys.path.insert(0, str(Path(__file__).parent))  # the makers beside this file
 T0 = 1_767_571_200  # 2026-01-05T00:00:00Z
 STEP = 600
 STEPS = 12
