@@ -1,7 +1,7 @@
 """Slurm accounting: ``sacct --parsable2`` with a header line, plain or gzipped.
 
 Needs at least ``JobID, Submit, Start, End, State, ReqTRES`` (or ``AllocTRES``); reads ``User, Account, Partition, ElapsedRaw, TimelimitRaw,
-NNodes, Comment`` as well. Times without a zone are UTC (run sacct with ``TZ=UTC``). Account = team, partition = pool. Job steps
+NNodes, NodeList, Comment`` as well. Times without a zone are UTC (run sacct with ``TZ=UTC``). Account = team, partition = pool. Job steps
 (``123.batch``) are skipped; they repeat their job. ``Comment`` may hold ``key=value;`` pairs: ``class, project, priority, deadline,
 max_watts, workers, preemptible``. GPUs are ``gres/gpu``, or ``gres/shard`` divided by the inventory's shards per GPU. Jobs without a GPU
 are left out and told.
@@ -9,6 +9,8 @@ are left out and told.
 
 from __future__ import annotations
 
+import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ STATES = {
     "CANCELLED": "cancelled", "PREEMPTED": "cancelled", "REVOKED": "cancelled", "TIMEOUT": "timeout", "DEADLINE": "timeout",
     "FAILED": "failed", "NODE_FAIL": "failed", "OUT_OF_MEMORY": "failed", "BOOT_FAIL": "failed", "REQUEUED": "pending",
 }  # fmt: skip
+HOSTS = re.compile(r"[^,\[]*(?:\[[^\]]*\][^,\[]*)*")
+MOST_HOSTS = 100_000
 MEMORY_GIB = {"K": 1 / 1024**2, "M": 1 / 1024, "G": 1.0, "T": 1024.0}
 
 
@@ -45,7 +49,7 @@ class SlurmReader:
                 where=f"{where}, line 1",
                 allowed=", ".join((*REQUIRED, "ReqTRES")),
                 remedy="sacct --parsable2 --allocations -o JobID,User,Account,Partition,State,Submit,Start,End,ElapsedRaw,TimelimitRaw,"
-                "AllocTRES,ReqTRES,NNodes,Comment",
+                "AllocTRES,ReqTRES,NNodes,NodeList,Comment",
             )
         quality, jobs = QualityReport(), []
         for line in lines[1:]:
@@ -100,6 +104,7 @@ class SlurmReader:
             "preemptible": flag(comment.get("preemptible")),
             "gpu_model": gpu_model_name(typed[0]) if typed else None,
             "pool": row.get("Partition"),
+            "nodes": " ".join(host_names(row.get("NodeList", ""))),
             "state": state,
         }
 
@@ -127,3 +132,38 @@ def memory_gib(text: str) -> float | None:
     text = text.rstrip("nc")
     amount = number(text[:-1] if text[-1:] in MEMORY_GIB else text)
     return None if amount is None else amount * MEMORY_GIB.get(text[-1:], 1 / 1024)
+
+
+def host_names(text: str) -> list[str]:
+    """Nodes of a Slurm host list: ``gpu[08-10,12],login1`` is gpu08, gpu09, gpu10, gpu12, login1. None where the text is no list.
+
+    Written as slurm.conf(5) describes it; ``None assigned`` and the like, and lists of more than 100,000 nodes, give none.
+    """
+    text = text.strip()
+    if not text or " " in text or text.count("[") != text.count("]"):
+        return []
+    names: list[str] = []
+    for group in HOSTS.findall(text):
+        parts = [_numbers(part[1:-1]) if part.startswith("[") else [part] for part in re.split(r"(\[[^\]]*\])", group) if part]
+        count = 1
+        for part in parts:
+            count *= len(part)
+        if len(names) + count > MOST_HOSTS:
+            return []
+        if parts:
+            names += ["".join(combination) for combination in itertools.product(*parts)]
+    return names
+
+
+def _numbers(text: str) -> list[str]:
+    """``08-10,12`` as ``08, 09, 10, 12``; nothing where it is none."""
+    found: list[str] = []
+    for item in text.split(","):
+        low, _, high = item.partition("-")
+        if not low.isdigit() or (high and not high.isdigit()) or len(low) > 9 or len(high) > 9:
+            return []
+        last = int(high or low)
+        if last - int(low) >= MOST_HOSTS:
+            return []
+        found += [str(number).zfill(len(low)) for number in range(int(low), last + 1)]
+    return found
