@@ -21,7 +21,7 @@ from telemetry.schema import TIME_COLUMN
 from telemetry.spool import Spool, Window
 
 # Part of every digest: raise it when readers give other tables for the same file, so that lakes are filled anew.
-READERS_VERSION = 1
+READERS_VERSION = 2
 DEFAULT_MAX_GRID_GAP_S = 24 * 3600
 
 

@@ -19,6 +19,7 @@ from telemetry.readers.base import ReadContext, ReadResult, mapping_at, read_jso
 # name -> canonical metric, the exporter's own unit, whether 0 means "not supported"
 METRIC_NAMES: dict[str, tuple[str, str, bool]] = {
     "DCGM_FI_DEV_POWER_USAGE": ("hw.power", "W", False),
+    "DCGM_FI_DEV_POWER_MGMT_LIMIT": ("hw.power.limit", "W", True),
     "DCGM_FI_DEV_GPU_UTIL": ("hw.gpu.utilization", "%", False),
     "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION": ("hw.energy", "mJ", False),
     "DCGM_FI_DEV_FB_USED": ("hw.gpu.memory.usage", "MiB", False),
