@@ -41,6 +41,7 @@ class Metric:
 
 METRICS: dict[str, Metric] = {
     "hw.power": Metric("W"),
+    "hw.power.limit": Metric("W"),
     "hw.energy": Metric("J", True, "hw.energy.rate", "W"),
     "hw.gpu.utilization": Metric("1"),
     "hw.gpu.memory.utilization": Metric("1"),
