@@ -13,6 +13,7 @@ import pandas as pd
 
 from telemetry.cleaning import Inventory
 from telemetry.errors import InputError
+from telemetry.policy import QualityPolicy
 from telemetry.quality import QualityReport
 
 
@@ -24,11 +25,15 @@ class ReadContext:
         source: name that the rows carry in their ``source`` column and the report counts under.
         inventory: nodes with site and pool.
         max_grid_gap_s: longest gap of a price series that is filled; longer ones are refused.
+        policy: what is done about each flaw.
+        now: the clock that times of samples are held against; None = they are not, and a file is read alike at any time.
     """
 
     source: str
     inventory: Inventory = field(default_factory=Inventory)
     max_grid_gap_s: int = 24 * 3600
+    policy: QualityPolicy = field(default_factory=QualityPolicy)
+    now: pd.Timestamp | None = None
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class IpmiReader:
                 body.append(line)
         self._block(header, body, raw)
         require_points(raw, where, "blocks that begin with '=== NODE TIME'")
-        frame = clean_samples(raw, context.inventory, quality, where=where)
+        frame = clean_samples(raw, context.inventory, quality, where=where, policy=context.policy, now=context.now)
         if frame.empty:
             raise InputError("no block has a power reading", where=where, remedy="is this ipmitool's output?")
         return ReadResult({"samples": frame}, quality)

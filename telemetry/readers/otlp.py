@@ -56,7 +56,9 @@ class OtlpReader:
         if not good:
             raise InputError("no line is an OTLP/JSON request", where=where, remedy="is the file truncated, or of another format?")
         require_points(raw, where, ", ".join(METRICS))
-        return ReadResult({"samples": clean_samples(raw, context.inventory, quality, where=where)}, quality)
+        return ReadResult(
+            {"samples": clean_samples(raw, context.inventory, quality, where=where, policy=context.policy, now=context.now)}, quality
+        )
 
 
 def request_points(request: dict[str, Any]) -> tuple[list[Point], list[str]]:
@@ -74,19 +76,24 @@ def request_points(request: dict[str, Any]) -> tuple[list[Point], list[str]]:
             if name not in METRICS:
                 unread.append(f"metrics named {name}, which are not read")
             elif "gauge" in metric or "sum" in metric:
-                points += _metric_points(metric, shared)
+                points += _metric_points(metric, shared, unread)
             else:
                 unread.append(f"{name} as {', '.join(k for k in metric if k not in ('name', 'unit', 'description'))}, which is not read")
     return points, unread
 
 
-def _metric_points(metric: dict[str, Any], shared: dict[str, Any]) -> list[Point]:
+def _metric_points(metric: dict[str, Any], shared: dict[str, Any], unread: list[str]) -> list[Point]:
+    only = METRICS[metric["name"]].only
     data = metric["sum"] if "sum" in metric else metric["gauge"]
     delta = "sum" in metric and str(data.get("aggregationTemporality", "2")) in DELTA
     unit = str(metric.get("unit", ""))
     found: list[Point] = []
     for point in data.get("dataPoints", ()):
-        labels = _labels(metric["name"], unit, {**shared, **_attributes(point.get("attributes"))}, delta)
+        attributes = {**shared, **_attributes(point.get("attributes"))}
+        if only is not None and text_of(attributes, only[0], only[0].rpartition(".")[2]) not in ("", only[1]):
+            unread.append(f"points of {metric['name']} with another {only[0]} than {only[1]}")
+            continue
+        labels = _labels(metric["name"], unit, attributes, delta)
         found.append((labels, int(point["timeUnixNano"]), point.get("asDouble", point.get("asInt"))))
     return found
 

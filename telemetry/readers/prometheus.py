@@ -46,7 +46,7 @@ class PrometheusReader:
         for index, entry in enumerate(results):
             self._entry(entry, f"{where}, data.result[{index}]", raw, quality)
         require_points(raw, where, ", ".join(METRIC_NAMES))
-        frame = clean_samples(raw, context.inventory, quality, where=where)
+        frame = clean_samples(raw, context.inventory, quality, where=where, policy=context.policy, now=context.now)
         return ReadResult({"samples": frame}, quality)
 
     def _entry(self, entry: Any, where: str, raw: RawSamples, quality: QualityReport) -> None:
