@@ -78,13 +78,13 @@ def _frame(devices: Sequence[str], hidden: int, start: np.datetime64, span: np.t
         shown = shown if len(shown) <= 32 else f"{shown[:15]}\u2026{shown[-16:]}"
         parts.append(f'<rect x="{LEFT}" y="{y + 1}" width="{WIDTH - LEFT}" height="{ROW - 2}" class="stripe"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y + ROW - 5}" text-anchor="end">{html.escape(shown)}</text>')
-    ticks = 6
+    ticks, digits = 6, 10 if span > np.timedelta64(14, "D") else 16
     for tick in range(ticks + 1):
         x = LEFT + (WIDTH - LEFT) * tick / ticks
         anchor = "start" if tick == 0 else "end" if tick == ticks else "middle"
         parts.append(f'<line x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{bottom + 4}" class="tick"/>')
         at = start + (span.astype("timedelta64[s]") * tick) // ticks
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="{anchor}">{_time(at)}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="{anchor}">{_time(at)[:digits]}</text>')
     if hidden > 0:
         parts.append(f'<text x="{LEFT - 8}" y="{bottom + 18}" text-anchor="end" class="more">{hidden:,} more with fewer</text>')
     return parts

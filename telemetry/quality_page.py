@@ -26,7 +26,7 @@ h1{font-size:1.7rem;margin:0 0 .2rem}h2{font-size:1.2rem;margin:2.2rem 0 .6rem}h
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th:first-child,td:first-child,.text td,.text th{text-align:left}.text td{white-space:normal}
-thead th{position:sticky;top:0;background:var(--card);font-weight:600;vertical-align:bottom}
+thead th{position:sticky;top:0;white-space:normal;background:var(--card);font-weight:600;vertical-align:bottom}
 thead th button{all:unset;cursor:pointer}thead th button:focus-visible{outline:2px solid var(--filled)}
 th[aria-sort=ascending] button::after{content:" \\25b4"}th[aria-sort=descending] button::after{content:" \\25be"}
 td.zero{color:var(--line)}
@@ -89,12 +89,14 @@ def page(document: Mapping[str, Any], flaws: Mapping[str, str]) -> str:
 
 def _cards(sources: Mapping[str, Any], total: Mapping[str, int]) -> str:
     rows = sum(sum(told["rows"].values()) for told in sources.values())
-    devices = sum(told["seen"].get("devices", 0) for told in sources.values())
     flawed = sum(len([name for name in told["devices"] if name]) for told in sources.values())
-    cards = [(f"{len(sources):,}", "sources"), (f"{rows:,}", "rows kept")]
-    if devices:
-        cards.append((f"{flawed:,} of {devices:,}", "devices with a flaw"))
-    cards += [(f"{sum(total.values()):,}", "flaws counted"), (f"{len(total):,}", "kinds of flaw")]
+    cards = [
+        (f"{len(sources):,}", "sources"),
+        (f"{rows:,}", "rows kept"),
+        (f"{sum(total.values()):,}", "flaws counted"),
+        (f"{len(total):,}", "kinds of flaw"),
+        (f"{flawed:,}", "devices or nodes with a flaw"),
+    ]
     return "<div class='cards'>" + "".join(f"<div class='card'><b>{value}</b><span>{name}</span></div>" for value, name in cards) + "</div>"
 
 
@@ -128,8 +130,9 @@ def _source(name: str, told: Mapping[str, Any], flaws: Mapping[str, str]) -> str
         devices = sorted(told["devices"].items(), key=lambda item: (-sum(item[1].values()), item[0]))
         rows = [[device or "(file)", sum(found.values()), *(found.get(f, 0) for f in own)] for device, found in devices[:MAX_DEVICES]]
         more = f", the {MAX_DEVICES} with most" if len(devices) > MAX_DEVICES else ""
+        kind = "device" if len(devices) == 1 else "devices"
         table = _table(["device", "flaws", *own], rows)
-        parts.append(f"<details class='panel'><summary>{len(devices):,} devices with a flaw{more}</summary>{table}</details>")
+        parts.append(f"<details class='panel'><summary>Flaws of {len(devices):,} {kind}{more}</summary>{table}</details>")
     parts += [f"<p class='note'>{html.escape(what)}: {count:,}</p>" for what, count in told["notes"].items()]
     return "\n".join(parts)
 
