@@ -98,11 +98,11 @@ class _Cleaner:
         self.entities, self.entity = _codes([la.entity for la in labels])
         self.metrics, self.metric = _codes([la.metric for la in labels])
         _, self.series = _codes([la.identity for la in labels])
-        self.is_counter = np.array([METRICS[la.metric].counter for la in labels])
-        self.is_delta = np.array([la.delta for la in labels])
-        self.is_power = np.array([la.metric == "hw.power" for la in labels])
+        self.is_counter = np.array([METRICS[la.metric].counter for la in labels], dtype=bool)
+        self.is_delta = np.array([la.delta for la in labels], dtype=bool)
+        self.is_power = np.array([la.metric == "hw.power" for la in labels], dtype=bool)
         self.max_w = np.array([self._limit_w(la) for la in labels])
-        self.is_share = np.array([METRICS[la.metric].unit == "1" for la in labels])
+        self.is_share = np.array([METRICS[la.metric].unit == "1" for la in labels], dtype=bool)
         self.low = np.array([METRICS[la.metric].low for la in labels])
         self.high = np.array([np.inf if METRICS[la.metric].unit == "1" else METRICS[la.metric].high for la in labels])
         self.gaps: Gaps = NO_GAPS
@@ -160,7 +160,7 @@ class _Cleaner:
             self._judge("future_timestamp", self.points.time_ns > self.now_ns)
 
     def _units(self) -> None:
-        foreign = np.array([la.unit != (la.native_unit or METRICS[la.metric].unit) for la in self.points.labels])
+        foreign = np.array([la.unit != (la.native_unit or METRICS[la.metric].unit) for la in self.points.labels], dtype=bool)
         foreign &= (self.points.scale != 1.0) | (self.points.shift != 0.0)
         self._count("unit_converted", foreign[self.points.group])
 
@@ -256,7 +256,7 @@ class _Cleaner:
 
     def _series(self) -> None:
         """Whole series that cannot be believed."""
-        never = np.array([la.metric in NEVER_ZERO for la in self.points.labels])
+        never = np.array([la.metric in NEVER_ZERO for la in self.points.labels], dtype=bool)
         p = self.points
         self._judge("unsupported_zero", zero_series(self.series[p.group], p.value, never[p.group]))
         p = self.points
@@ -306,7 +306,7 @@ class _Cleaner:
             self._count(flaw, counters[rows])
             if self.policy.of(flaw) == DROP:
                 gone.append(rows)
-        is_energy = np.array([la.metric == "hw.energy" for la in c.labels])[c.group]
+        is_energy = np.array([la.metric == "hw.energy" for la in c.labels], dtype=bool)[c.group]
         own = Rates(rates.rows[is_energy[rates.rows]], rates.per_s[is_energy[rates.rows]], rates.resets, rates.wraps)
         p = self.points
         for place in energy_mismatches(
@@ -322,7 +322,7 @@ class _Cleaner:
         gauges = np.flatnonzero(~counter)
         counters = np.flatnonzero(counter)
         rates = self._rates(counters)
-        busy = np.array([la.metric == "hw.gpu.utilization" and not la.pod for la in p.labels])
+        busy = np.array([la.metric == "hw.gpu.utilization" and not la.pod for la in p.labels], dtype=bool)
         self._count("missing_pod_label", busy[p.group] & (p.value > 0))
         rows = np.concatenate([gauges, counters[rates.rows]])
         group, time_ns, value = p.group[rows], p.time_ns[rows], np.concatenate([p.value[gauges], rates.per_s])
