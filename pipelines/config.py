@@ -21,6 +21,7 @@ from pipelines.cli import build
 from pipelines.engine import EngineConfig
 from pipelines.workspace import STAGES
 from telemetry.errors import InputError
+from telemetry.policy import QualityPolicy
 
 TARGETS = ("workload", "power")
 BOUNDS = ("none", "lp", "milp")
@@ -180,6 +181,7 @@ class TrainConfig:
 
     source: dict[str, Any]
     lake: dict[str, Any]
+    quality: QualityPolicy
     target: TargetConfig
     forecasters: dict[str, dict[str, Any]]
     power: PowerConfig
@@ -237,6 +239,7 @@ def train_config(cfg: DictConfig) -> TrainConfig:
     return TrainConfig(
         source=raw["source"],
         lake=raw["lake"],
+        quality=build(QualityPolicy, raw["quality"], "quality"),
         target=target,
         forecasters=members,
         power=build(PowerConfig, raw["power"], "power"),

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from pipelines.cli import build, hydra_command
 from telemetry.errors import InputError
 from telemetry.ingest import IngestResult, SourceSpec, ingest_sources, load_inventory
 from telemetry.lake import Lake
+from telemetry.policy import QualityPolicy
 from telemetry.quality import FLAWS
+
+if TYPE_CHECKING:
+    from registry.tracking import Run
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,13 @@ class LakeConfig:
     root: str
 
 
-def ingest(source: Mapping[str, Any], lake: Mapping[str, Any], *, replace: bool = False) -> tuple[Lake, IngestResult]:
-    """Ingest what the config groups ``source`` and ``lake`` say.
+def ingest(
+    source: Mapping[str, Any], lake: Mapping[str, Any], policy: QualityPolicy | None = None, *, replace: bool = False
+) -> tuple[Lake, IngestResult]:
+    """Ingest what the config groups ``source`` and ``lake`` say; ``policy`` is that of the group ``quality``, None = the default.
 
     Raises:
-        InputError: a wrong key or value, a file that cannot be read, or no room to write; the lake is as before.
+        InputError: a wrong key or value, a file that cannot be read or that the policy refuses, or no room to write; the lake is as before.
     """
     chosen, place = build(SourceConfig, source, "source"), build(LakeConfig, lake, "lake")
     inventory = load_inventory(Path(chosen.inventory)) if chosen.inventory is not None else None
@@ -70,7 +77,7 @@ def ingest(source: Mapping[str, Any], lake: Mapping[str, Any], *, replace: bool 
 
         try:
             gap_s = int(chosen.max_grid_gap_h * 3600)
-            result = ingest_sources(target, specs, inventory, max_grid_gap_s=gap_s, replace=replace, progress=progress)
+            result = ingest_sources(target, specs, inventory, max_grid_gap_s=gap_s, policy=policy, replace=replace, progress=progress)
         except OSError as error:
             raise InputError(
                 f"cannot be written ({error.strerror or error})",
@@ -94,13 +101,43 @@ def summary(result: IngestResult) -> str:
     return "\n".join(lines)
 
 
+def log_quality(run: Run, result: IngestResult) -> None:
+    """The report as ``quality.html``, ``quality.json`` and ``quality.txt``, the flaws and rows as metrics."""
+    run.set_tags({"data.hash": result.data_hash})
+    run.log_text(result.quality.to_html(), "quality.html")
+    run.log_text(json.dumps(result.quality.to_dict(), indent=1) + "\n", "quality.json")
+    run.log_text(summary(result), "quality.txt")
+    total = result.quality.total()
+    run.log_metrics({f"rows/{table}": rows for table, rows in result.rows.items()} | {f"flaws/{flaw}": n for flaw, n in total.items()})
+
+
+def track(cfg: DictConfig, policy: QualityPolicy, result: IngestResult) -> str:
+    """Log an ingest as a run of its own, in the store of the config group ``registry``; the run's id."""
+    from pipelines.config import RegistryConfig  # with MLflow, which an ingest that is not logged need not load
+    from registry.tracking import open_tracking
+
+    place = build(RegistryConfig, cfg.registry, "registry")
+    with open_tracking(place.tracking_uri, place.artifact_root, place.experiment).run(
+        "ingest", tags={"command": "pipelines.ingest"}
+    ) as run:
+        told = OmegaConf.to_container(cfg, resolve=True)
+        run.log_config({key: told[key] for key in ("source", "lake", "replace")} | {"quality": asdict(policy)})  # type: ignore[index, call-overload]
+        run.log_provenance({"hash": result.data_hash})
+        log_quality(run, result)
+    return run.run_id
+
+
 @hydra_command("ingest")
 def main(cfg: DictConfig) -> int:
     """Read, store, print, report."""
-    if not isinstance(cfg.replace, bool):
-        raise InputError(f"{cfg.replace!r}", where="replace", allowed="true, false")
-    lake, result = ingest(cfg.source, cfg.lake, replace=cfg.replace)
+    for key in ("replace", "track"):
+        if not isinstance(cfg[key], bool):
+            raise InputError(f"{cfg[key]!r}", where=key, allowed="true, false")
+    policy = build(QualityPolicy, cfg.quality, "quality")
+    lake, result = ingest(cfg.source, cfg.lake, policy, replace=cfg.replace)
     print(summary(result))
+    if cfg.track:
+        print(f"logged as run {track(cfg, policy, result)} in {cfg.registry.tracking_uri}")
     print(f"data {result.data_hash[:16]} in {lake.root}; quality report: {lake.root / 'quality' / 'report.html'}")
     return 0
 

@@ -8,14 +8,16 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from telemetry.cleaning import Inventory, NodeInfo
 from telemetry.errors import InputError, NoPointsError
 from telemetry.lake import Lake, SourceTables
+from telemetry.policy import QualityPolicy
 from telemetry.quality import QualityReport
-from telemetry.readers import READERS, ReadContext, ReadResult, reader_named
+from telemetry.readers import READERS, ReadContext, ReadResult, read_export, reader_named
 from telemetry.readers.base import mapping_at, read_json
 from telemetry.schema import TIME_COLUMN
 from telemetry.spool import Spool, Window
@@ -78,10 +80,12 @@ class IngestResult:
 
 
 def load_inventory(path: Path) -> Inventory:
-    """Inventory of a JSON file ``{"nodes": {name: {"site", "pool", "gpu_model", "gpus"}}, "shards_per_gpu": 4}``; other keys are ignored.
+    """Inventory of a JSON file ``{"nodes": {name: {"site", "pool", "gpu_model", "gpus"}}, "shards_per_gpu": 4}``.
+
+    A node may also tell ``max_power_w`` (what it draws at most) and ``gpu_max_power_w`` (each of its GPUs); other keys are ignored.
 
     Raises:
-        InputError: unreadable, or a node without site or pool.
+        InputError: unreadable, a node without site or pool, or a limit that is none.
     """
     value = read_json(path)
     nodes: dict[str, NodeInfo] = {}
@@ -92,6 +96,8 @@ def load_inventory(path: Path) -> Inventory:
             pool=str(mapping_at(info, "pool", where)),
             gpu_model=str(info.get("gpu_model", "")),
             gpus=int(info.get("gpus", 0)),
+            max_power_w=_watts(info, "max_power_w", where),
+            gpu_max_power_w=_watts(info, "gpu_max_power_w", where),
         )
     shards = value.get("shards_per_gpu", 4)
     if not isinstance(shards, int) or shards < 1:
@@ -99,14 +105,29 @@ def load_inventory(path: Path) -> Inventory:
     return Inventory(nodes=nodes, shards_per_gpu=shards)
 
 
+def _watts(info: dict[str, Any], key: str, where: str) -> float:
+    value = info.get(key, 0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise InputError(f"{key} {value!r}", where=where, allowed="watts above 0, or leave it out")
+    return float(value)
+
+
 def source_digest(spec: SourceSpec, context: ReadContext) -> str:
-    """Hex digest of the file's content and of everything else that its tables depend on.
+    """Hex digest of the file's content and of everything else that its tables depend on, but for the clock.
 
     Raises:
         InputError: the file cannot be opened.
     """
     inventory = {name: asdict(info) for name, info in sorted(context.inventory.nodes.items())}
-    told = [READERS_VERSION, spec.reader, context.source, inventory, context.inventory.shards_per_gpu, context.max_grid_gap_s]
+    told = [
+        READERS_VERSION,
+        spec.reader,
+        context.source,
+        inventory,
+        context.inventory.shards_per_gpu,
+        context.max_grid_gap_s,
+        asdict(context.policy),
+    ]
     if spec.window is not None:
         told.append(spec.window.stem)
     digest = hashlib.sha256(json.dumps(told).encode())
@@ -126,6 +147,8 @@ def ingest_sources(
     inventory: Inventory | None = None,
     *,
     max_grid_gap_s: int = DEFAULT_MAX_GRID_GAP_S,
+    policy: QualityPolicy | None = None,
+    now: pd.Timestamp | None = None,
     replace: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> IngestResult:
@@ -133,12 +156,14 @@ def ingest_sources(
 
     Args:
         inventory: nodes with site and pool; None = what the exports themselves say.
+        policy: what is done about each flaw; None = the default.
+        now: the clock that times are held against; None = that of this machine. A file with times in the future is read again each time.
         replace: forget sources that the lake holds but that are not given.
         progress: called with the name of each file's source when it is done.
 
     Raises:
-        InputError: no source, an unknown reader, two sources of one name, a job in two sources, or a file that its reader refuses. The lake
-            is as before.
+        InputError: no source, an unknown reader, two sources of one name, a job in two sources, or a file that its reader or the policy
+            refuses. The lake is as before.
         OSError: the disk is full or not writable; the lake is as before.
     """
     if not sources:
@@ -156,11 +181,13 @@ def ingest_sources(
         reader_named(spec.reader)
     files = [part for spec in sources for part in spec.parts()]
     held, fresh = lake.sources(), []
+    clock, policy = now if now is not None else pd.Timestamp.now(tz="UTC"), policy or QualityPolicy()
+    early = lake.sources_with("future_timestamp")
     status = dict.fromkeys(names, "unchanged")
     for spec in files:
-        context = ReadContext(spec.source, inventory or Inventory(), max_grid_gap_s)
+        context = ReadContext(spec.source, inventory or Inventory(), max_grid_gap_s, policy, clock)
         digest = source_digest(spec, context)
-        if held.get(spec.key) != digest:
+        if held.get(spec.key) != digest or spec.key in early:
             status[spec.source] = "ingested"
             result = _read(spec, context)
             fresh.append(SourceTables(spec.key, digest, _within(spec.window, result.tables), result.quality, label=spec.source))
@@ -172,13 +199,13 @@ def ingest_sources(
         lake.ingest(*fresh, remove=gone)
     else:
         lake.tidy()
-    return IngestResult(_of(lake.quality(), names), lake.rows(), status, lake.data_hash())
+    return IngestResult(lake.quality().of(names), lake.rows(), status, lake.data_hash())
 
 
 def _read(spec: SourceSpec, context: ReadContext) -> ReadResult:
     """Tables of a file; those of a fetched window may be none, since a system may have been down for all of it."""
     try:
-        return reader_named(spec.reader).read(Path(spec.path), context)
+        return read_export(spec.reader, Path(spec.path), context)
     except NoPointsError:
         if spec.window is None:
             raise
@@ -212,11 +239,3 @@ def _unique_jobs(lake: Lake, fresh: Sequence[SourceTables], gone: Sequence[str])
                         where=f"source '{source.source}'",
                         remedy="do not give the same jobs twice; replace=true forgets the sources of before",
                     )
-
-
-def _of(quality: QualityReport, names: Sequence[str]) -> QualityReport:
-    return QualityReport(
-        counts={name: quality.counts[name] for name in names if name in quality.counts},
-        notes={name: quality.notes[name] for name in names if name in quality.notes},
-        rows={name: quality.rows[name] for name in names if name in quality.rows},
-    )

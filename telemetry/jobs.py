@@ -44,6 +44,7 @@ def jobs_frame(rows: Sequence[dict[str, Any]], source: str, quality: QualityRepo
     (``duplicate``); an optional time that is none is ``unparseable`` and left blank. Sorted by submit time and job id.
     """
     frame = pd.DataFrame(rows, columns=list(JOB_COLUMNS))
+    quality.saw(source, points=len(frame) + sum(quality.total(source).values()))
     for name in JOB_TIMES:
         frame[name], wrong = utc_times(frame[name].where(frame[name].notna(), None).tolist())
         if name != "submit_time":

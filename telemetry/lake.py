@@ -93,6 +93,11 @@ class Lake:
         """Digest of each source in the lake."""
         return {name: entry["digest"] for name, entry in self.manifest()["sources"].items()}
 
+    def sources_with(self, flaw: str) -> set[str]:
+        """Sources of which a flaw was counted."""
+        entries = self.manifest()["sources"].items()
+        return {name for name, entry in entries if flaw in entry["quality"]["total"]}
+
     def data_hash(self) -> str:
         """Hex digest of everything in the lake: the same for the same source files, in whatever order they came."""
         return hashlib.sha256(json.dumps(sorted(self.sources().items())).encode()).hexdigest()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from telemetry.errors import NoPointsError
-from telemetry.units import METRICS, factor
+from telemetry.units import METRICS, factor, offset
 
 GOOD, SENTINEL, UNPARSEABLE = 0, 1, 2
 SENTINEL_TEXT: frozenset[str] = frozenset(
@@ -119,6 +119,7 @@ class RawSamples:
         return RawArrays(
             labels=self._labels,
             scale=np.asarray(scale, dtype=float),
+            shift=np.asarray([offset(la.unit, METRICS[la.metric].unit) for la in self._labels], dtype=float),
             group=np.repeat(np.arange(len(sizes), dtype=np.int64), sizes),
             stream=np.repeat(np.asarray(streams, dtype=np.int64), sizes),
             order=np.asarray([o for chunk in self._orders for o in chunk], dtype=np.int64),
@@ -131,10 +132,11 @@ class RawSamples:
 
 @dataclass(frozen=True)
 class RawArrays:
-    """Points as arrays of N; ``labels`` and ``scale`` are per group."""
+    """Points as arrays of N; ``labels``, ``scale`` and ``shift`` (value = raw x scale + shift) are per group."""
 
     labels: list[Labels]
     scale: np.ndarray
+    shift: np.ndarray
     group: np.ndarray
     stream: np.ndarray
     order: np.ndarray
@@ -146,7 +148,7 @@ class RawArrays:
     def take(self, rows: np.ndarray) -> RawArrays:
         """The points at ``rows`` (positions or mask)."""
         picked = {n: getattr(self, n)[rows] for n in ("group", "stream", "order", "time_ns", "bad_time", "value", "state")}
-        return RawArrays(labels=self.labels, scale=self.scale, **picked)
+        return RawArrays(labels=self.labels, scale=self.scale, shift=self.shift, **picked)
 
 
 def parse_values(raw: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,8 @@
 
 Time is UTC and tz-aware (``datetime64[ns, UTC]``); the unit is part of a column's name. Text columns hold '' (samples) or None (jobs) where
 nothing is known. ``samples.service`` and the ``pool`` columns go beyond what an exporter knows of a device: the service that a request
-counter belongs to, and the pool of the inventory. ``jobs.workload`` names what a job computes (a network whose speed was measured on
+counter belongs to, and the pool of the inventory; ``samples.filled`` says how a value that was not measured came about (``hold``,
+``linear``; ``telemetry/policy.py``). ``jobs.workload`` names what a job computes (a network whose speed was measured on
 several GPU models), ``checkpoint_s`` is the time between its checkpoints and ``restart_s`` that of loading one, ``data_gib`` what has to be
 sent when it runs elsewhere than at ``data_site``, and ``nodes`` the nodes that it ran on, with spaces between them. The table ``forecasts``
 is written by commands (``telemetry/forecasts.py``).
@@ -22,7 +23,7 @@ from telemetry.errors import InputError
 from telemetry.units import SAMPLE_METRICS
 
 SAMPLE_TEXT: tuple[str, ...] = (
-    "metric", "unit", "site", "pool", "node", "device", "service", "pod_uid", "namespace", "team", "project", "source",
+    "metric", "unit", "site", "pool", "node", "device", "service", "pod_uid", "namespace", "team", "project", "source", "filled",
 )  # fmt: skip
 SAMPLE_COLUMNS: tuple[str, ...] = ("time", "metric", "value", *SAMPLE_TEXT[1:])
 JOB_REQUIRED: tuple[str, ...] = ("job_id", "submit_time", "duration_s", "gpus", "workers", "workload_class", "team", "project")

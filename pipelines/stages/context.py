@@ -13,7 +13,7 @@ from telemetry.errors import InputError
 
 # Config groups and earlier stages that each stage depends on; the stages of dvc.yaml say the same.
 DEPENDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "ingest": (("source", "lake"), ()),
+    "ingest": (("source", "lake", "quality"), ()),
     "features": (("target", "trace", "grid", "cluster"), ("ingest",)),
     "forecasters": (("target", "forecaster", "power", "backtest", "cluster", "reserve", "seed"), ("features",)),
     "agent": (("agent", "reward", "cluster", "trace", "seed"), ("features",)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipelines.config import TrainConfig
-from pipelines.ingest import ingest, summary
+from pipelines.ingest import ingest, log_quality
 from pipelines.stages.context import StageContext
 from pipelines.workspace import write_json
 from telemetry.lake import Lake
@@ -25,10 +25,7 @@ def run_ingest(context: StageContext, out: Path) -> None:
     if not config.source["files"]:
         write_json(out / "ingest.json", {"data_hash": None, "rows": {}, "quality": {}})
         return
-    _, result = ingest(config.source, config.lake, replace=True)
+    _, result = ingest(config.source, config.lake, config.quality, replace=True)
     write_json(out / "ingest.json", {"data_hash": result.data_hash, "rows": result.rows, "quality": result.quality.to_dict()})
     (out / "quality.html").write_text(result.quality.to_html())
-    context.run.set_tags({"data.hash": result.data_hash})
-    context.run.log_text((out / "quality.html").read_text(), "quality.html")
-    context.run.log_text(summary(result), "quality.txt")
-    context.run.log_metrics({f"rows/{table}": rows for table, rows in result.rows.items()})
+    log_quality(context.run, result)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from telemetry.errors import InputError
 from telemetry.readers.azure_monitor import AzureMonitorReader
 from telemetry.readers.base import ReadContext, Reader, ReadResult
@@ -33,7 +35,7 @@ READERS: dict[str, Reader] = {
     )
 }
 
-__all__ = ["READERS", "ReadContext", "ReadResult", "Reader", "reader_named"]
+__all__ = ["READERS", "ReadContext", "ReadResult", "Reader", "read_export", "reader_named"]
 
 
 def reader_named(name: str) -> Reader:
@@ -45,3 +47,15 @@ def reader_named(name: str) -> Reader:
     if name not in READERS:
         raise InputError(f"unknown reader '{name}'", where="source.files", allowed="; ".join(f"{n}: {r.reads}" for n, r in READERS.items()))
     return READERS[name]
+
+
+def read_export(name: str, path: Path, context: ReadContext) -> ReadResult:
+    """Read a file with the reader of that name, and refuse it where the context's policy says so.
+
+    Raises:
+        InputError: there is no such reader, it cannot read the file, or a flaw is refused.
+    """
+    result = reader_named(name).read(path, context)
+    context.policy.check(result.quality, sum(len(table) for table in result.tables.values()), where=str(path))
+    result.quality.policies[context.source] = context.policy.chosen()
+    return result

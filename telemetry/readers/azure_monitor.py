@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from telemetry.cleaning import clean_samples
 from telemetry.errors import InputError
 from telemetry.quality import QualityReport
 from telemetry.raw import ALL_GPUS, Labels, RawSamples, require_points
@@ -97,7 +96,7 @@ class AzureMonitorReader:
                 "neither diagnostic records nor an answer with 'value'", where=where, remedy="is this an Azure Monitor export, and whole?"
             )
         require_points(raw, where, ", ".join(METRICS_READ))
-        return ReadResult({"samples": clean_samples(raw, context.inventory, quality, where=where)}, quality)
+        return ReadResult({"samples": context.cleaned(raw, quality, where=where)}, quality)
 
 
 def _parts(document: Any) -> list[tuple[Any, Any]] | None:

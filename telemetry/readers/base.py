@@ -11,9 +11,11 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from telemetry.cleaning import Inventory
+from telemetry.cleaning import Inventory, clean_samples
 from telemetry.errors import InputError
+from telemetry.policy import QualityPolicy
 from telemetry.quality import QualityReport
+from telemetry.raw import RawSamples
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,19 @@ class ReadContext:
         source: name that the rows carry in their ``source`` column and the report counts under.
         inventory: nodes with site and pool.
         max_grid_gap_s: longest gap of a price series that is filled; longer ones are refused.
+        policy: what is done about each flaw.
+        now: the clock that times of samples are held against; None = they are not, and a file is read alike at any time.
     """
 
     source: str
     inventory: Inventory = field(default_factory=Inventory)
     max_grid_gap_s: int = 24 * 3600
+    policy: QualityPolicy = field(default_factory=QualityPolicy)
+    now: pd.Timestamp | None = None
+
+    def cleaned(self, raw: RawSamples, quality: QualityReport, *, where: str) -> pd.DataFrame:
+        """Canonical samples of raw points, by this context's inventory, policy and clock; see :func:`telemetry.cleaning.clean_samples`."""
+        return clean_samples(raw, self.inventory, quality, where=where, policy=self.policy, now=self.now)
 
 
 @dataclass(frozen=True)

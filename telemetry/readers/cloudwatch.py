@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from telemetry.cleaning import Inventory, clean_samples
+from telemetry.cleaning import Inventory
 from telemetry.errors import InputError
 from telemetry.quality import QualityReport
 from telemetry.raw import Labels, RawSamples, require_points
@@ -128,7 +128,7 @@ class CloudWatchReader:
                 remedy="is this a CloudWatch export in JSON, and whole?",
             )  # fmt: skip
         require_points(raw, where, ", ".join(METRICS_READ))
-        return ReadResult({"samples": clean_samples(raw, context.inventory, quality, where=where)}, quality)
+        return ReadResult({"samples": context.cleaned(raw, quality, where=where)}, quality)
 
 
 def metric_named(namespace: str, name: str) -> CloudWatchMetric | None:

@@ -40,6 +40,7 @@ class GridReader:
             raise InputError(
                 f"missing column {', '.join(missing)}", where=f"{where}, line 1", allowed=", ".join((*REQUIRED, *GRID_NUMBERS[2:]))
             )
+        quality.saw(source, points=sum(1 for row in rows[1:] if row))
         whole = [row for row in rows[1:] if len(row) == len(head)]
         quality.add(source, "unparseable", sum(1 for row in rows[1:] if row and len(row) != len(head)))
         frame = pd.DataFrame(whole, columns=head, dtype=object)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from telemetry.cleaning import clean_samples
 from telemetry.errors import InputError
 from telemetry.quality import QualityReport
 from telemetry.raw import Labels, RawSamples, require_points
@@ -52,7 +51,7 @@ class IpmiReader:
                 body.append(line)
         self._block(header, body, raw, quality)
         require_points(raw, where, "blocks that begin with '=== NODE TIME'")
-        frame = clean_samples(raw, context.inventory, quality, where=where)
+        frame = context.cleaned(raw, quality, where=where)
         if frame.empty:
             raise InputError("no block has a power reading", where=where, remedy="is this ipmitool's output?")
         return ReadResult({"samples": frame}, quality)

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from telemetry.cleaning import clean_samples
 from telemetry.errors import InputError
 from telemetry.quality import QualityReport
 from telemetry.raw import Labels, RawSamples, require_points
@@ -54,7 +53,7 @@ class OtlpReader:
         for parts in requests.values():
             _add_requests(list(parts.values()), raw, quality)
         require_points(raw, where, ", ".join(METRICS))
-        return ReadResult({"samples": clean_samples(raw, context.inventory, quality, where=where)}, quality)
+        return ReadResult({"samples": context.cleaned(raw, quality, where=where)}, quality)
 
 
 def _add_requests(parts: list[list[Point]], raw: RawSamples, quality: QualityReport) -> None:

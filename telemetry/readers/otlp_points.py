@@ -98,8 +98,9 @@ def _add_metric(metric: Mapping[str, Any], shared: dict[str, Any], found: Reques
         except MALFORMED:
             found.malformed += 1
             continue
-        if name == "hw.gpu.utilization" and text_of(everything, "hw.gpu.task") not in ("", "general"):
-            found.unread.append("hw.gpu.utilization of an encoder's or decoder's task, which is not read")
+        only = METRICS[canonical].only
+        if only is not None and text_of(everything, only[0], only[0].rpartition(".")[2]) not in ("", only[1]):
+            found.unread.append(f"points of {name} with another {only[0]} than {only[1]}, which are not read")
             continue
         labels = labels_of(canonical, unit, everything, delta=delta, whole=name in RENAMED)
         part = tuple(sorted((key, str(value)) for key, value in everything.items())) if canonical == REQUESTS else ()

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from telemetry.cleaning import clean_samples
 from telemetry.errors import InputError
 from telemetry.quality import QualityReport
 from telemetry.raw import RawSamples, require_points
@@ -38,7 +37,7 @@ class PrometheusReader:
             quality.note(context.source, f"the server warned, so the answer may be partial: {text}")
         add_series([_series(entry, f"{where}, data.result[{index}]") for index, entry in enumerate(results)], raw, quality)
         require_points(raw, where, ", ".join(METRIC_NAMES))
-        return ReadResult({"samples": clean_samples(raw, context.inventory, quality, where=where)}, quality)
+        return ReadResult({"samples": context.cleaned(raw, quality, where=where)}, quality)
 
 
 def _series(entry: Any, where: str) -> Series:

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from telemetry.cleaning import clean_samples
 from telemetry.errors import InputError
 from telemetry.quality import QualityReport
 from telemetry.raw import RawSamples, require_points
@@ -93,7 +92,7 @@ class PrometheusTextReader:
             quality.note(context.source, "files with samples without a time, which are left out")
         add_series(list(series.values()), raw, quality)
         require_points(raw, where, ", ".join(METRIC_NAMES))
-        return ReadResult({"samples": clean_samples(raw, context.inventory, quality, where=where)}, quality)
+        return ReadResult({"samples": context.cleaned(raw, quality, where=where)}, quality)
 
 
 def _samples(text: str, quality: QualityReport, source: str) -> Iterator[tuple[int, Sample, float | None]]:

@@ -115,7 +115,7 @@ def test_what_is_not_read_is_told(read):
     assert len(frame) == 1
     assert {what for what in quality.notes["src"] if "not read" in what} == {
         "hw.gpu.memory.usage as delta sum, which is not read",
-        "hw.gpu.utilization of an encoder's or decoder's task, which is not read",
+        "points of hw.gpu.utilization with another hw.gpu.task than general, which are not read",
         "hw.power as exponentialHistogram, which is not read",
         "metrics named container.cpu.usage, which are not read",
     }
@@ -176,12 +176,12 @@ def test_a_real_clients_request_is_read(read):
     meter = provider.get_meter("test")
     meter.create_gauge("hw.power", unit="W").set(321.5, {"hw.type": "gpu", "hw.id": "0"})
     meter.create_counter("hw.energy", unit="J").add(5, {"hw.type": "gpu", "hw.id": "0"})
-    meter.create_histogram("hw.voltage", unit="V").record(12)
+    meter.create_histogram("hw.current", unit="V").record(12)
     data = encoder.encode_metrics(reader.get_metrics_data()).SerializeToString()
     provider.shutdown()
     frame, quality = read(name="metrics.binpb", data=data)
     assert frame[["metric", "node", "device", "value"]].to_numpy().tolist() == [["hw.power", "n0", "gpu0", 321.5]]
-    assert quality.notes["src"]["metrics named hw.voltage, which are not read"] == 1
+    assert quality.notes["src"]["metrics named hw.current, which are not read"] == 1
 
 
 SCALARS = st.sampled_from(
