@@ -11,20 +11,24 @@ Order of the steps (each counts on what the step before left):
 6. values: ``unparseable``, ``sentinel``, ``negative_power``, ``implausible_power``; dropped;
 7. counters become rates (``counter_reset``);
 8. ``missing_pod_label``: a busy GPU without a pod; kept.
+
+All but two of the steps look at one series alone, so a file may be cleaned in pieces that hold whole entities (:class:`Cleaner`): what the
+pieces must be told is the usual step of each metric (5) and the common phase (2), which are counted over all of them before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from telemetry.counters import counter_rates
+from telemetry import sorting
 from telemetry.errors import InputError
 from telemetry.quality import QualityReport
-from telemetry.raw import SENTINEL, UNPARSEABLE, RawArrays, RawSamples
+from telemetry.raw import Labels, Points, RawSamples
 from telemetry.schema import SAMPLE_COLUMNS, SAMPLE_TEXT
 from telemetry.units import METRICS
 
@@ -33,6 +37,13 @@ MAX_DEVICE_W = 3_000.0
 MAX_NODE_W = 30_000.0
 # Share of a node's points that must lie on one phase before its clock is called constantly off.
 PHASE_SHARE = 0.8
+FATES: dict[int, str] = {
+    sorting.DUPLICATE: "duplicate",
+    sorting.UNPARSEABLE_VALUE: "unparseable",
+    sorting.SENTINEL_VALUE: "sentinel",
+    sorting.NEGATIVE_POWER: "negative_power",
+    sorting.IMPLAUSIBLE_POWER: "implausible_power",
+}
 
 
 @dataclass(frozen=True)
@@ -59,172 +70,190 @@ def clean_samples(raw: RawSamples, inventory: Inventory, quality: QualityReport,
     Raises:
         InputError: a unit that cannot be converted, or no point with a readable time.
     """
-    return _Cleaner(raw, inventory, quality, where).run()
+    cleaner = Cleaner(raw.source, raw.points(where=where), inventory, quality)
+    if cleaner.without_time and not len(cleaner):
+        raise no_time(where)
+    step_ns = {metric: most_common(counts) for metric, counts in cleaner.step_counts().items()}
+    cleaner.finish(step_ns, common_phase(cleaner.own_phases(step_ns), len(cleaner.entities)))
+    note_unknown(raw.source, cleaner.labels, inventory, quality)
+    return cleaner.frame()
 
 
-class _Cleaner:
-    def __init__(self, raw: RawSamples, inventory: Inventory, quality: QualityReport, where: str) -> None:
-        self.source, self.inventory, self.quality, self.where = raw.source, inventory, quality, where
-        self.points: RawArrays = raw.arrays(where=where)
-        labels = self.points.labels
+def no_time(where: str) -> InputError:
+    """What is raised where no point has a readable time."""
+    return InputError(
+        "no point has a time between 2000 and 2100", where=where, allowed="seconds since 1970", remedy="are they milliseconds?"
+    )
+
+
+def note_unknown(source: str, labels: Sequence[Labels], inventory: Inventory, quality: QualityReport) -> None:
+    """Note how many nodes the inventory does not know."""
+    unknown = {la.node for la in labels if la.node and la.node not in inventory.nodes}
+    quality.note(source, "nodes that are not in the inventory (no site, no pool)", len(unknown))
+
+
+def most_common(counts: Mapping[int, int]) -> int:
+    """The most frequent value, the smallest of several; 0 where there is none."""
+    return min(counts, key=lambda value: (-counts[value], value)) if counts else 0
+
+
+def common_phase(own: Mapping[str, int], entities: int) -> int | None:
+    """Phase that more than half of ``entities`` keep to, ns; None where there is none, or nobody is off it.
+
+    Args:
+        own: phase of each entity that keeps to one.
+    """
+    counts: dict[int, int] = {}
+    for phase in own.values():
+        counts[phase] = counts.get(phase, 0) + 1
+    if len(counts) < 2 or max(counts.values()) * 2 <= entities:
+        return None
+    return most_common(counts)
+
+
+class Cleaner:
+    """Points of whole entities, through the steps of the module: first counted, then (``finish``) judged.
+
+    Args:
+        points: N points in file order; they are sorted here, and what has no time is dropped and counted.
+    """
+
+    def __init__(self, source: str, points: Points, inventory: Inventory, quality: QualityReport) -> None:
+        self.source, self.inventory, self.quality = source, inventory, quality
+        self.labels = labels = points.labels
         self.places, self.place = _codes([la.place for la in labels])
-        self.entities, self.entity = _codes([la.entity for la in labels])
-        self.metrics, self.metric = _codes([la.metric for la in labels])
-        _, self.series = _codes([la.identity for la in labels])
-        self.is_counter = np.array([METRICS[la.metric].counter for la in labels])
-        self.is_power = np.array([la.metric == "hw.power" for la in labels])
-        self.max_w = np.array([MAX_DEVICE_W if la.device else MAX_NODE_W for la in labels])
-        self.is_share = np.array([METRICS[la.metric].unit == "1" for la in labels])
+        self.entities, entity = _codes([la.entity for la in labels])
+        self.metrics, metric = _codes([la.metric for la in labels])
+        identities, self.series_of_group = _codes([la.identity for la in labels])
+        # per series
+        self.metric, self.entity = np.zeros(len(identities), dtype=np.int64), np.zeros(len(identities), dtype=np.int64)
+        self.metric[self.series_of_group], self.entity[self.series_of_group] = metric, entity
+        self._sort(points)
 
-    def run(self) -> pd.DataFrame:
-        self._times()
-        self._units()
-        step_ns = self._steps()
-        self._skew(step_ns)
-        self._order()
-        self._duplicates()
-        self._gaps(self._steps())
-        self._values()
-        return self._table()
+    def __len__(self) -> int:
+        return len(self.time_ns)
 
-    def _count(self, flaw: str, rows: np.ndarray) -> None:
-        """Count the points at ``rows`` (positions or mask)."""
-        self.quality.add_per_device(self.source, flaw, self.place[self.points.group[rows]], self.places)
+    def _sort(self, points: Points) -> None:
+        group, time_ns, value, state, stream = points.group, points.time_ns, points.value, points.state, points.stream
+        foreign = np.array([la.unit != (la.native_unit or METRICS[la.metric].unit) for la in self.labels], dtype=bool) & (
+            points.scale != 1.0
+        )
+        self.without_time = int(points.bad_time.sum())
+        if self.without_time:
+            self._count_groups("unparseable", group[points.bad_time])
+            good = ~points.bad_time
+            group, time_ns, value, state = group[good], time_ns[good], value[good], state[good]
+            stream = stream[good] if stream is not None else None
+        if foreign.any():
+            self._count_groups("unit_converted", group[foreign[group]])
+        series = self.series_of_group.astype(np.int32)[group]
+        streams = stream if stream is not None else series
+        late = sorting.earlier_than_before(streams, time_ns, int(streams.max(initial=-1)) + 1)
+        self._count_groups("out_of_order", group[late])
+        rows = sorting.sorted_rows(series, time_ns, len(self.metric))
+        self.scale, self.series, self.group = points.scale, series[rows], group[rows]
+        self.time_ns, self.value, self.state = time_ns[rows], value[rows], state[rows]
 
-    def _drop(self, flaw: str, mask: np.ndarray) -> None:
-        if mask.any():
-            self._count(flaw, mask)
-            self.points = self.points.take(~mask)
+    def _count_groups(self, flaw: str, groups: np.ndarray) -> None:
+        """Count points, given by their label groups."""
+        if len(groups):
+            self.quality.add_per_device(self.source, flaw, self.place[groups], self.places)
 
-    def _times(self) -> None:
-        bad = self.points.bad_time
-        if len(bad) and bad.all():
-            raise InputError(
-                "no point has a time between 2000 and 2100", where=self.where, allowed="seconds since 1970", remedy="are they milliseconds?"
-            )
-        self._drop("unparseable", bad)
+    def step_counts(self) -> dict[str, dict[int, int]]:
+        """Distances between neighbouring times per metric, ns, and how often each occurs."""
+        metric, step, count = sorting.distance_runs(self.series, self.metric, self.time_ns)
+        counts: dict[str, dict[int, int]] = {name: {} for name in self.metrics}
+        for index, name in enumerate(self.metrics):
+            own = metric == index
+            steps, at = np.unique(step[own], return_inverse=True)
+            counts[name] = dict(zip(steps.tolist(), _totals(at, count[own], len(steps)), strict=True))
+        return counts
 
-    def _units(self) -> None:
-        foreign = np.array([la.unit != (la.native_unit or METRICS[la.metric].unit) for la in self.points.labels])
-        foreign &= self.points.scale != 1.0
-        self._count("unit_converted", foreign[self.points.group])
+    def _step_of_series(self, step_ns: Mapping[str, int]) -> np.ndarray:
+        return np.array([step_ns.get(name, 0) for name in self.metrics], dtype=np.int64)[self.metric]
 
-    def _steps(self) -> np.ndarray:
-        """Most common distance between neighbouring times per metric, ns [metrics]; 0 where unknown."""
-        p = self.points
-        series = self.series[p.group]
-        at = np.lexsort((p.time_ns, series))
-        step = np.diff(p.time_ns[at])
-        use = (np.diff(series[at]) == 0) & (step > 0)
-        metric = self.metric[p.group[at]][1:]
-        found = np.zeros(len(self.metrics), dtype=np.int64)
-        for index in range(len(self.metrics)):
-            steps, counts = np.unique(step[use & (metric == index)], return_counts=True)
-            if len(steps):
-                found[index] = steps[np.argmax(counts)]
-        return found
+    def own_phases(self, step_ns: Mapping[str, int]) -> dict[str, int]:
+        """Phase of each entity that keeps to one, ns."""
+        entity, phase, count = sorting.phase_runs(self.series, self.entity, self._step_of_series(step_ns), self.time_ns)
+        pairs, at = np.unique(np.stack([entity, phase]), axis=1, return_inverse=True)
+        counts: dict[int, dict[int, int]] = {}
+        for own, value, total in zip(*pairs.tolist(), _totals(at.ravel(), count, pairs.shape[1]), strict=True):
+            counts.setdefault(own, {})[value] = total
+        return {
+            self.entities[own]: most_common(phases)
+            for own, phases in counts.items()
+            if max(phases.values()) >= PHASE_SHARE * sum(phases.values())
+        }
 
-    def _skew(self, step_ns: np.ndarray) -> None:
-        p = self.points
-        step = step_ns[self.metric[p.group]]
-        known = step > 0
-        if not known.any():
+    def finish(self, step_ns: Mapping[str, int], phase_ns: int | None) -> None:
+        """Judge every point by the step of its metric and the common phase (None = no clock is off); only those that are kept stay."""
+        labels, step = self.labels, self._step_of_series(step_ns)
+        self._skew(step_ns, step, phase_ns)
+        fate, missing, reset = sorting.judge(
+            self.series, self.group, self.time_ns, self.value, self.state, step, self.scale,
+            np.array([la.metric == "hw.power" for la in labels], dtype=bool),
+            np.array([MAX_DEVICE_W if la.device else MAX_NODE_W for la in labels], dtype=float),
+            np.array([METRICS[la.metric].unit == "1" for la in labels], dtype=bool),
+            np.array([METRICS[la.metric].counter for la in labels], dtype=bool),
+            np.array([la.delta for la in labels], dtype=bool),
+        )  # fmt: skip
+        gaps = np.flatnonzero(missing)
+        self._count_groups("scrape_gap", self.group[gaps])
+        self._count_groups("scrape_gap_samples", np.repeat(self.group[gaps], missing[gaps]))
+        for why, flaw in FATES.items():
+            self._count_groups(flaw, self.group[fate == why])
+        self._count_groups("counter_reset", self.group[reset])
+        keep = np.flatnonzero(fate == sorting.KEPT)
+        self.series, self.group, self.time_ns, self.value = self.series[keep], self.group[keep], self.time_ns[keep], self.value[keep]
+        podless = np.array([la.metric == "hw.gpu.utilization" and not la.pod for la in labels], dtype=bool)
+        if podless.any():
+            self._count_groups("missing_pod_label", self.group[podless[self.group] & (self.value > 0)])
+
+    def _skew(self, step_ns: Mapping[str, int], step: np.ndarray, phase_ns: int | None) -> None:
+        if phase_ns is None:
             return
-        entity = self.entity[p.group]
-        phase = np.where(known, p.time_ns % np.maximum(step, 1), -1)
-        own = np.full(len(self.entities), -1, dtype=np.int64)
-        for index in range(len(self.entities)):
-            phases, counts = np.unique(phase[known & (entity == index)], return_counts=True)
-            if len(phases) and counts.max() >= PHASE_SHARE * counts.sum():
-                own[index] = phases[np.argmax(counts)]
-        phases, counts = np.unique(own[own >= 0], return_counts=True)
-        if len(phases) < 2 or counts.max() * 2 <= len(self.entities):
-            return
-        grid = phases[np.argmax(counts)]
-        off = (own >= 0) & (own != grid)
-        for index in np.flatnonzero(off):
-            self.quality.add(self.source, "clock_skew", 1, self.entities[index])
-        offset = np.where(off[entity] & known, own[entity] - grid, 0)
+        own = self.own_phases(step_ns)
+        off = {name: phase for name, phase in own.items() if phase != phase_ns}
+        for name in off:
+            self.quality.add(self.source, "clock_skew", 1, name)
+        offset = np.array([off.get(name, phase_ns) - phase_ns for name in self.entities], dtype=np.int64)[self.entity]
+        offset[step == 0] = 0
         half = step // 2
         offset = np.where(offset > half, offset - step, np.where(offset < -half, offset + step, offset))
-        p.time_ns[:] = p.time_ns - offset
+        if offset.any():
+            self.time_ns = self.time_ns - offset[self.series]
 
-    def _order(self) -> None:
-        p = self.points
-        at = np.lexsort((p.order, p.stream))
-        late = (np.diff(p.stream[at]) == 0) & (np.diff(p.time_ns[at]) < 0)
-        self._count("out_of_order", at[1:][late])
-        self.points = p.take(np.lexsort((p.order, p.time_ns, self.series[p.group])))
-
-    def _duplicates(self) -> None:
-        p = self.points
-        series = self.series[p.group]
-        again = np.zeros(len(series), dtype=bool)
-        again[:-1] = (np.diff(series) == 0) & (np.diff(p.time_ns) == 0)
-        self._drop("duplicate", again)
-
-    def _gaps(self, step_ns: np.ndarray) -> None:
-        p = self.points
-        step = step_ns[self.metric[p.group]][1:]
-        inside = (np.diff(self.series[p.group]) == 0) & (step > 0)
-        missing = np.where(inside, np.round(np.diff(p.time_ns) / np.maximum(step, 1)).astype(np.int64) - 1, 0)
-        rows = np.flatnonzero(missing > 0)
-        self._count("scrape_gap", rows + 1)
-        self._count("scrape_gap_samples", np.repeat(rows + 1, missing[rows]))
-
-    def _values(self) -> None:
-        self._drop("unparseable", self.points.state == UNPARSEABLE)
-        self._drop("sentinel", self.points.state == SENTINEL)
-        p = self.points
-        p.value[:] = p.value * p.scale[p.group]
-        power = self.is_power[p.group]
-        self._drop("negative_power", power & (p.value < 0))
-        p = self.points
-        self._drop("implausible_power", self.is_power[p.group] & (p.value > self.max_w[p.group]))
-        p = self.points
-        # 5 % above 1 is rounding of an exporter and is cut; more is no share.
-        wrong = (p.value < 0) | (self.is_share[p.group] & (p.value > 1.05))
-        self._drop("unparseable", wrong)
-        p = self.points
-        share = self.is_share[p.group]
-        p.value[share] = np.minimum(p.value[share], 1.0)
-
-    def _table(self) -> pd.DataFrame:
-        p = self.points
-        counter = self.is_counter[p.group]
-        gauges = np.flatnonzero(~counter)
-        counters = np.flatnonzero(counter)
-        c = p.take(counters)
-        delta = np.array([la.delta for la in p.labels])[c.group]
-        rates = counter_rates(self.series[c.group], c.time_ns, c.value, delta)
-        self._count("counter_reset", counters[rates.resets])
-        rows = np.concatenate([gauges, counters[rates.rows]])
-        value = np.concatenate([p.value[gauges], rates.per_s])
-        frame = self._frame(p.group[rows], p.time_ns[rows], value)
-        busy = np.array([la.metric == "hw.gpu.utilization" and not la.pod for la in p.labels])
-        self._count("missing_pod_label", busy[p.group] & (p.value > 0))
-        return frame
-
-    def _frame(self, group: np.ndarray, time_ns: np.ndarray, value: np.ndarray) -> pd.DataFrame:
-        at = np.lexsort((time_ns, self.series[group]))
+    def frame(self) -> pd.DataFrame:
+        """The canonical table of what was kept, by series and time."""
         columns: dict[str, object] = {
-            "time": pd.DatetimeIndex(time_ns[at].astype("datetime64[ns]")).tz_localize("UTC"),
-            "value": value[at],
+            "time": pd.DatetimeIndex(self.time_ns.astype("datetime64[ns]")).tz_localize("UTC"),
+            "value": self.value,
         }
-        text = self._text()
-        for name in SAMPLE_TEXT:
-            names, code = _codes(text[name])
-            columns[name] = pd.Categorical.from_codes(code[group[at]], categories=names)
+        for name, (names, code) in self._text().items():
+            columns[name] = pd.Categorical.from_codes(code[self.group], categories=names)
         return pd.DataFrame(columns)[list(SAMPLE_COLUMNS)]
 
-    def _text(self) -> dict[str, list[str]]:
-        """Text columns per label group."""
-        labels = self.points.labels
+    def tables(self) -> Sequence[pa.Table]:
+        """The same as :meth:`frame`, one Arrow table a metric, text as dictionaries."""
+        text, metric = self._text(), self.metric[self.series]
+        bounds = [0, *(np.flatnonzero(np.diff(metric)) + 1).tolist(), len(metric)]
+        found = []
+        for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+            group = self.group[first:end]
+            columns = {
+                "time": pa.array(self.time_ns[first:end] // 1000, type=pa.timestamp("us", tz="UTC")),
+                "value": pa.array(self.value[first:end]),
+                **{name: _dictionary(code[group], names) for name, (names, code) in text.items()},
+            }
+            found.append(pa.table({name: columns[name] for name in SAMPLE_COLUMNS}))
+        return found if len(metric) else []
+
+    def _text(self) -> dict[str, tuple[list[str], np.ndarray]]:
+        """Text columns: their distinct values, and the code of each label group."""
+        labels = self.labels
         infos = [self.inventory.nodes.get(la.node, NodeInfo()) for la in labels]
-        unknown = {la.node for la in labels if la.node and la.node not in self.inventory.nodes}
-        self.quality.note(self.source, "nodes that are not in the inventory (no site, no pool)", len(unknown))
         metrics = [METRICS[la.metric] for la in labels]
-        return {
+        text = {
             "metric": [m.rate or la.metric for m, la in zip(metrics, labels, strict=True)],
             "unit": [m.rate_unit or m.unit for m in metrics],
             "site": [la.site or info.site for la, info in zip(labels, infos, strict=True)],
@@ -238,6 +267,19 @@ class _Cleaner:
             "project": [la.project for la in labels],
             "source": [self.source] * len(labels),
         }
+        return {name: _codes(text[name]) for name in SAMPLE_TEXT}
+
+
+def _totals(at: np.ndarray, count: np.ndarray, size: int) -> list[int]:
+    """Sums of ``count`` per index ``at``."""
+    return np.bincount(at, weights=count, minlength=size).astype(np.int64).tolist()
+
+
+def _dictionary(code: np.ndarray, names: list[str]) -> pa.DictionaryArray:
+    """Text as Arrow holds it, with the names that occur alone."""
+    used, own = np.unique(code[np.concatenate([[True], code[1:] != code[:-1]])], return_inverse=False), np.zeros(len(names), dtype=np.int32)
+    own[used] = np.arange(len(used), dtype=np.int32)
+    return pa.DictionaryArray.from_arrays(own[code], [names[index] for index in used])
 
 
 def _codes(values: list) -> tuple[list, np.ndarray]:
