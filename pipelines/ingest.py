@@ -101,7 +101,7 @@ def main(cfg: DictConfig) -> int:
         raise InputError(f"{cfg.replace!r}", where="replace", allowed="true, false")
     lake, result = ingest(cfg.source, cfg.lake, replace=cfg.replace)
     print(summary(result))
-    print(f"data {result.data_hash[:16]} in {lake.root}; quality report: {lake.root / 'quality' / 'report.html'}")
+    print(f"data {result.data_hash[:16]} in {lake.root}; quality report: {lake.place('quality/report.html')}")
     return 0
 
 

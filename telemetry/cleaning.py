@@ -18,6 +18,7 @@ pieces must be told is the usual step of each metric (5) and the common phase (2
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -238,7 +239,7 @@ class Cleaner:
         text, metric = self._text(), self.metric[self.series]
         bounds = [0, *(np.flatnonzero(np.diff(metric)) + 1).tolist(), len(metric)]
         found = []
-        for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+        for first, end in itertools.pairwise(bounds):
             group = self.group[first:end]
             columns = {
                 "time": pa.array(self.time_ns[first:end] // 1000, type=pa.timestamp("us", tz="UTC")),

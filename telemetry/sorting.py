@@ -28,7 +28,7 @@ def earlier_than_before(stream: np.ndarray, time_ns: np.ndarray, streams: int) -
 
 @_compiled
 def sorted_rows(series: np.ndarray, time_ns: np.ndarray, count: int) -> np.ndarray:
-    """Rows [N] by series (codes below ``count``), then time, then as they came: a counting sort, and a sort of those series that need it."""
+    """Rows [N] by series (codes below ``count``), then time, then as they came: counted into place, sorted only where out of order."""
     start = np.zeros(count + 1, dtype=np.int64)
     for i in range(len(series)):
         start[series[i] + 1] += 1

@@ -10,6 +10,7 @@ from telemetry.readers.jobs_table import JobsTableReader
 from telemetry.readers.kubernetes import KubernetesReader
 from telemetry.readers.otlp import OtlpReader
 from telemetry.readers.prometheus import PrometheusReader
+from telemetry.readers.samples_table import SamplesTableReader
 from telemetry.readers.slurm import SlurmReader
 from telemetry.readers.swf import SwfReader
 
@@ -24,6 +25,7 @@ READERS: dict[str, Reader] = {
         GridReader(),
         SwfReader(),
         JobsTableReader(),
+        SamplesTableReader(),
     )
 }
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from telemetry.cleaning import Inventory, NodeInfo
@@ -138,6 +141,21 @@ SWF = "; Version: 2.2\n; UnixStartTime: 1767571200\n; MaxProcs: 64\n" + "".join(
     for i, procs, asked in ((1, 1, 900), (2, 8, -1), (3, 32, 900))
 )  # fmt: skip
 
+
+def samples_table() -> bytes:
+    """The answer of ``prometheus_answer`` in columns, one row a sample, in the order of the scrapes."""
+    rows = [
+        {"timestamp": time * 1000, "value": float(value), **{k: v for k, v in entry["metric"].items() if k != "UUID"}}
+        for entry in prometheus_answer()["data"]["result"]
+        for time, value in entry["values"]
+    ]
+    table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["timestamp"]))
+    table = table.set_column(0, "timestamp", table["timestamp"].cast(pa.timestamp("ms", tz="UTC")))
+    sink = io.BytesIO()
+    pq.write_table(table, sink, write_page_checksum=True)
+    return sink.getvalue()
+
+
 CLEAN: dict[str, tuple[str, bytes]] = {
     "prometheus": ("answer.json", json.dumps(prometheus_answer()).encode()),
     "otlp": ("metrics.jsonl", as_text([json.dumps(otlp_line(k)) for k in range(STEPS)])),
@@ -151,6 +169,7 @@ CLEAN: dict[str, tuple[str, bytes]] = {
         b"job_id,submit_time,duration_s,gpus,workers,workload_class,team,project,max_watts\n"
         b"a,2026-01-05T00:00:00Z,600,0.5,1,training,t,p,\nb,2026-01-05T02:00:00+02:00,600,4,2,,,,800\n",
     ),
+    "samples_table": ("samples.parquet", samples_table()),
 }
 
 
