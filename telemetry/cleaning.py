@@ -236,6 +236,8 @@ class Cleaner:
 
     def tables(self) -> Sequence[pa.Table]:
         """The same as :meth:`frame`, one Arrow table a metric, text as dictionaries."""
+        if not len(self):
+            return []
         text, metric = self._text(), self.metric[self.series]
         bounds = [0, *(np.flatnonzero(np.diff(metric)) + 1).tolist(), len(metric)]
         found = []
@@ -247,7 +249,7 @@ class Cleaner:
                 **{name: _dictionary(code[group], names) for name, (names, code) in text.items()},
             }
             found.append(pa.table({name: columns[name] for name in SAMPLE_COLUMNS}))
-        return found if len(metric) else []
+        return found
 
     def _text(self) -> dict[str, tuple[list[str], np.ndarray]]:
         """Text columns: their distinct values, and the code of each label group."""

@@ -112,7 +112,7 @@ class LocalStorage:
     def read(self, key: str) -> tuple[bytes, str]:
         try:
             data = (self.root / key).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return b"", MISSING
         return data, hashlib.sha256(data).hexdigest()
 

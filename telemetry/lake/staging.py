@@ -25,10 +25,11 @@ from telemetry.units import SAMPLE_METRICS
 
 DAY_US = 86_400_000_000
 SORT: tuple[str, ...] = ("metric", "node", "device", "service", "time")
-# Chosen by ``python -m benchmarks.lake --levels``; see docs/lake.md.
-LEVEL = 3
+# Measured by ``python -m benchmarks.lake --levels`` (docs/lake.md): readings repeat, which zstd sees in plain values and no longer in
+# split bytes; higher levels cost time and save nothing.
+LEVEL = 1
 LANES = 2
-_ENCODINGS = {"time": "DELTA_BINARY_PACKED"}
+_ENCODINGS = {"time": "DELTA_BINARY_PACKED", "value": "PLAIN"}
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,7 @@ class DayFiles:
     def _open(self, day: str, schema: pa.Schema) -> pq.ParquetWriter:
         path = self._folder / self._key(day)
         path.parent.mkdir(parents=True, exist_ok=True)
-        numbers = [f.name for f in schema if pa.types.is_floating(f.type)]
-        encodings = {k: v for k, v in _ENCODINGS.items() if k in schema.names} | dict.fromkeys(numbers, "BYTE_STREAM_SPLIT")
+        encodings = {k: v for k, v in _ENCODINGS.items() if k in schema.names}
         sampled = "metric" in schema.names
         return pq.ParquetWriter(
             path, schema, compression="zstd", compression_level=LEVEL, coerce_timestamps="us",

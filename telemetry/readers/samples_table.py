@@ -25,7 +25,7 @@ result does not depend on the size of the buckets. A single node with more rows 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,9 @@ from telemetry.units import METRICS
 PIECE_ROWS = 3_000_000
 BATCH_ROWS = 1 << 20
 WORKERS = 2
+
+
+_Load = Callable[[int, QualityReport], Cleaner]
 
 
 @dataclass
@@ -106,7 +109,9 @@ def _count_entities(file: ColumnarFile, entities: dict[str, int]) -> None:
             entities[node or service] = entities.get(node or service, 0) + count
 
 
-def _sort_in(files: list[ColumnarFile], total: int, spill: Spill, bucket_of, context: ReadContext, quality: QualityReport) -> _Scan:
+def _sort_in(
+    files: list[ColumnarFile], total: int, spill: Spill, bucket_of: Callable[[str], int], context: ReadContext, quality: QualityReport
+) -> _Scan:
     """Read everything once, into the buckets."""
     index, labels, zero, done = GroupIndex(), [], [], 0
     bucket_of_group = np.empty(0, dtype=np.int32)
@@ -202,8 +207,8 @@ def _finished(scan: _Scan, spill: Spill, context: ReadContext, quality: QualityR
     if not total:
         raise InputError("empty export: no samples of a known metric", where=where, allowed=", ".join((*METRICS, *METRIC_NAMES)))
     buckets, done = [b for b, rows in enumerate(spill.rows) if rows], 0
-    only = _count_first(scan, load, buckets, context.source, quality)
-    if only is not None and not len(only):
+    only, timed = _count_first(scan, load, buckets, quality)
+    if not timed:
         raise no_time(where)
 
     def finish(b: int) -> tuple[Cleaner, QualityReport]:
@@ -231,8 +236,8 @@ def _finished(scan: _Scan, spill: Spill, context: ReadContext, quality: QualityR
     note_unknown(context.source, [la for la in scan.labels if la is not None], context.inventory, quality)
 
 
-def _count_first(scan: _Scan, load, buckets: list[int], source: str, quality: QualityReport) -> Cleaner | None:
-    """Steps and phase over all buckets into ``scan``; the bucket itself where there is one."""
+def _count_first(scan: _Scan, load: _Load, buckets: list[int], quality: QualityReport) -> tuple[Cleaner | None, int]:
+    """Steps and phase over all buckets into ``scan``. Returns the bucket itself where there is one, and how many points have a time."""
     counts: dict[str, dict[int, int]] = {}
     own: dict[str, int] = {}
     entities: set[str] = set()
@@ -240,29 +245,29 @@ def _count_first(scan: _Scan, load, buckets: list[int], source: str, quality: Qu
         cleaner = load(buckets[0], quality)
         scan.step_ns = {metric: most_common(found) for metric, found in cleaner.step_counts().items()}
         scan.phase_ns = common_phase(cleaner.own_phases(scan.step_ns), len(cleaner.entities))
-        return cleaner
+        return cleaner, len(cleaner)
 
-    def count(b: int) -> tuple[dict[str, dict[int, int]], dict[str, int], dict[str, int], list[str]]:
+    def count(b: int) -> tuple[dict[str, dict[int, int]], dict[str, int], dict[str, int], list[str], int]:
         cleaner = load(b, QualityReport())
         steps = cleaner.step_counts()
         guess = {metric: most_common(found) for metric, found in steps.items()}
-        return steps, guess, cleaner.own_phases(guess), cleaner.entities
+        return steps, guess, cleaner.own_phases(guess), cleaner.entities, len(cleaner)
 
     with ThreadPoolExecutor(WORKERS) as pool:
         results = list(pool.map(count, buckets))
-    for steps, _, _, names in results:
+    for steps, _, _, names, _ in results:
         entities.update(names)
         for metric, found in steps.items():
             held = counts.setdefault(metric, {})
             for step, times in found.items():
                 held[step] = held.get(step, 0) + times
     scan.step_ns = {metric: most_common(found) for metric, found in counts.items()}
-    for b, (_, guess, phases, _) in zip(buckets, results, strict=True):
+    for b, (_, guess, phases, _, _) in zip(buckets, results, strict=True):
         # A bucket whose own steps are not those of the whole is looked at once more.
         told = all(scan.step_ns[metric] == step for metric, step in guess.items())
         own |= phases if told else load(b, QualityReport()).own_phases(scan.step_ns)
     scan.phase_ns = common_phase(own, len(entities))
-    return None
+    return None, sum(result[-1] for result in results)
 
 
 def _into(quality: QualityReport, found: QualityReport) -> None:
