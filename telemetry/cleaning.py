@@ -243,10 +243,11 @@ class Cleaner:
         found = []
         for first, end in itertools.pairwise(bounds):
             group = self.group[first:end]
+            groups = np.flatnonzero(np.bincount(group, minlength=len(self.labels)))
             columns = {
                 "time": pa.array(self.time_ns[first:end] // 1000, type=pa.timestamp("us", tz="UTC")),
                 "value": pa.array(self.value[first:end]),
-                **{name: _dictionary(code[group], names) for name, (names, code) in text.items()},
+                **{name: _dictionary(code, names, group, groups) for name, (names, code) in text.items()},
             }
             found.append(pa.table({name: columns[name] for name in SAMPLE_COLUMNS}))
         return found
@@ -278,11 +279,19 @@ def _totals(at: np.ndarray, count: np.ndarray, size: int) -> list[int]:
     return np.bincount(at, weights=count, minlength=size).astype(np.int64).tolist()
 
 
-def _dictionary(code: np.ndarray, names: list[str]) -> pa.DictionaryArray:
-    """Text as Arrow holds it, with the names that occur alone."""
-    used, own = np.unique(code[np.concatenate([[True], code[1:] != code[:-1]])], return_inverse=False), np.zeros(len(names), dtype=np.int32)
-    own[used] = np.arange(len(used), dtype=np.int32)
-    return pa.DictionaryArray.from_arrays(own[code], [names[index] for index in used])
+def _dictionary(code: np.ndarray, names: list[str], group: np.ndarray, groups: np.ndarray) -> pa.DictionaryArray:
+    """Text as Arrow holds it, with the names that occur alone.
+
+    Args:
+        code: name of each label group; group: label group of each row; groups: those that occur.
+    """
+    used = np.unique(code[groups])
+    if len(used) == 1:
+        zeros = pa.py_buffer(bytes(4 * len(group)))
+        return pa.DictionaryArray.from_arrays(pa.Array.from_buffers(pa.int32(), len(group), [None, zeros]), [names[used[0]]])
+    own = np.zeros(len(code), dtype=np.int32)
+    own[groups] = np.searchsorted(used, code[groups])
+    return pa.DictionaryArray.from_arrays(own[group], [names[index] for index in used])
 
 
 def _codes(values: list) -> tuple[list, np.ndarray]:
