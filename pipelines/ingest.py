@@ -15,6 +15,7 @@ from telemetry.errors import InputError
 from telemetry.ingest import IngestResult, SourceSpec, ingest_sources, load_inventory
 from telemetry.lake import Lake
 from telemetry.quality import FLAWS
+from telemetry.storage import storage_of
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,34 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class LakeConfig:
-    """Config group ``lake``: the folder that holds the lake."""
+    """Config group ``lake``.
+
+    Attributes:
+        root: the folder that holds the lake, or ``s3://bucket/prefix``.
+        endpoint_url: of an S3 that is not Amazon's.
+        anon: read a bucket without credentials.
+        wait_s: how long an ingest waits for another one on a local lake before it is refused, s.
+    """
 
     root: str
+    endpoint_url: str | None = None
+    anon: bool = False
+    wait_s: float = 0.0
+
+    def open(self) -> Lake:
+        """The lake.
+
+        Raises:
+            InputError: another kind of address, or the extra ``cloud`` is not installed.
+        """
+        return Lake(self.root, storage_of(self.root, endpoint_url=self.endpoint_url, anon=self.anon, wait_s=self.wait_s))
+
+
+def cannot_write(root: str, error: OSError) -> InputError:
+    """What is raised where the disk is full or not writable."""
+    return InputError(
+        f"cannot be written ({error.strerror or error})", where=root, remedy="make room or permit writing; the lake is as before"
+    )
 
 
 def ingest(source: Mapping[str, Any], lake: Mapping[str, Any], *, replace: bool = False) -> tuple[Lake, IngestResult]:
@@ -61,22 +87,21 @@ def ingest(source: Mapping[str, Any], lake: Mapping[str, Any], *, replace: bool 
     chosen, place = build(SourceConfig, source, "source"), build(LakeConfig, lake, "lake")
     inventory = load_inventory(Path(chosen.inventory)) if chosen.inventory is not None else None
     specs = [SourceSpec(Path(file.path), file.reader, file.name) for file in chosen.files]
-    target = Lake(place.root)
+    target = place.open()
     with tqdm(total=len(specs), desc="ingest", unit="file", dynamic_ncols=True, leave=False) as bar:
 
         def progress(name: str) -> None:
             bar.set_postfix_str(name, refresh=False)
             bar.update()
 
+        def rows(doing: str, done: int, total: int) -> None:
+            bar.set_postfix_str(f"{doing} {done:,} of {total:,} rows")
+
         try:
             gap_s = int(chosen.max_grid_gap_h * 3600)
-            result = ingest_sources(target, specs, inventory, max_grid_gap_s=gap_s, replace=replace, progress=progress)
+            result = ingest_sources(target, specs, inventory, max_grid_gap_s=gap_s, replace=replace, progress=progress, rows=rows)
         except OSError as error:
-            raise InputError(
-                f"cannot be written ({error.strerror or error})",
-                where=place.root,
-                remedy="make room or permit writing; the lake is as before",
-            ) from error
+            raise cannot_write(place.root, error) from error
     return target, result
 
 

@@ -149,11 +149,12 @@ class DayFiles:
         path.parent.mkdir(parents=True, exist_ok=True)
         encodings = {k: v for k, v in _ENCODINGS.items() if k in schema.names}
         sampled = "metric" in schema.names
+        ordered = self._table == "samples"
         return pq.ParquetWriter(
             path, schema, compression="zstd", compression_level=LEVEL, coerce_timestamps="us",
             use_dictionary=[f.name for f in schema if f.name not in encodings] if sampled else True,
             column_encoding=encodings if sampled else None,
-            sorting_columns=[pq.SortingColumn(schema.get_field_index(name)) for name in SORT] if sampled else None,
+            sorting_columns=[pq.SortingColumn(schema.get_field_index(name)) for name in SORT] if ordered else None,
         )  # fmt: skip
 
     def close(self, files: dict[str, Path]) -> list[dict[str, Any]]:

@@ -47,7 +47,7 @@ class ReadResult:
 
 @dataclass(frozen=True)
 class Pieces:
-    """A result too big for memory: parts of canonical tables, one after another.
+    """A result too big for memory: parts of canonical tables, one after another. A series of samples is in one part, sorted by time.
 
     Attributes:
         tables: table name and part; text columns are dictionaries, times ``timestamp[us, UTC]``. What it reads from is closed at its end.
