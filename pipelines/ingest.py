@@ -17,6 +17,7 @@ from telemetry.ingest import IngestResult, SourceSpec, ingest_sources, load_inve
 from telemetry.lake import Lake
 from telemetry.policy import QualityPolicy
 from telemetry.quality import FLAWS
+from telemetry.storage import storage_of
 
 if TYPE_CHECKING:
     from registry.tracking import Run
@@ -52,9 +53,34 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class LakeConfig:
-    """Config group ``lake``: the folder that holds the lake."""
+    """Config group ``lake``.
+
+    Attributes:
+        root: the folder that holds the lake, or ``s3://bucket/prefix``.
+        endpoint_url: of an S3 that is not Amazon's.
+        anon: read a bucket without credentials.
+        wait_s: how long an ingest waits for another one on a local lake before it is refused, s.
+    """
 
     root: str
+    endpoint_url: str | None = None
+    anon: bool = False
+    wait_s: float = 0.0
+
+    def open(self) -> Lake:
+        """The lake.
+
+        Raises:
+            InputError: another kind of address, or the extra ``cloud`` is not installed.
+        """
+        return Lake(self.root, storage_of(self.root, endpoint_url=self.endpoint_url, anon=self.anon, wait_s=self.wait_s))
+
+
+def cannot_write(root: str, error: OSError) -> InputError:
+    """What is raised where the disk is full or not writable."""
+    return InputError(
+        f"cannot be written ({error.strerror or error})", where=root, remedy="make room or permit writing; the lake is as before"
+    )
 
 
 def ingest(
@@ -68,22 +94,23 @@ def ingest(
     chosen, place = build(SourceConfig, source, "source"), build(LakeConfig, lake, "lake")
     inventory = load_inventory(Path(chosen.inventory)) if chosen.inventory is not None else None
     specs = [SourceSpec(Path(file.path), file.reader, file.name) for file in chosen.files]
-    target = Lake(place.root)
+    target = place.open()
     with tqdm(total=len(specs), desc="ingest", unit="file", dynamic_ncols=True, leave=False) as bar:
 
         def progress(name: str) -> None:
             bar.set_postfix_str(name, refresh=False)
             bar.update()
 
+        def rows(doing: str, done: int, total: int) -> None:
+            bar.set_postfix_str(f"{doing} {done:,} of {total:,} rows")
+
         try:
             gap_s = int(chosen.max_grid_gap_h * 3600)
-            result = ingest_sources(target, specs, inventory, max_grid_gap_s=gap_s, policy=policy, replace=replace, progress=progress)
+            result = ingest_sources(
+                target, specs, inventory, max_grid_gap_s=gap_s, policy=policy, replace=replace, progress=progress, rows=rows
+            )
         except OSError as error:
-            raise InputError(
-                f"cannot be written ({error.strerror or error})",
-                where=place.root,
-                remedy="make room or permit writing; the lake is as before",
-            ) from error
+            raise cannot_write(place.root, error) from error
     return target, result
 
 
@@ -138,7 +165,7 @@ def main(cfg: DictConfig) -> int:
     print(summary(result))
     if cfg.track:
         print(f"logged as run {track(cfg, policy, result)} in {cfg.registry.tracking_uri}")
-    print(f"data {result.data_hash[:16]} in {lake.root}; quality report: {lake.root / 'quality' / 'report.html'}")
+    print(f"data {result.data_hash[:16]} in {lake.root}; quality report: {lake.place('quality/report.html')}")
     return 0
 
 

@@ -5,9 +5,9 @@ step before left):
 
 1. points without a readable time are dropped (``unparseable``); points later than the clock (``future_timestamp``) and points in a foreign
    unit (``unit_converted``) are counted;
-2. ``clock_skew``: where most nodes scrape at one phase of the grid, a node that keeps to another constant phase is shifted onto it, by at
+2. ``out_of_order``: earlier than the predecessor in the file; sorted;
+3. ``clock_skew``: where most nodes scrape at one phase of the grid, a node that keeps to another constant phase is shifted onto it, by at
    most half a step (a skew of more than that cannot be told from one of less);
-3. ``out_of_order``: earlier than the predecessor in the file; sorted;
 4. ``duplicate``: same series and time; the last in the file wins;
 5. ``scrape_gap``: on the times that are left, before any value is judged. Before the first and after the last sample is no gap;
 6. values: ``unparseable``, ``sentinel``; then series: ``unsupported_zero``, ``unit_suspected``; then ``negative_power``,
@@ -15,30 +15,45 @@ step before left):
 7. counters become rates (``counter_reset``, ``counter_wrap``), and are held against power (``energy_mismatch``);
 8. ``missing_pod_label``: a busy GPU without a pod; kept. Gaps of gauges are filled where the policy says so; counters never are: the rate
    after a gap is the mean over it, so energy is neither lost nor made.
+
+All but three of the steps look at one entity alone, so a file may be cleaned in pieces that hold whole entities (:class:`Cleaner`): what
+the pieces must be told is the usual step of each metric (5), the common phase (3) and the series whose unit is suspected beside those of
+their peers (6), which are counted over all of them before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from telemetry.counters import WRAP_BITS, Rates, counter_rates
+from telemetry import sorting
+from telemetry.counters import WRAP_RANGE, counter_rates
 from telemetry.errors import InputError
 from telemetry.gaps import NO_GAPS, Gaps, fill_gauges, find_gaps
-from telemetry.implausible import NEVER_ZERO, OF_PEERS, bounds_of, energy_mismatches, stuck_rows, typical_values, unit_factors, zero_series
-from telemetry.limits import MAX_DEVICE_W, MAX_PDU_W, device_limit_w, node_limit_w
+from telemetry.implausible import (
+    NEVER_ZERO,
+    OF_PEERS,
+    Typical,
+    bounds_of,
+    energy_mismatches,
+    stuck_rows,
+    typical_value,
+    unit_factors,
+    zero_series,
+)
+from telemetry.limits import limit_w
 from telemetry.policy import DROP, REPAIR, QualityPolicy
 from telemetry.quality import QualityReport
-from telemetry.raw import ALL_GPUS, GOOD, SENTINEL, UNPARSEABLE, Labels, RawArrays, RawSamples
+from telemetry.raw import GOOD, SENTINEL, UNPARSEABLE, Labels, Points, RawSamples
 from telemetry.schema import SAMPLE_COLUMNS
 from telemetry.units import METRICS
 
 DEFAULT_POLICY = QualityPolicy()
-# Up to 5 % above 1 is rounding of an exporter and is cut; more is no share.
-SHARE_ROUNDING = 1.05
 # Share of a node's points that must lie on one phase before its clock is called constantly off.
 PHASE_SHARE = 0.8
 
@@ -63,6 +78,21 @@ class Inventory:
     shards_per_gpu: int = 4
 
 
+@dataclass(frozen=True)
+class Common:
+    """What is counted over all pieces before any is judged.
+
+    Attributes:
+        step_ns: usual distance of neighbouring samples per metric; 0 = unknown.
+        phase_ns: phase of the grid that most entities keep to; None = no clock is off.
+        factors: what a series (by its identity) has to be multiplied by to be like its peers; those that are unsuspected are absent.
+    """
+
+    step_ns: Mapping[str, int] = field(default_factory=dict)
+    phase_ns: int | None = None
+    factors: Mapping[tuple[str, ...], float] = field(default_factory=dict)
+
+
 def clean_samples(
     raw: RawSamples,
     inventory: Inventory,
@@ -81,284 +111,395 @@ def clean_samples(
     Raises:
         InputError: a unit that cannot be converted, or no point with a readable time.
     """
-    frame = _Cleaner(raw, inventory, quality, where, policy, now).run()
+    cleaner = Cleaner(raw.source, raw.points(where=where), inventory, quality, policy, now)
+    if cleaner.without_time and not cleaner.timed:
+        raise no_time(where)
+    step_ns = {metric: most_common(counts) for metric, counts in cleaner.step_counts().items()}
+    phase_ns = common_phase(cleaner.own_phases(step_ns), len(cleaner.entities))
+    cleaner.finish(Common(step_ns, phase_ns, unit_factors(cleaner.typical())))
+    note_unknown(raw.source, cleaner.labels, inventory, quality)
     quality.trim()
-    return frame
+    return cleaner.frame()
 
 
-class _Cleaner:
+def no_time(where: str) -> InputError:
+    """What is raised where no point has a readable time."""
+    return InputError(
+        "no point has a time between 2000 and 2100", where=where, allowed="seconds since 1970", remedy="are they milliseconds?"
+    )
+
+
+def note_unknown(source: str, labels: Sequence[Labels], inventory: Inventory, quality: QualityReport) -> None:
+    """Note how many nodes the inventory does not know."""
+    unknown = {la.node for la in labels if la.node and la.node not in inventory.nodes}
+    quality.note(source, "nodes that are not in the inventory (no site, no pool)", len(unknown))
+
+
+def most_common(counts: Mapping[int, int]) -> int:
+    """The most frequent value, the smallest of several; 0 where there is none."""
+    return min(counts, key=lambda value: (-counts[value], value)) if counts else 0
+
+
+def common_phase(own: Mapping[str, int], entities: int) -> int | None:
+    """Phase that more than half of ``entities`` keep to, ns; None where there is none, or nobody is off it.
+
+    Args:
+        own: phase of each entity that keeps to one.
+    """
+    counts: dict[int, int] = {}
+    for phase in own.values():
+        counts[phase] = counts.get(phase, 0) + 1
+    if len(counts) < 2 or max(counts.values()) * 2 <= entities:
+        return None
+    return most_common(counts)
+
+
+class Cleaner:
+    """Points of whole entities, through the steps of the module: first counted, then (``finish``) judged.
+
+    Args:
+        points: N points in file order; they are sorted here, and what has no time is dropped and counted.
+        policy, now: as for :func:`clean_samples`.
+    """
+
     def __init__(
-        self, raw: RawSamples, inventory: Inventory, quality: QualityReport, where: str, policy: QualityPolicy, now: pd.Timestamp | None
+        self,
+        source: str,
+        points: Points,
+        inventory: Inventory,
+        quality: QualityReport,
+        policy: QualityPolicy = DEFAULT_POLICY,
+        now: pd.Timestamp | None = None,
     ) -> None:
-        self.source, self.inventory, self.quality, self.where, self.policy = raw.source, inventory, quality, where, policy
-        self.now_ns = None if now is None else now.value + policy.future_s * 10**9
-        self.points: RawArrays = raw.arrays(where=where)
-        labels = self.points.labels
+        self.source, self.inventory, self.quality, self.policy = source, inventory, quality, policy
+        self.labels = labels = points.labels
         self.places, self.place = _codes([la.place for la in labels])
-        self.entities, self.entity = _codes([la.entity for la in labels])
-        self.metrics, self.metric = _codes([la.metric for la in labels])
-        _, self.series = _codes([la.identity for la in labels])
+        self.entities, entity = _codes([la.entity for la in labels])
+        self.metrics, metric = _codes([la.metric for la in labels])
+        self.identities, self.series_of_group = _codes([la.identity for la in labels])
+        # per series
+        self.metric, self.entity = np.zeros(len(self.identities), dtype=np.int64), np.zeros(len(self.identities), dtype=np.int64)
+        self.metric[self.series_of_group], self.entity[self.series_of_group] = metric, entity
+        # per label group
         self.is_counter = np.array([METRICS[la.metric].counter for la in labels], dtype=bool)
         self.is_delta = np.array([la.delta for la in labels], dtype=bool)
-        self.is_power = np.array([la.metric == "hw.power" for la in labels], dtype=bool)
-        self.max_w = np.array([self._limit_w(la) for la in labels])
-        self.is_share = np.array([METRICS[la.metric].unit == "1" for la in labels], dtype=bool)
-        self.low = np.array([METRICS[la.metric].low for la in labels])
-        self.high = np.array([np.inf if METRICS[la.metric].unit == "1" else METRICS[la.metric].high for la in labels])
         self.gaps: Gaps = NO_GAPS
-        quality.saw(self.source, points=len(self.points.value), devices=len(self.places))
+        self.filled: np.ndarray | None = None
+        quality.saw(source, points=len(points.time_ns), devices=len(self.places))
+        self._sort(points, np.inf if now is None else now.value + policy.future_s * 10**9)
 
-    def _limit_w(self, labels: Labels) -> float:
-        info, margin = self.inventory.nodes.get(labels.node, NodeInfo()), self.policy.power_margin
-        if labels.device.startswith(("pdu/", "feed/")):
-            return MAX_PDU_W
-        if labels.device in ("", ALL_GPUS) or labels.device.startswith("psu"):
-            return node_limit_w(info.gpu_model, info.gpus, info.max_power_w, info.gpu_max_power_w, margin)
-        if not labels.device.lower().startswith("gpu"):
-            return MAX_DEVICE_W
-        return device_limit_w(info.gpu_model, info.gpu_max_power_w, margin)
+    def __len__(self) -> int:
+        return len(self.time_ns)
 
-    def run(self) -> pd.DataFrame:
-        self._times()
-        self._units()
-        step_ns = self._steps()
-        self._skew(step_ns)
-        self._order()
-        self._duplicates()
-        self._gaps(self._steps())
-        self._values()
-        self._series()
-        self._limits()
-        return self._table()
+    def _sort(self, points: Points, now_ns: float) -> None:
+        good = ~points.bad_time
+        self.without_time, self.timed = len(good) - int(good.sum()), int(good.sum())
+        if self.without_time:
+            self._count_groups("unparseable", points.group[points.bad_time])
+        early = good & (points.time_ns > now_ns)
+        if early.any():
+            self._count_groups("future_timestamp", points.group[early], points.time_ns[early])
+            good = good & ~early if self.policy.of("future_timestamp") == DROP else good
+        columns = (points.group, points.time_ns, points.value, points.state, points.stream)
+        if not good.all():
+            columns = tuple(column[good] if column is not None else None for column in columns)
+        group, time_ns, value, state, stream = columns
+        foreign = np.array([la.unit != (la.native_unit or METRICS[la.metric].unit) for la in self.labels], dtype=bool)
+        foreign &= (points.scale != 1.0) | (points.shift != 0.0)
+        if foreign.any():
+            rows = foreign[group]
+            self._count_groups("unit_converted", group[rows], time_ns[rows])
+        series = self.series_of_group.astype(np.int32)[group]
+        streams = stream if stream is not None else series
+        late = sorting.earlier_than_before(streams, time_ns, int(streams.max(initial=-1)) + 1)
+        self._count_groups("out_of_order", group[late], time_ns[late])
+        rows = sorting.sorted_rows(series, time_ns, len(self.metric))
+        self.scale, self.shift, self.series, self.group = points.scale, points.shift, series[rows], group[rows]
+        self.time_ns, self.value, self.state = time_ns[rows], value[rows], state[rows]
+
+    # Counting
+
+    def _count_groups(self, flaw: str, groups: np.ndarray, time_ns: np.ndarray | None = None) -> None:
+        """Count points, given by their label groups and times."""
+        if len(groups):
+            self.quality.add_per_device(self.source, flaw, self.place[groups], self.places, time_ns)
 
     def _count(self, flaw: str, rows: np.ndarray) -> None:
         """Count the points at ``rows`` (positions or mask)."""
-        p = self.points
-        self.quality.add_per_device(self.source, flaw, self.place[p.group[rows]], self.places, p.time_ns[rows])
+        self._count_groups(flaw, self.group[rows], self.time_ns[rows])
+
+    def _keep(self, rows: np.ndarray) -> None:
+        """Leave only the points at ``rows`` (positions or mask)."""
+        self.series, self.group, self.time_ns, self.value = self.series[rows], self.group[rows], self.time_ns[rows], self.value[rows]
 
     def _drop(self, flaw: str, mask: np.ndarray) -> None:
         if mask.any():
             self._count(flaw, mask)
-            self.points = self.points.take(~mask)
+            self._keep(~mask)
 
     def _judge(self, flaw: str, mask: np.ndarray) -> bool:
         """Count, and drop where that is the policy; whether the points at ``mask`` are there to be repaired."""
+        if not mask.any():
+            return False
         if self.policy.of(flaw) == DROP:
             self._drop(flaw, mask)
             return False
         self._count(flaw, mask)
-        return bool(mask.any()) and self.policy.of(flaw) == REPAIR
+        return self.policy.of(flaw) == REPAIR
 
-    def _times(self) -> None:
-        bad = self.points.bad_time
-        if len(bad) and bad.all():
-            raise InputError(
-                "no point has a time between 2000 and 2100", where=self.where, allowed="seconds since 1970", remedy="are they milliseconds?"
-            )
-        if bad.any():
-            self.quality.add_per_device(self.source, "unparseable", self.place[self.points.group[bad]], self.places)
-            self.points = self.points.take(~bad)
-        if self.now_ns is not None:
-            self._judge("future_timestamp", self.points.time_ns > self.now_ns)
+    def step_counts(self) -> dict[str, dict[int, int]]:
+        """Distances between neighbouring times per metric, ns, and how often each occurs."""
+        metric, step, count = sorting.distance_runs(self.series, self.metric, self.time_ns)
+        counts: dict[str, dict[int, int]] = {name: {} for name in self.metrics}
+        for index, name in enumerate(self.metrics):
+            own = metric == index
+            steps, at = np.unique(step[own], return_inverse=True)
+            counts[name] = dict(zip(steps.tolist(), _totals(at, count[own], len(steps)), strict=True))
+        return counts
 
-    def _units(self) -> None:
-        foreign = np.array([la.unit != (la.native_unit or METRICS[la.metric].unit) for la in self.points.labels], dtype=bool)
-        foreign &= (self.points.scale != 1.0) | (self.points.shift != 0.0)
-        self._count("unit_converted", foreign[self.points.group])
+    def _step_of_series(self, step_ns: Mapping[str, int]) -> np.ndarray:
+        return np.array([step_ns.get(name, 0) for name in self.metrics], dtype=np.int64)[self.metric]
 
-    def _steps(self) -> np.ndarray:
-        """Most common distance between neighbouring times per metric, ns [metrics]; 0 where unknown."""
-        p = self.points
-        series = self.series[p.group]
-        at = np.lexsort((p.time_ns, series))
-        step = np.diff(p.time_ns[at])
-        use = (np.diff(series[at]) == 0) & (step > 0)
-        metric = self.metric[p.group[at]][1:]
-        found = np.zeros(len(self.metrics), dtype=np.int64)
-        for index in range(len(self.metrics)):
-            steps, counts = np.unique(step[use & (metric == index)], return_counts=True)
-            if len(steps):
-                found[index] = steps[np.argmax(counts)]
+    def own_phases(self, step_ns: Mapping[str, int]) -> dict[str, int]:
+        """Phase of each entity that keeps to one, ns."""
+        entity, phase, count = sorting.phase_runs(self.series, self.entity, self._step_of_series(step_ns), self.time_ns)
+        pairs, at = np.unique(np.stack([entity, phase]), axis=1, return_inverse=True)
+        counts: dict[int, dict[int, int]] = {}
+        for own, value, total in zip(*pairs.tolist(), _totals(at.ravel(), count, pairs.shape[1]), strict=True):
+            counts.setdefault(own, {})[value] = total
+        return {
+            self.entities[own]: most_common(phases)
+            for own, phases in counts.items()
+            if max(phases.values()) >= PHASE_SHARE * sum(phases.values())
+        }
+
+    def typical(self) -> list[Typical]:
+        """Usual value of each series that has peers, of readable points in the metric's unit."""
+        if not len(self):
+            return []
+        wanted = [i for i, identity in enumerate(self.identities) if identity[0] in OF_PEERS]
+        first = np.searchsorted(self.series, np.arange(len(self.identities) + 1))
+        found = []
+        for index in wanted:
+            own = slice(first[index], first[index + 1])
+            group, time_ns = self.group[own], self.time_ns[own]
+            last = np.ones(len(group), dtype=bool)
+            last[:-1] = np.diff(time_ns) > 0
+            last &= self.state[own] == GOOD
+            group, time_ns = group[last], time_ns[last]
+            if not len(group):
+                continue
+            value = self.value[own][last] * self.scale[group] + self.shift[group]
+            counts = bool(self.is_counter[group[0]] and not self.is_delta[group[0]])
+            found.append(Typical(self.identities[index], self._peers(self.labels[group[0]]), typical_value(time_ns, value, counts)))
         return found
 
-    def _skew(self, step_ns: np.ndarray) -> None:
-        p = self.points
-        step = step_ns[self.metric[p.group]]
-        known = step > 0
-        if not known.any():
+    def _peers(self, labels: Labels) -> tuple[str, str, str]:
+        """Equal for series that should be alike."""
+        model = self.inventory.nodes.get(labels.node, NodeInfo()).gpu_model
+        return labels.metric, labels.device.rstrip("0123456789/") if labels.device else "", model
+
+    # Judging
+
+    def finish(self, common: Common) -> None:
+        """Judge every point by what was counted over all pieces; only those that are kept stay."""
+        self._skew(common)
+        self._duplicates()
+        self._gaps(self._step_of_series(common.step_ns)[self.series])
+        self._values()
+        self._whole_series(common.factors)
+        self._limits()
+        self._stuck()
+        self._rates()
+        podless = np.array([la.metric == "hw.gpu.utilization" and not la.pod for la in self.labels], dtype=bool)
+        if podless.any():
+            self._count("missing_pod_label", podless[self.group] & (self.value > 0))
+        if self.policy.of("scrape_gap") == REPAIR:
+            self._fill()
+
+    def _skew(self, common: Common) -> None:
+        if common.phase_ns is None:
             return
-        entity = self.entity[p.group]
-        phase = np.where(known, p.time_ns % np.maximum(step, 1), -1)
-        own = np.full(len(self.entities), -1, dtype=np.int64)
-        for index in range(len(self.entities)):
-            phases, counts = np.unique(phase[known & (entity == index)], return_counts=True)
-            if len(phases) and counts.max() >= PHASE_SHARE * counts.sum():
-                own[index] = phases[np.argmax(counts)]
-        phases, counts = np.unique(own[own >= 0], return_counts=True)
-        if len(phases) < 2 or counts.max() * 2 <= len(self.entities):
-            return
-        grid = phases[np.argmax(counts)]
-        off = (own >= 0) & (own != grid)
-        for index in np.flatnonzero(off):
-            self.quality.add(self.source, "clock_skew", 1, self.entities[index])
+        own, step = self.own_phases(common.step_ns), self._step_of_series(common.step_ns)
+        off = {name: phase for name, phase in own.items() if phase != common.phase_ns}
+        for name in off:
+            self.quality.add(self.source, "clock_skew", 1, name)
         if self.policy.of("clock_skew") != REPAIR:
             return
-        offset = np.where(off[entity] & known, own[entity] - grid, 0)
+        offset = np.array([off.get(name, common.phase_ns) - common.phase_ns for name in self.entities], dtype=np.int64)[self.entity]
+        offset[step == 0] = 0
         half = step // 2
         offset = np.where(offset > half, offset - step, np.where(offset < -half, offset + step, offset))
-        p.time_ns[:] = p.time_ns - offset
-
-    def _order(self) -> None:
-        p = self.points
-        at = np.lexsort((p.order, p.stream))
-        late = (np.diff(p.stream[at]) == 0) & (np.diff(p.time_ns[at]) < 0)
-        self._count("out_of_order", at[1:][late])
-        self.points = p.take(np.lexsort((p.order, p.time_ns, self.series[p.group])))
+        if offset.any():
+            self.time_ns = self.time_ns - offset[self.series]
 
     def _duplicates(self) -> None:
-        p = self.points
-        series = self.series[p.group]
-        again = np.zeros(len(series), dtype=bool)
-        again[:-1] = (np.diff(series) == 0) & (np.diff(p.time_ns) == 0)
-        if again.any() and self.policy.duplicate == REPAIR:
+        again = np.zeros(len(self), dtype=bool)
+        again[:-1] = (np.diff(self.series) == 0) & (np.diff(self.time_ns) == 0)
+        if not again.any():
+            return
+        if self.policy.duplicate == REPAIR:
             self._average(again)
+        self.state = self.state[~again]
         self._drop("duplicate", again)
 
     def _average(self, again: np.ndarray) -> None:
         """Give the last of several points of a gauge the mean of those that have a value."""
-        p = self.points
         last = np.flatnonzero(~again)
         run = np.searchsorted(last, np.arange(len(again)))
-        good = (p.state == GOOD) & ~self.is_counter[p.group]
-        scale, shift = p.scale[p.group], p.shift[p.group]
+        good = (self.state == GOOD) & ~self.is_counter[self.group]
+        scale, shift = self.scale[self.group], self.shift[self.group]
         count = np.bincount(run[good], minlength=len(last))
-        total = np.bincount(run[good], weights=(p.value * scale + shift)[good], minlength=len(last))
+        total = np.bincount(run[good], weights=(self.value * scale + shift)[good], minlength=len(last))
         size = np.bincount(run, minlength=len(last))
         rows = last[(size > 1) & (count > 0)]
-        p.value[rows] = (total[run[rows]] / count[run[rows]] - shift[rows]) / scale[rows]
-        p.state[rows] = GOOD
+        self.value[rows] = (total[run[rows]] / count[run[rows]] - shift[rows]) / scale[rows]
+        self.state[rows] = GOOD
 
     def _gaps(self, step_ns: np.ndarray) -> None:
-        p = self.points
-        self.gaps = gaps = find_gaps(self.series[p.group], p.time_ns, step_ns[self.metric[p.group]])
+        self.gaps = gaps = find_gaps(self.series, self.time_ns, step_ns)
+        if not len(gaps.after):
+            return
         self._count("scrape_gap", gaps.after)
         times, of = gaps.missing_times()
-        place = self.place[p.group[gaps.after]]
-        self.quality.add_per_device(self.source, "scrape_gap_samples", place[of], self.places, times)
-        fills = gaps.fillable(self.is_counter[p.group[gaps.after]], self.policy)
+        self._count_groups("scrape_gap_samples", self.group[gaps.after][of], times)
+        fills = gaps.fillable(self.is_counter[self.group[gaps.after]], self.policy)
         for row in gaps.longest():
-            label = p.labels[p.group[gaps.after[row]]]
+            label = self.labels[self.group[gaps.after[row]]]
             self.quality.add_gap(self.source, gaps.told(row) | {"device": label.place, "metric": label.metric, "filled": bool(fills[row])})
 
     def _values(self) -> None:
-        self._drop("unparseable", self.points.state == UNPARSEABLE)
-        self._drop("sentinel", self.points.state == SENTINEL)
-        p = self.points
-        p.value[:] = p.value * p.scale[p.group] + p.shift[p.group]
+        for flaw, state in (("unparseable", UNPARSEABLE), ("sentinel", SENTINEL)):
+            bad = self.state == state
+            if bad.any():
+                self.state = self.state[~bad]
+                self._drop(flaw, bad)
+        if (self.scale != 1.0).any() or self.shift.any():
+            self.value = self.value * self.scale[self.group] + self.shift[self.group]
 
-    def _series(self) -> None:
-        """Whole series that cannot be believed."""
-        never = np.array([la.metric in NEVER_ZERO for la in self.points.labels], dtype=bool)
-        p = self.points
-        self._judge("unsupported_zero", zero_series(self.series[p.group], p.value, never[p.group]))
-        p = self.points
-        series = self.series[p.group]
-        at = bounds_of(series)
-        factors = unit_factors(
-            typical_values(series, p.time_ns, p.value, self.is_counter[p.group] & ~self.is_delta[p.group]),
-            [self._peers(p.labels[group]) for group in p.group[at[:-1]]],
-        )
-        factor = np.repeat(factors, np.diff(at))
-        if self._judge("unit_suspected", factor != 1):
-            p.value[:] = p.value * factor
-
-    def _peers(self, labels: Labels) -> object:
-        if labels.metric not in OF_PEERS:
-            return None
-        model = self.inventory.nodes.get(labels.node, NodeInfo()).gpu_model
-        return labels.metric, labels.device.rstrip("0123456789/") if labels.device else "", model
+    def _whole_series(self, factors: Mapping[tuple[str, ...], float]) -> None:
+        """Series that cannot be believed."""
+        never = np.array([identity[0] in NEVER_ZERO for identity in self.identities], dtype=bool)
+        self._judge("unsupported_zero", zero_series(self.series, self.value, never))
+        own = np.array([factors.get(identity, 1.0) for identity in self.identities])
+        if (own != 1.0).any() and self._judge("unit_suspected", (own != 1.0)[self.series]):
+            self.value = self.value * own[self.series]
 
     def _limits(self) -> None:
         """Values that cannot be true."""
-        p = self.points
-        self._drop("negative_power", self.is_power[p.group] & (p.value < 0))
-        p = self.points
-        self._judge("implausible_power", self.is_power[p.group] & (p.value > self.max_w[p.group]))
-        p = self.points
-        self._judge("utilization_above_one", self.is_share[p.group] & (p.value > SHARE_ROUNDING))
-        p = self.points
-        self._drop("unparseable", (p.value < self.low[p.group]) | (p.value > self.high[p.group]))
-        p = self.points
-        share = self.is_share[p.group]
-        p.value[share] = np.minimum(p.value[share], 1.0)
-        p = self.points
-        series = self.series[p.group]
-        labels = [p.labels[group] for group in p.group[bounds_of(series)[:-1]]]
-        stuck = np.zeros(len(series), dtype=bool)
-        stuck[stuck_rows(series, p.time_ns, p.value, labels, self.policy)] = True
-        self._judge("stuck_value", stuck)
+        labels = self.labels
+        known = [self.inventory.nodes.get(la.node, NodeInfo()) for la in labels]
+        metrics = [METRICS[la.metric] for la in labels]
+        flaw = sorting.limit(
+            self.group, self.value,
+            np.array([la.metric == "hw.power" for la in labels], dtype=bool),
+            np.array([limit_w(la.device, info, self.policy.power_margin) for la, info in zip(labels, known, strict=True)], dtype=float),
+            np.array([metric.unit == "1" for metric in metrics], dtype=bool),
+            np.array([metric.low for metric in metrics], dtype=float),
+            np.array([metric.high for metric in metrics], dtype=float),
+        )  # fmt: skip
+        if not flaw.any():
+            return
+        keep = np.ones(len(flaw), dtype=bool)
+        for code, name in sorting.FLAWS.items():
+            rows = flaw == code
+            self._count(name, rows)
+            if self.policy.of(name) == DROP:
+                keep &= ~rows
+        share = flaw == sorting.ABOVE_ONE
+        self.value[share] = np.minimum(self.value[share], 1.0)
+        self._keep(keep)
 
-    def _rates(self, counters: np.ndarray) -> Rates:
-        """Rates of the points at ``counters``, and what the policies leave of them."""
-        c = self.points.take(counters)
-        modulus = np.where(c.shift[c.group] == 0, WRAP_BITS * c.scale[c.group], np.inf)
-        rates = counter_rates(self.series[c.group], c.time_ns, c.value, self.is_delta[c.group], modulus)
-        gone = []
-        for flaw, rows in (("counter_reset", rates.resets), ("counter_wrap", rates.wraps)):
-            self._count(flaw, counters[rows])
-            if self.policy.of(flaw) == DROP:
-                gone.append(rows)
-        is_energy = np.array([la.metric == "hw.energy" for la in c.labels], dtype=bool)[c.group]
-        own = Rates(rates.rows[is_energy[rates.rows]], rates.per_s[is_energy[rates.rows]], rates.resets, rates.wraps)
-        p = self.points
-        for place in energy_mismatches(
-            self.place[p.group], p.time_ns, p.value, self.is_power[p.group], counters, own, self.policy.energy_share
-        ):
-            self.quality.add(self.source, "energy_mismatch", 1, self.places[place])
-        keep = ~np.isin(rates.rows, np.concatenate(gone)) if gone else slice(None)
-        return Rates(rates.rows[keep], rates.per_s[keep], rates.resets, rates.wraps)
+    def _stuck(self) -> None:
+        at = bounds_of(self.series)
+        labels = [self.labels[group] for group in self.group[at[:-1]]]
+        rows = stuck_rows(at, self.time_ns, self.value, labels, self.policy)
+        if len(rows):
+            stuck = np.zeros(len(self), dtype=bool)
+            stuck[rows] = True
+            self._judge("stuck_value", stuck)
 
-    def _table(self) -> pd.DataFrame:
-        p = self.points
-        counter = self.is_counter[p.group]
-        gauges = np.flatnonzero(~counter)
-        counters = np.flatnonzero(counter)
-        rates = self._rates(counters)
-        busy = np.array([la.metric == "hw.gpu.utilization" and not la.pod for la in p.labels], dtype=bool)
-        self._count("missing_pod_label", busy[p.group] & (p.value > 0))
-        rows = np.concatenate([gauges, counters[rates.rows]])
-        group, time_ns, value = p.group[rows], p.time_ns[rows], np.concatenate([p.value[gauges], rates.per_s])
-        filled = np.zeros(len(rows), dtype=bool)
-        if self.policy.of("scrape_gap") == REPAIR:
-            extra = fill_gauges(self.gaps, self.series[p.group[gauges]], p.time_ns[gauges], p.value[gauges], self.policy)
-            self.quality.note(self.source, f"samples filled in gaps ({self.policy.gap_fill})", len(extra.value))
-            group = np.concatenate([group, p.group[gauges][extra.before]])
-            time_ns, value = np.concatenate([time_ns, extra.time_ns]), np.concatenate([value, extra.value])
-            filled = np.concatenate([filled, np.ones(len(extra.value), dtype=bool)])
-        return self._frame(group, time_ns, value, filled)
+    def _rates(self) -> None:
+        """Counters become rates; their first samples go."""
+        counts = self.is_counter[self.group]
+        rows = np.flatnonzero(counts)
+        if not len(rows):
+            return
+        group, time_ns, value = self.group[rows], self.time_ns[rows], self.value[rows]
+        modulus = np.where(self.shift == 0, WRAP_RANGE * self.scale, np.inf)[group]
+        rates = counter_rates(self.series[rows], time_ns, value, self.is_delta[group], modulus)
+        for place in energy_mismatches(self.series, self.time_ns, self.value, self.identities, rows, rates, self.policy.energy_share):
+            self.quality.add(self.source, "energy_mismatch", 1, place)
+        keep = ~counts
+        keep[rows[rates.rows]] = True
+        self.value[rows[rates.rows]] = rates.per_s
+        for flaw, found in (("counter_reset", rates.resets), ("counter_wrap", rates.wraps)):
+            if len(found):
+                self._count(flaw, rows[found])
+                if self.policy.of(flaw) == DROP:
+                    keep[rows[found]] = False
+        self._keep(keep)
 
-    def _frame(self, group: np.ndarray, time_ns: np.ndarray, value: np.ndarray, filled: np.ndarray) -> pd.DataFrame:
-        at = np.lexsort((time_ns, self.series[group]))
+    def _fill(self) -> None:
+        gauges = ~self.is_counter[self.group]
+        extra = fill_gauges(self.gaps, self.series[gauges], self.time_ns[gauges], self.value[gauges], self.policy)
+        if not len(extra.value):
+            return
+        self.quality.note(self.source, f"samples filled in gaps ({self.policy.gap_fill})", len(extra.value))
+        filled = np.concatenate([np.zeros(len(self), dtype=bool), np.ones(len(extra.value), dtype=bool)])
+        self.series = np.concatenate([self.series, self.series[gauges][extra.before]])
+        self.group = np.concatenate([self.group, self.group[gauges][extra.before]])
+        self.time_ns, self.value = np.concatenate([self.time_ns, extra.time_ns]), np.concatenate([self.value, extra.value])
+        order = np.lexsort((self.time_ns, self.series))
+        self._keep(order)
+        self.filled = filled[order]
+
+    # Tables
+
+    def frame(self) -> pd.DataFrame:
+        """The canonical table of what was kept, by series and time."""
         columns: dict[str, object] = {
-            "time": pd.DatetimeIndex(time_ns[at].astype("datetime64[ns]")).tz_localize("UTC"),
-            "value": value[at],
+            "time": pd.DatetimeIndex(self.time_ns.astype("datetime64[ns]")).tz_localize("UTC"),
+            "value": self.value,
         }
-        text = self._text()
-        for name, told in text.items():
-            names, code = _codes(told)
-            columns[name] = pd.Categorical.from_codes(code[group[at]], categories=names)
-        how = ["", self.policy.gap_fill] if filled.any() else [""]
-        columns["filled"] = pd.Categorical.from_codes(filled[at].astype(np.int8), categories=how)
+        for name, (names, code) in self._text().items():
+            columns[name] = pd.Categorical.from_codes(code[self.group], categories=names)
+        filled, how = self._how_filled()
+        columns["filled"] = pd.Categorical.from_codes(filled.astype(np.int8), categories=how)
         return pd.DataFrame(columns)[list(SAMPLE_COLUMNS)]
 
-    def _text(self) -> dict[str, list[str]]:
-        """Text columns per label group."""
-        labels = self.points.labels
+    def _how_filled(self) -> tuple[np.ndarray, list[str]]:
+        """Whether each point was put into a gap, and the texts for no and yes."""
+        if self.filled is None:
+            return np.zeros(len(self), dtype=bool), [""]
+        return self.filled, ["", self.policy.gap_fill]
+
+    def tables(self) -> Sequence[pa.Table]:
+        """The same as :meth:`frame`, one Arrow table a metric, text as dictionaries."""
+        if not len(self):
+            return []
+        text, metric = self._text(), self.metric[self.series]
+        filled, how = self._how_filled()
+        bounds = [0, *(np.flatnonzero(np.diff(metric)) + 1).tolist(), len(metric)]
+        found = []
+        for first, end in itertools.pairwise(bounds):
+            group = self.group[first:end]
+            groups = np.flatnonzero(np.bincount(group, minlength=len(self.labels)))
+            columns = {
+                "time": pa.array(self.time_ns[first:end] // 1000, type=pa.timestamp("us", tz="UTC")),
+                "value": pa.array(self.value[first:end]),
+                **{name: _dictionary(code, names, group, groups) for name, (names, code) in text.items()},
+                "filled": pa.DictionaryArray.from_arrays(filled[first:end].astype(np.int32), how),
+            }
+            found.append(pa.table({name: columns[name] for name in SAMPLE_COLUMNS}))
+        return found
+
+    def _text(self) -> dict[str, tuple[list[str], np.ndarray]]:
+        """Text columns: their distinct values, and the code of each label group."""
+        labels = self.labels
         infos = [self.inventory.nodes.get(la.node, NodeInfo()) for la in labels]
-        unknown = {la.node for la in labels if la.node and la.node not in self.inventory.nodes}
-        self.quality.note(self.source, "nodes that are not in the inventory (no site, no pool)", len(unknown))
         metrics = [METRICS[la.metric] for la in labels]
-        return {
+        text = {
             "metric": [m.rate or la.metric for m, la in zip(metrics, labels, strict=True)],
             "unit": [m.rate_unit or m.unit for m in metrics],
             "site": [la.site or info.site for la, info in zip(labels, infos, strict=True)],
@@ -372,6 +513,27 @@ class _Cleaner:
             "project": [la.project for la in labels],
             "source": [self.source] * len(labels),
         }
+        return {name: _codes(told) for name, told in text.items()}
+
+
+def _totals(at: np.ndarray, count: np.ndarray, size: int) -> list[int]:
+    """Sums of ``count`` per index ``at``."""
+    return np.bincount(at, weights=count, minlength=size).astype(np.int64).tolist()
+
+
+def _dictionary(code: np.ndarray, names: list[str], group: np.ndarray, groups: np.ndarray) -> pa.DictionaryArray:
+    """Text as Arrow holds it, with the names that occur alone.
+
+    Args:
+        code: name of each label group; group: label group of each row; groups: those that occur.
+    """
+    used = np.unique(code[groups])
+    if len(used) == 1:
+        zeros = pa.py_buffer(bytes(4 * len(group)))
+        return pa.DictionaryArray.from_arrays(pa.Array.from_buffers(pa.int32(), len(group), [None, zeros]), [names[used[0]]])
+    own = np.zeros(len(code), dtype=np.int32)
+    own[groups] = np.searchsorted(used, code[groups])
+    return pa.DictionaryArray.from_arrays(own[group], [names[index] for index in used])
 
 
 def _codes(values: list) -> tuple[list, np.ndarray]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 NS_PER_S = 1e9
-WRAP_BITS = 2.0**32
+WRAP_RANGE = 2.0**32
 WRAP_RATE = 3.0
 # Largest share of the counter's range in which a restart is taken for a wrap.
 WRAP_CHANCE = 0.1
@@ -43,7 +43,7 @@ def counter_rates(
     rare chance.
 
     Args:
-        series: int [N], which counter a sample belongs to; equal values lie together.
+        series: int [N], which counter a sample belongs to, rising.
         time_ns: int [N], rising within a series.
         value: float [N], cumulative value, or the increase since the sample before where ``delta``.
         delta: bool [N]; None = all cumulative.
@@ -60,8 +60,10 @@ def counter_rates(
     seconds = (time_ns[rows] - time_ns[rows - 1]) / NS_PER_S
     wrapped = np.zeros(len(rows), dtype=bool)
     if modulus is not None and fell.any():
-        for at in np.flatnonzero(fell):
-            own = (series[rows] == series[rows[at]]) & ~fell
+        falls = np.flatnonzero(fell)
+        first, end = (np.searchsorted(series[rows], series[rows[falls]], side) for side in ("left", "right"))
+        for at, low, high in zip(falls, first, end, strict=True):
+            own = np.flatnonzero(~fell[low:high]) + low
             wrapped[at] = _is_wrap(value[rows[at]], value[rows[at] - 1], modulus[rows[at]], increase[own] / seconds[own], seconds[at])
         increase = np.where(wrapped, increase + modulus[rows], increase)
     increase = np.where((fell & ~wrapped) | ~cumulative, value[rows], increase)

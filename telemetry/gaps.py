@@ -42,8 +42,13 @@ class Gaps:
         return short & ~counter if policy.of("scrape_gap") == REPAIR else np.zeros(len(self.after), dtype=bool)
 
     def longest(self) -> np.ndarray:
-        """The longest ones, as positions."""
-        return np.argsort(-self.samples, kind="stable")[:MAX_GAPS]
+        """The longest ones and the earliest of them, as positions; of those that are alike all."""
+        order = np.lexsort((self.start_ns, -self.samples))
+        if len(order) <= MAX_GAPS:
+            return order
+        last = order[MAX_GAPS - 1]
+        alike = (self.samples[order] == self.samples[last]) & (self.start_ns[order] == self.start_ns[last])
+        return order[: int(np.flatnonzero(alike)[-1]) + 1]
 
     def told(self, row: int) -> dict[str, Any]:
         """A gap for the report."""

@@ -1,18 +1,21 @@
 """Series that cannot be believed, though each of their values alone could be: zeros, foreign units, stuck sensors, two meters that differ.
 
-All take the points of one file as arrays of N, sorted by series and time, values in canonical units.
+Points are arrays of N, sorted by series and time, with values in canonical units.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from telemetry.counters import NS_PER_S, Rates
 from telemetry.policy import QualityPolicy
 from telemetry.raw import Labels
+from telemetry.sorting import energy_and_work
 
 # What a device that runs cannot be at throughout.
 NEVER_ZERO: frozenset[str] = frozenset(
@@ -35,76 +38,74 @@ def bounds_of(series: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.flatnonzero(np.diff(series)) + 1, [len(series)]])
 
 
+class Typical(NamedTuple):
+    """Usual value of a series: its identity, what is equal for those that should be alike, and the value (NaN = none above 0)."""
+
+    identity: tuple[str, ...]
+    peers: tuple[str, ...]
+    value: float
+
+
 def zero_series(series: np.ndarray, value: np.ndarray, never: np.ndarray) -> np.ndarray:
     """Points of series of at least two points that are zero throughout, of metrics where zero stands for unsupported: bool [N].
 
     Args:
-        never: bool [N], whether the point's metric is one of ``NEVER_ZERO``.
+        never: bool per series, whether its metric is one of ``NEVER_ZERO``.
     """
     at = bounds_of(series)
     size = np.diff(at)
     if not len(size):
         return np.zeros(0, dtype=bool)
-    zero = np.logical_and.reduceat((value == 0) & never, at[:-1]) & (size >= 2)
+    zero = np.logical_and.reduceat(value == 0, at[:-1]) & (size >= 2) & never[series[at[:-1]]]
     return np.repeat(zero, size)
 
 
-def typical_values(series: np.ndarray, time_ns: np.ndarray, value: np.ndarray, counter: np.ndarray) -> np.ndarray:
-    """Per series the median value, of a counter the median increase per second: float [S]; NaN where there is none above 0."""
-    at = bounds_of(series)
-    found = np.full(len(at) - 1, np.nan)
-    for index, (first, last) in enumerate(itertools.pairwise(at)):
-        own = value[first:last]
-        if counter[first]:
-            own = np.diff(own) / (np.diff(time_ns[first:last]) / NS_PER_S)
-        own = own[own > 0]
-        if len(own):
-            found[index] = np.median(own)
-    return found
+def typical_value(time_ns: np.ndarray, value: np.ndarray, counter: bool) -> float:
+    """Median value above 0 of one series, of a counter the median increase per second; NaN where there is none."""
+    own = np.diff(value) / (np.diff(time_ns) / NS_PER_S) if counter else value
+    own = own[own > 0]
+    return float(np.median(own)) if len(own) else math.nan
 
 
-def unit_factors(typical: np.ndarray, peers: Sequence[object]) -> np.ndarray:
-    """What each series has to be multiplied by to be like its peers: float [S]; 1 where its unit is not suspected.
+def unit_factors(series: Sequence[Typical]) -> dict[tuple[str, ...], float]:
+    """What each suspected series, by its identity, has to be multiplied by to be like its peers.
 
     A series is suspected when its median is about 1,000 or 1,000,000 times that of its peers, or a part of it, and most of them agree.
-
-    Args:
-        typical: float [S], median of each series; NaN = none.
-        peers: [S], equal for series that should be alike; None = has no peers.
     """
-    result = np.ones(len(typical))
-    groups: dict[object, list[int]] = {}
-    for index, key in enumerate(peers):
-        if key is not None and np.isfinite(typical[index]):
-            groups.setdefault(key, []).append(index)
+    result: dict[tuple[str, ...], float] = {}
+    groups: dict[tuple[str, ...], list[Typical]] = {}
+    for one in series:
+        if math.isfinite(one.value):
+            groups.setdefault(one.peers, []).append(one)
     for members in groups.values():
         if len(members) < MIN_PEERS:
             continue
-        rows = np.asarray(members)
-        off = np.log10(typical[rows]) - np.median(np.log10(typical[rows]))
-        if 2 * np.count_nonzero(np.abs(off) < 1.5) <= len(rows):
+        logs = np.log10([one.value for one in members])
+        off = logs - np.median(logs)
+        if 2 * np.count_nonzero(np.abs(off) < 1.5) <= len(off):
             continue
         for factor in THOUSANDS:
-            result[rows[np.abs(off - np.log10(factor)) <= NEAR]] = 1 / factor
-            result[rows[np.abs(off + np.log10(factor)) <= NEAR]] = factor
+            for sign, scale in ((1, 1 / factor), (-1, factor)):
+                for row in np.flatnonzero(np.abs(off - sign * np.log10(factor)) <= NEAR):
+                    result[members[row].identity] = scale
     return result
 
 
-def stuck_rows(series: np.ndarray, time_ns: np.ndarray, value: np.ndarray, labels: Sequence[Labels], policy: QualityPolicy) -> np.ndarray:
+def stuck_rows(at: np.ndarray, time_ns: np.ndarray, value: np.ndarray, labels: Sequence[Labels], policy: QualityPolicy) -> np.ndarray:
     """Positions of watts that repeat the value before for ``stuck_min_s`` while utilisation of the device moves by ``stuck_utilization``.
 
     The first of a run counts as read. Zeros are left to :func:`zero_series`; a device without utilisation in the file is not judged.
 
     Args:
+        at: int [S + 1], bounds of the series.
         labels: [S], of each series.
     """
-    at = bounds_of(series)
-    spans = dict(zip(labels, itertools.pairwise(at), strict=True))
-    by_name = {(la.metric, la.node, la.device): span for la, span in spans.items()}
+    spans = list(zip(labels, itertools.pairwise(at.tolist()), strict=True))
+    loads = {(la.node, la.device): span for la, span in spans if la.metric == UTILIZATION[bool(la.device)]}
     found: list[np.ndarray] = []
-    for label, (first, last) in spans.items():
-        load = by_name.get((UTILIZATION[bool(label.device)], label.node, label.device))
-        if label.metric != "hw.power" or load is None:
+    for label, (first, last) in spans:
+        load = loads.get((label.node, label.device)) if label.metric == "hw.power" else None
+        if load is None:
             continue
         runs = first + bounds_of(value[first:last])
         long = time_ns[runs[1:] - 1] - time_ns[runs[:-1]] >= policy.stuck_min_s * NS_PER_S
@@ -118,39 +119,35 @@ def stuck_rows(series: np.ndarray, time_ns: np.ndarray, value: np.ndarray, label
 
 
 def energy_mismatches(
-    place: np.ndarray, time_ns: np.ndarray, value: np.ndarray, is_power: np.ndarray, energy: np.ndarray, rates: Rates, share: float
-) -> np.ndarray:
-    """Places whose energy counter and integral of power (trapezoids between its scrapes) differ by more than ``share`` of the larger.
+    series: np.ndarray,
+    time_ns: np.ndarray,
+    value: np.ndarray,
+    identities: Sequence[tuple[str, str, str, str]],
+    counters: np.ndarray,
+    rates: Rates,
+    share: float,
+) -> list[str]:
+    """Devices whose energy counter and integral of power (trapezoids between its scrapes) differ by more than ``share`` of the larger.
 
     Judged over intervals that have watts at both ends, at least ``MIN_INTERVALS`` of them, without those that end in a reset.
 
     Args:
-        place: int [N], device of each point.
-        energy: int [M], positions of the points of energy counters; ``rates`` are theirs, its rows being positions in ``energy``.
-
-    Returns:
-        int [P], places.
+        series: int [N] into ``identities``, rising.
+        counters: int [M], positions of the points of counters, with ``value`` still what was counted; ``rates`` are theirs.
     """
-    power = np.flatnonzero(is_power)
-    use = ~np.isin(rates.rows, rates.resets)
+    use = ~np.isin(rates.rows, rates.resets) if len(rates.resets) else slice(None)
     close, per_s = rates.rows[use], rates.per_s[use]
-    if not len(power) or not len(close):
-        return np.zeros(0, dtype=np.int64)
-    times, when = np.unique(time_ns, return_inverse=True)
-    key = place * len(times) + when
-    order = power[np.argsort(key[power], kind="stable")]
-
-    def watts(points: np.ndarray) -> np.ndarray:
-        index = np.minimum(np.searchsorted(key[order], key[points]), len(order) - 1)
-        return np.where(key[order][index] == key[points], value[order][index], np.nan)
-
-    end, begin = energy[close], energy[close - 1]
-    seconds = (time_ns[end] - time_ns[begin]) / NS_PER_S
-    drawn = (watts(begin) + watts(end)) / 2 * seconds
-    both = np.isfinite(drawn)
-    size = int(place.max()) + 1
-    count = np.bincount(place[end][both], minlength=size)
-    by_power = np.bincount(place[end][both], weights=drawn[both], minlength=size)
-    by_counter = np.bincount(place[end][both], weights=(per_s * seconds)[both], minlength=size)
-    off = np.abs(by_power - by_counter) > share * np.maximum(by_power, by_counter)
-    return np.flatnonzero(off & (count >= MIN_INTERVALS))
+    end, begin = time_ns[counters[close]], time_ns[counters[close - 1]]
+    joules = per_s * ((end - begin) / NS_PER_S)
+    of = series[counters[close]]
+    power = {identity[1:]: index for index, identity in enumerate(identities) if identity[0] == "hw.power"}
+    found = []
+    for index, identity in enumerate(identities):
+        other = power.get(identity[1:]) if identity[0] == "hw.energy" else None
+        if other is None:
+            continue
+        own, watts = (slice(*np.searchsorted(codes, [code, code + 1])) for codes, code in ((of, index), (series, other)))
+        count, work, counted = energy_and_work(end[own], begin[own], joules[own], time_ns[watts], value[watts])
+        if count >= MIN_INTERVALS and abs(work - counted) > share * max(work, counted):
+            found.append("/".join(part for part in (identity[1] or identity[3], identity[2]) if part))
+    return found

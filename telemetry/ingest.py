@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from telemetry.cleaning import Inventory, NodeInfo
 from telemetry.errors import InputError, NoPointsError
 from telemetry.lake import Lake, SourceTables
 from telemetry.policy import QualityPolicy
 from telemetry.quality import QualityReport
-from telemetry.readers import READERS, ReadContext, ReadResult, read_export, reader_named
-from telemetry.readers.base import mapping_at, read_json
+from telemetry.readers import READERS, ReadContext, read_export, read_pieces, reader_named
+from telemetry.readers.base import PieceReader, Pieces, mapping_at, read_json
+from telemetry.readers.columnar import files_below
 from telemetry.schema import TIME_COLUMN
 from telemetry.spool import Spool, Window
+from telemetry.storage import LocalStorage
 
 # Part of every digest: raise it when readers give other tables for the same file, so that lakes are filled anew.
 READERS_VERSION = 2
@@ -48,13 +52,17 @@ class SourceSpec:
         """Name in the lake's manifest: that of the source, and the window where it has many files."""
         return self.source if self.window is None else f"{self.source}/{self.window.stem}"
 
+    @property
+    def _in_pieces(self) -> bool:
+        return isinstance(reader_named(self.reader), PieceReader)
+
     def parts(self) -> list[SourceSpec]:
-        """The files: itself, or one per window of the spool.
+        """The files: itself, or one per window of the spool. A folder of columns that is no spool is one source.
 
         Raises:
             InputError: an empty spool, or one with a file that is no window.
         """
-        if not Path(self.path).is_dir():
+        if not Path(self.path).is_dir() or (self._in_pieces and not Spool.holds(self.path)):
             return [self]
         files = Spool(self.path).files()
         if not files:
@@ -130,10 +138,13 @@ def source_digest(spec: SourceSpec, context: ReadContext) -> str:
     ]
     if spec.window is not None:
         told.append(spec.window.stem)
-    digest = hashlib.sha256(json.dumps(told).encode())
+    digest, path = hashlib.sha256(json.dumps(told).encode()), Path(spec.path)
     try:
-        with Path(spec.path).open("rb") as handle:
-            digest.update(hashlib.file_digest(handle, "sha256").digest())
+        for file in files_below(path) if path.is_dir() else [path]:
+            if file != path:
+                digest.update(file.relative_to(path).as_posix().encode())
+            with file.open("rb") as handle:
+                digest.update(hashlib.file_digest(handle, "sha256").digest())
     except OSError as error:
         raise InputError(
             f"cannot be opened: {error.strerror}", where=str(spec.path), remedy="check the path and its permissions"
@@ -151,6 +162,7 @@ def ingest_sources(
     now: pd.Timestamp | None = None,
     replace: bool = False,
     progress: Callable[[str], None] | None = None,
+    rows: Callable[[str, int, int], None] | None = None,
 ) -> IngestResult:
     """Read every source that changed and store them in one step.
 
@@ -159,7 +171,8 @@ def ingest_sources(
         policy: what is done about each flaw; None = the default.
         now: the clock that times are held against; None = that of this machine. A file with times in the future is read again each time.
         replace: forget sources that the lake holds but that are not given.
-        progress: called with the name of each file's source when it is done.
+        progress: called with the name of each file's source when it is read, or found unchanged.
+        rows: called with what is being done, rows done and rows in all, while big inputs are read.
 
     Raises:
         InputError: no source, an unknown reader, two sources of one name, a job in two sources, or a file that its reader or the policy
@@ -183,14 +196,16 @@ def ingest_sources(
     held, fresh = lake.sources(), []
     clock, policy = now if now is not None else pd.Timestamp.now(tz="UTC"), policy or QualityPolicy()
     early = lake.sources_with("future_timestamp")
+    scratch = lake.root if isinstance(lake.storage, LocalStorage) else None
     status = dict.fromkeys(names, "unchanged")
     for spec in files:
-        context = ReadContext(spec.source, inventory or Inventory(), max_grid_gap_s, policy, clock)
+        context = ReadContext(
+            spec.source, inventory or Inventory(), max_grid_gap_s, policy=policy, now=clock, scratch=scratch, progress=rows
+        )
         digest = source_digest(spec, context)
         if held.get(spec.key) != digest or spec.key in early:
             status[spec.source] = "ingested"
-            result = _read(spec, context)
-            fresh.append(SourceTables(spec.key, digest, _within(spec.window, result.tables), result.quality, label=spec.source))
+            fresh.append(_read(spec, context, digest))
         if progress is not None:
             progress(spec.source)
     gone = sorted(set(held) - {spec.key for spec in files}) if replace else []
@@ -202,16 +217,32 @@ def ingest_sources(
     return IngestResult(lake.quality().of(names), lake.rows(), status, lake.data_hash())
 
 
-def _read(spec: SourceSpec, context: ReadContext) -> ReadResult:
-    """Tables of a file; those of a fetched window may be none, since a system may have been down for all of it."""
+def _read(spec: SourceSpec, context: ReadContext, digest: str) -> SourceTables:
+    """What a reader makes of the file; a reader of pieces begins when the lake takes them.
+
+    The tables of a fetched window may be none, since a system may have been down for all of it.
+    """
+    reader, path = reader_named(spec.reader), Path(spec.path)
+    if isinstance(reader, PieceReader):
+        pieces = read_pieces(reader, path, context)
+        if spec.window is not None:
+            pieces = Pieces(((name, _part_within(spec.window, name, table)) for name, table in pieces.tables), pieces.quality)
+        return SourceTables(spec.key, digest, {}, QualityReport(), label=spec.source, pieces=pieces)
     try:
-        return read_export(spec.reader, Path(spec.path), context)
+        result = read_export(spec.reader, path, context)
     except NoPointsError:
         if spec.window is None:
             raise
-    quality = QualityReport()
-    quality.note(context.source, "fetched windows without a point of a known metric")
-    return ReadResult({}, quality)
+        quality = QualityReport()
+        quality.note(context.source, "fetched windows without a point of a known metric")
+        return SourceTables(spec.key, digest, {}, quality, label=spec.source)
+    return SourceTables(spec.key, digest, _within(spec.window, result.tables), result.quality, label=spec.source)
+
+
+def _part_within(window: Window, name: str, table: pa.Table) -> pa.Table:
+    time = table.column(TIME_COLUMN[name])
+    start, end = (pa.scalar(edge).cast(time.type) for edge in (window.start, window.end))
+    return table.filter(pc.and_(pc.greater_equal(time, start), pc.less(time, end)))
 
 
 def _within(window: Window | None, tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

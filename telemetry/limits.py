@@ -8,6 +8,9 @@ MI250X, MI300X, MI325X); of several variants of one name (PCIe, SXM) the largest
 from __future__ import annotations
 
 import re
+from typing import Protocol
+
+from telemetry.raw import ALL_GPUS
 
 # Watts of one board.
 BOARD_LIMIT_W: dict[str, float] = {
@@ -50,6 +53,19 @@ MAX_NODE_W = 30_000.0
 MAX_PDU_W = 100_000.0
 
 
+class NodeLimits(Protocol):
+    """What the inventory tells of a node's watts."""
+
+    @property
+    def gpu_model(self) -> str: ...
+    @property
+    def gpus(self) -> int: ...
+    @property
+    def max_power_w(self) -> float: ...
+    @property
+    def gpu_max_power_w(self) -> float: ...
+
+
 def board_limit_w(gpu_model: str) -> float | None:
     """Most watts of a board by the words of its name (``NVIDIA A100-SXM4-80GB``, ``a100_80gb``); None = not in the table."""
     words = re.split(r"[^A-Z0-9]+", gpu_model.upper())
@@ -77,3 +93,14 @@ def node_limit_w(gpu_model: str, gpus: int, told_w: float, gpu_told_w: float, ma
     if not gpus or (gpu_told_w <= 0 and board_limit_w(gpu_model) is None):
         return MAX_NODE_W
     return gpus * device_limit_w(gpu_model, gpu_told_w, margin) + HOST_LIMIT_W * margin
+
+
+def limit_w(device: str, node: NodeLimits, margin: float) -> float:
+    """Watts above which a reading of a node's ``device`` cannot be true; names as in ``telemetry/readers/prometheus_metrics.py``."""
+    if device.startswith(("pdu/", "feed/")):
+        return MAX_PDU_W
+    if device in ("", ALL_GPUS) or device.startswith("psu"):
+        return node_limit_w(node.gpu_model, node.gpus, node.max_power_w, node.gpu_max_power_w, margin)
+    if not device.lower().startswith("gpu"):
+        return MAX_DEVICE_W
+    return device_limit_w(node.gpu_model, node.gpu_max_power_w, margin)

@@ -141,6 +141,20 @@ class QualityReport:
         merged.trim()
         return merged
 
+    def absorb(self, piece: QualityReport) -> None:
+        """Add, in place, the counts of a piece of the same file, whose devices are not those of the other pieces."""
+        for source, devices in piece.counts.items():
+            for device, flaws in devices.items():
+                for flaw, count in flaws.items():
+                    self.add(source, flaw, count, device)
+        for source, notes in piece.notes.items():
+            for what, count in notes.items():
+                self.note(source, what, count)
+        devices_before = {source: seen.get("devices", 0) for source, seen in self.seen.items()}
+        self._merge_details(piece)
+        for source, seen in piece.seen.items():
+            self.seen[source]["devices"] = devices_before.get(source, 0) + seen.get("devices", 0)
+
     def _merge_details(self, report: QualityReport) -> None:
         for source, seen in report.seen.items():
             own = self.seen.setdefault(source, {})

@@ -104,8 +104,8 @@ class RawSamples:
     def __len__(self) -> int:
         return self._order
 
-    def arrays(self, *, where: str) -> RawArrays:
-        """Everything as arrays of N points.
+    def points(self, *, where: str) -> Points:
+        """Everything as arrays of N points, in file order.
 
         Raises:
             InputError: a unit that cannot be converted.
@@ -113,42 +113,58 @@ class RawSamples:
         sizes = [len(times) for times in self._times]
         stream_index: dict[Any, int] = {}
         streams = [stream_index.setdefault(stream, len(stream_index)) for stream in self._streams]
-        scale = [factor(la.unit, METRICS[la.metric].unit, where=f"{where}, metric {la.metric} of {la.place}") for la in self._labels]
         values, state = parse_values([v for chunk in self._values for v in chunk])
         time_ns, bad_time = parse_times([t for chunk in self._times for t in chunk])
-        return RawArrays(
+        rows = np.empty(self._order, dtype=np.int64)
+        rows[np.asarray([o for chunk in self._orders for o in chunk], dtype=np.int64)] = np.arange(self._order)
+        return Points(
             labels=self._labels,
-            scale=np.asarray(scale, dtype=float),
-            shift=np.asarray([offset(la.unit, METRICS[la.metric].unit) for la in self._labels], dtype=float),
-            group=np.repeat(np.arange(len(sizes), dtype=np.int64), sizes),
-            stream=np.repeat(np.asarray(streams, dtype=np.int64), sizes),
-            order=np.asarray([o for chunk in self._orders for o in chunk], dtype=np.int64),
-            time_ns=time_ns,
-            bad_time=bad_time,
-            value=values,
-            state=state,
+            scale=scales(self._labels, where),
+            shift=shifts(self._labels),
+            group=np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)[rows],
+            time_ns=time_ns[rows],
+            bad_time=bad_time[rows],
+            value=values[rows],
+            state=state[rows],
+            stream=np.repeat(np.asarray(streams, dtype=np.int32), sizes)[rows],
         )
 
 
+def scales(labels: Sequence[Labels], where: str) -> np.ndarray:
+    """Factor of each label group to the unit of its metric.
+
+    Raises:
+        InputError: a unit that cannot be converted.
+    """
+    found = [factor(la.unit, METRICS[la.metric].unit, where=f"{where}, metric {la.metric} of {la.place}") for la in labels]
+    return np.asarray(found, dtype=float)
+
+
+def shifts(labels: Sequence[Labels]) -> np.ndarray:
+    """What is added after the factor, where the zeros of two scales differ."""
+    return np.asarray([offset(la.unit, METRICS[la.metric].unit) for la in labels], dtype=float)
+
+
 @dataclass(frozen=True)
-class RawArrays:
-    """Points as arrays of N; ``labels``, ``scale`` and ``shift`` (value = raw x scale + shift) are per group."""
+class Points:
+    """N points in file order; ``labels``, ``scale`` and ``shift`` (value in the metric's unit = value x scale + shift) are per group.
+
+    Attributes:
+        group: int32 [N], into ``labels``.
+        time_ns: int64 [N], since 1970; of no meaning where ``bad_time`` (bool [N]).
+        value: float [N], in the group's unit; NaN where ``state`` (int8 [N]) is not ``GOOD``.
+        stream: int32 [N], points that are judged on their order together; None = those of a series.
+    """
 
     labels: list[Labels]
     scale: np.ndarray
     shift: np.ndarray
     group: np.ndarray
-    stream: np.ndarray
-    order: np.ndarray
     time_ns: np.ndarray
     bad_time: np.ndarray
     value: np.ndarray
     state: np.ndarray
-
-    def take(self, rows: np.ndarray) -> RawArrays:
-        """The points at ``rows`` (positions or mask)."""
-        picked = {n: getattr(self, n)[rows] for n in ("group", "stream", "order", "time_ns", "bad_time", "value", "state")}
-        return RawArrays(labels=self.labels, scale=self.scale, shift=self.shift, **picked)
+    stream: np.ndarray | None = None
 
 
 def parse_values(raw: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -45,7 +45,11 @@ GRID_NUMBERS: tuple[str, ...] = ("price_usd_per_kwh", "carbon_g_per_kwh", "renew
 GRID_COLUMNS: tuple[str, ...] = ("time", "site", *GRID_NUMBERS, "source")
 FORECAST_QUANTILES: tuple[str, ...] = ("q10", "q20", "q30", "q40", "q50", "q60", "q70", "q80", "q90")
 FORECAST_COLUMNS: tuple[str, ...] = ("unique_id", "issued_at", "ds", *FORECAST_QUANTILES, "model", "version")
-TIME_COLUMN: dict[str, str] = {"samples": "time", "jobs": "submit_time", "grid": "time"}
+TIME_COLUMN: dict[str, str] = {"samples": "time", "jobs": "submit_time", "grid": "time", "samples_10min": "time", "samples_1h": "time"}
+# Samples made coarser: what the value was in a bin, and how many seconds of it the samples stand for (telemetry/lake/compaction.py).
+BIN_NUMBERS: tuple[str, ...] = ("min", "mean", "max", "last", "seconds")
+BIN_COLUMNS: tuple[str, ...] = ("time", "metric", *BIN_NUMBERS, "count", *SAMPLE_TEXT[1:-1])  # filled or measured is not kept apart
+COMPACTED: dict[str, int] = {"samples_10min": 600, "samples_1h": 3600}  # width of a bin, s
 UTC = "datetime64[ns, UTC]"
 
 
@@ -147,6 +151,7 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {"samples": SAMPLES, "jobs": JOBS, "gri
 COLUMNS: dict[str, tuple[str, ...]] = {"samples": SAMPLE_COLUMNS, "jobs": JOB_COLUMNS, "grid": GRID_COLUMNS}
 OUTPUTS: dict[str, pa.DataFrameSchema] = {"forecasts": FORECASTS}  # tables that are written by commands, not read from exports
 COLUMNS["forecasts"] = FORECAST_COLUMNS
+COLUMNS.update(dict.fromkeys(COMPACTED, BIN_COLUMNS))
 
 
 def validate(table: str, frame: pd.DataFrame, *, where: str) -> pd.DataFrame:
@@ -180,7 +185,9 @@ def empty(table: str) -> pd.DataFrame:
     for name in COLUMNS[table]:
         if name in ("time", "issued_at", "ds", *JOB_TIMES):
             kinds[name] = lambda: pd.Series(dtype=UTC)
-        elif name == "value" or name in (*JOB_NUMBERS, *GRID_NUMBERS, *FORECAST_QUANTILES):
+        elif name == "count":
+            kinds[name] = lambda: pd.Series(dtype="int64")
+        elif name == "value" or name in (*JOB_NUMBERS, *GRID_NUMBERS, *FORECAST_QUANTILES, *BIN_NUMBERS):
             kinds[name] = lambda: pd.Series(dtype=float)
         elif name == "preemptible":
             kinds[name] = lambda: pd.Series(dtype="boolean")

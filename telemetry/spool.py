@@ -58,6 +58,12 @@ class Spool:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
 
+    @staticmethod
+    def holds(root: Path | str) -> bool:
+        """Whether a folder has nothing but windows in it."""
+        names = [path.name for path in Path(root).iterdir() if not path.name.startswith(".")]
+        return bool(names) and all(NAME.fullmatch(name) for name in names)
+
     def files(self) -> list[tuple[Window, Path]]:
         """Windows that are there, by start.
 

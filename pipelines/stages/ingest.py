@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipelines.cli import build
 from pipelines.config import TrainConfig
-from pipelines.ingest import ingest, log_quality
+from pipelines.ingest import LakeConfig, ingest, log_quality
 from pipelines.stages.context import StageContext
 from pipelines.workspace import write_json
 from telemetry.lake import Lake
@@ -13,7 +14,7 @@ from telemetry.lake import Lake
 
 def open_lake(config: TrainConfig) -> Lake:
     """The lake of this configuration."""
-    return Lake(config.lake["root"])
+    return build(LakeConfig, config.lake, "lake").open()
 
 
 def run_ingest(context: StageContext, out: Path) -> None:

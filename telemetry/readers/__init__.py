@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+
+import pyarrow as pa
 
 from telemetry.errors import InputError
 from telemetry.readers.azure_monitor import AzureMonitorReader
-from telemetry.readers.base import ReadContext, Reader, ReadResult
+from telemetry.readers.base import PieceReader, Pieces, ReadContext, Reader, ReadResult
 from telemetry.readers.cloudwatch import CloudWatchReader
 from telemetry.readers.grid import GridReader
 from telemetry.readers.ipmi import IpmiReader
@@ -15,6 +18,7 @@ from telemetry.readers.kubernetes import KubernetesReader
 from telemetry.readers.otlp import OtlpReader
 from telemetry.readers.prometheus import PrometheusReader
 from telemetry.readers.prometheus_text import PrometheusTextReader
+from telemetry.readers.samples_table import SamplesTableReader
 from telemetry.readers.slurm import SlurmReader
 from telemetry.readers.swf import SwfReader
 
@@ -32,10 +36,11 @@ READERS: dict[str, Reader] = {
         CloudWatchReader(),
         AzureMonitorReader(),
         PrometheusTextReader(),
+        SamplesTableReader(),
     )
 }
 
-__all__ = ["READERS", "ReadContext", "ReadResult", "Reader", "read_export", "reader_named"]
+__all__ = ["READERS", "ReadContext", "ReadResult", "Reader", "read_export", "read_pieces", "reader_named"]
 
 
 def reader_named(name: str) -> Reader:
@@ -59,3 +64,22 @@ def read_export(name: str, path: Path, context: ReadContext) -> ReadResult:
     context.policy.check(result.quality, sum(len(table) for table in result.tables.values()), where=str(path))
     result.quality.policies[context.source] = context.policy.chosen()
     return result
+
+
+def read_pieces(reader: PieceReader, path: Path, context: ReadContext) -> Pieces:
+    """The same in pieces: what is refused is refused after the last one.
+
+    Raises:
+        InputError: (also while the pieces are taken) the file cannot be read, or a flaw is refused.
+    """
+    pieces = reader.read_pieces(path, context)
+
+    def checked() -> Iterator[tuple[str, pa.Table]]:
+        rows = 0
+        for name, table in pieces.tables:
+            rows += len(table)
+            yield name, table
+        context.policy.check(pieces.quality, rows, where=str(path))
+        pieces.quality.policies[context.source] = context.policy.chosen()
+
+    return Pieces(checked(), pieces.quality)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
+import pyarrow as pa
 
 from telemetry.cleaning import Inventory, clean_samples
 from telemetry.errors import InputError
@@ -28,6 +30,8 @@ class ReadContext:
         max_grid_gap_s: longest gap of a price series that is filled; longer ones are refused.
         policy: what is done about each flaw.
         now: the clock that times of samples are held against; None = they are not, and a file is read alike at any time.
+        scratch: folder for what does not fit in memory; None = that of temporary files.
+        progress: called with what is being done, rows done and rows in all, by readers of big inputs.
     """
 
     source: str
@@ -35,6 +39,8 @@ class ReadContext:
     max_grid_gap_s: int = 24 * 3600
     policy: QualityPolicy = field(default_factory=QualityPolicy)
     now: pd.Timestamp | None = None
+    scratch: Path | None = None
+    progress: Callable[[str, int, int], None] | None = None
 
     def cleaned(self, raw: RawSamples, quality: QualityReport, *, where: str) -> pd.DataFrame:
         """Canonical samples of raw points, by this context's inventory, policy and clock; see :func:`telemetry.cleaning.clean_samples`."""
@@ -49,17 +55,40 @@ class ReadResult:
     quality: QualityReport
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """A result too big for memory: parts of canonical tables, one after another. A series of samples is in one part, sorted by time.
+
+    Attributes:
+        tables: table name and part; text columns are dictionaries, times ``timestamp[us, UTC]``. What it reads from is closed at its end.
+        quality: what was found on the way; complete once ``tables`` has ended.
+    """
+
+    tables: Iterator[tuple[str, pa.Table]]
+    quality: QualityReport
+
+
 class Reader(Protocol):
     """Reads one export format.
 
     Every reader: times become UTC; the tables fit ``telemetry.schema``; what is dropped or repaired is counted; the same file gives the
     same result; ``InputError`` names file and place when the file cannot be read at all (missing, empty, cut short, another format).
+
+    A reader of big inputs has ``read_pieces(path, context) -> Pieces`` besides: the same rows and counts, in bounded memory. Its ``path``
+    may be a folder.
     """
 
     name: str
     reads: str  # one line for --help and errors
 
     def read(self, path: Path, context: ReadContext) -> ReadResult: ...
+
+
+@runtime_checkable
+class PieceReader(Protocol):
+    """A reader of big inputs; see :class:`Reader`."""
+
+    def read_pieces(self, path: Path, context: ReadContext) -> Pieces: ...
 
 
 def read_bytes(path: Path) -> bytes:

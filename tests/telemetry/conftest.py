@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from telemetry.cleaning import Inventory, NodeInfo
@@ -176,6 +179,20 @@ def azure_record(k: int, resource: str = "MICROSOFT.COMPUTE/VIRTUALMACHINES/N0",
     return values | place | {"timeGrain": "PT1M"} | change
 
 
+def samples_table() -> bytes:
+    """The answer of ``prometheus_answer`` in columns, one row a sample, in the order of the scrapes."""
+    rows = [
+        {"timestamp": time * 1000, "value": float(value), **{k: v for k, v in entry["metric"].items() if k != "UUID"}}
+        for entry in prometheus_answer()["data"]["result"]
+        for time, value in entry["values"]
+    ]
+    table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["timestamp"]))
+    table = table.set_column(0, "timestamp", table["timestamp"].cast(pa.timestamp("ms", tz="UTC")))
+    sink = io.BytesIO()
+    pq.write_table(table, sink, write_page_checksum=True)
+    return sink.getvalue()
+
+
 CLEAN: dict[str, tuple[str, bytes]] = {
     "prometheus": ("answer.json", json.dumps(prometheus_answer()).encode()),
     "otlp": ("metrics.jsonl", as_text([json.dumps(otlp_line(k)) for k in range(STEPS)])),
@@ -192,6 +209,7 @@ CLEAN: dict[str, tuple[str, bytes]] = {
     "azure_monitor": ("PT1H.json", json.dumps({"records": [azure_record(k) for k in range(STEPS)]}).encode()),
     "cloudwatch": ("stream.jsonl", as_text([json.dumps(cloudwatch_record(k, node=n)) for k in range(STEPS) for n in ("n0", "n1")])),
     "prometheus_text": ("scrapes.prom", prometheus_text(prometheus_answer())),
+    "samples_table": ("samples.parquet", samples_table()),
 }
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from telemetry.counters import counter_rates
+from telemetry.cleaning import Cleaner, Common, Inventory
 from telemetry.errors import InputError
 from telemetry.quality import QualityReport
+from telemetry.raw import Labels, Points
 from telemetry.readers import READERS
 
 
@@ -229,10 +230,18 @@ def test_ipmi_kilowatts_sensor_text_and_instant_reading(read, make):
 
 
 def test_counter_rates_by_hand():
-    rates = counter_rates(np.array([0, 0, 0, 0, 1, 1]), np.array([0, 1, 3, 4, 0, 2]) * 10**9, np.array([5.0, 7.0, 13.0, 4.0, 100.0, 100.0]))
-    assert rates.per_s.tolist() == [2.0, 3.0, 4.0, 0.0]
-    assert rates.rows.tolist() == [1, 2, 3, 5]
-    assert rates.resets.tolist() == [3]
+    labels = [Labels("hw.energy", "n0", "gpu0", unit="J"), Labels("hw.energy", "n1", "gpu0", unit="J")]
+    points = Points(
+        labels, np.ones(2), np.zeros(2), np.array([0, 0, 0, 0, 1, 1], dtype=np.int32),
+        np.array([0, 1, 3, 4, 0, 2]) * 10**9, np.zeros(6, dtype=bool),
+        np.array([5.0, 7.0, 13.0, 4.0, 100.0, 100.0]), np.zeros(6, dtype=np.int8),
+    )  # fmt: skip
+    quality = QualityReport()
+    cleaner = Cleaner("s", points, Inventory(), quality)
+    cleaner.finish(Common())
+    assert cleaner.value.tolist() == [2.0, 3.0, 4.0, 0.0]
+    assert (cleaner.time_ns // 10**9).tolist() == [1, 3, 4, 2]
+    assert quality.total() == {"counter_reset": 1}
 
 
 def test_quality_report_round_trip_and_pages():

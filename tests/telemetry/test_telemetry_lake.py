@@ -180,7 +180,7 @@ def test_full_disk_leaves_the_lake_intact(lake, specs, monkeypatch, broken):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     calls = {"n": 0}
-    real = {"write_table": pq.write_table, "replace": os.replace}
+    real = {"write_table": pq.ParquetWriter.write_table}
 
     def after_one(name: str):
         def call(*args: object, **options: object) -> None:
@@ -192,11 +192,11 @@ def test_full_disk_leaves_the_lake_intact(lake, specs, monkeypatch, broken):
         return call
 
     if broken == "parquet":
-        monkeypatch.setattr("telemetry.lake.pq.write_table", after_one("write_table"))
+        monkeypatch.setattr(pq.ParquetWriter, "write_table", after_one("write_table"))
     elif broken == "rename":
-        monkeypatch.setattr("telemetry.lake.os.replace", full)
+        monkeypatch.setattr(os, "replace", full)
     else:
-        monkeypatch.setattr("telemetry.lake.os.fsync", full)
+        monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         ingest_sources(lake, specs)
     monkeypatch.undo()
@@ -209,11 +209,13 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import telemetry.lake as module
+import telemetry.storage as storage
+import pyarrow.parquet as pq
 from telemetry.ingest import SourceSpec, ingest_sources
 stop = sys.argv[1]
 def die(*a, **k): os.kill(os.getpid(), signal.SIGKILL)
-if stop == "staging": module.pq.write_table = die
-if stop == "moved": module.Lake._write = die
+if stop == "staging": pq.ParquetWriter.write_table = die
+if stop == "moved": storage.LocalStorage.replace = die
 if stop == "committed": module.Lake._report = die
 ingest_sources(module.Lake(sys.argv[2]), [SourceSpec(Path(sys.argv[3]), "grid")])
 """
