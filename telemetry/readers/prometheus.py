@@ -60,13 +60,13 @@ class PrometheusReader:
             quality.note(raw.source, f"series of metric {name}, which is not read")
             return
         points = entry["values"] if "values" in entry else [mapping_at(entry, "value", where)]
-        if not isinstance(points, list) or any(not isinstance(p, list) or len(p) != 2 for p in points):
+        if not isinstance(points, list) or not set(map(type, points)) <= {list} or not set(map(len, points)) <= {2}:
             raise InputError("'values' is no list of [time, value] pairs", where=where)
         labels = series_labels(name, metric)
-        values = [p[1] for p in points]
+        times, values = zip(*points, strict=True) if points else ((), ())
         if METRIC_NAMES[name][2]:
-            values = [None if v in ("0", 0) else v for v in values]
-        raw.add_block(labels, [p[0] for p in points], values)
+            values = tuple(None if v in ("0", 0) else v for v in values)
+        raw.add_block(labels, times, values)
 
 
 def series_labels(name: str, metric: dict[str, Any]) -> Labels:

@@ -15,7 +15,7 @@ import pytest
 from telemetry.storage import LocalStorage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-RANDOM_KILLS = 6
+RANDOM_KILLS = 4
 
 
 def write_samples(folder: Path, seed: int) -> None:
@@ -35,9 +35,6 @@ def found(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("crash")
     for name, seed in (("in", 0), ("more", 1)):
         write_samples(folder / name, seed)
-    head = "time,site,price_usd_per_kwh,carbon_g_per_kwh,renewable_fraction,temperature_c\n"
-    for name, price in (("grid.csv", 0.1), ("grid2.csv", 0.2)):
-        (folder / name).write_text(head + "".join(f"2026-01-05T{h:02d}:00:00Z,west,{price},200,0.5,3\n" for h in range(24)))
     for name in ("a", "b"):
         (folder / name).mkdir()
     command = [sys.executable, str(REPOSITORY / "tests/telemetry/crash_worker.py"), str(folder), str(RANDOM_KILLS)]
@@ -56,8 +53,8 @@ def test_a_kill_at_any_step_leaves_the_lake_as_before_or_after(found, work):
 
 
 def test_ingests_at_once_are_stored_or_refused(found):
-    assert found["at_once"]["stored"] >= 4
-    assert found["at_once"]["stored"] + found["at_once"]["refused"] == 16
+    assert found["at_once"]["stored"] >= 3
+    assert found["at_once"]["stored"] + found["at_once"]["refused"] == 12
 
 
 def test_ingests_that_wait_are_all_stored(found):
