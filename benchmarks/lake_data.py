@@ -1,6 +1,6 @@
 """A fleet's telemetry in columns, as big as one likes: five DCGM-like metrics a GPU, with the flaws that cleaning looks for.
 
-One Parquet file an interval of ten minutes, in the order of the scrapes (time, node, GPU, metric), as a pipeline appends them. Seeded: the
+One Parquet file an interval (ten minutes), in the order of the scrapes (time, node, GPU, metric), as a pipeline appends them. Seeded: the
 same arguments give the same files. Jobs hold a GPU for hours: power follows utilization with noise in mW, memory is constant while a job
 runs, the energy counter is the integral of power in mJ and restarts at a reset. Lost scrapes (a node for minutes), rows that come twice,
 late rows, readings of -1 and impossible watts are planted at the rates below.
@@ -20,7 +20,6 @@ METRICS = (
     "hw.gpu.memory.utilization",
 )  # fmt: skip
 START_S = 1_767_571_200  # 2026-01-05T00:00:00Z
-FILE_S = 600
 GPUS_PER_NODE = 8
 TWICE, LATE, NO_READING, IMPOSSIBLE = 5e-4, 3e-4, 2e-4, 1e-5
 RESETS_PER_GPU_DAY, OUTAGES_PER_NODE_DAY, JOBS_PER_GPU_DAY = 0.05, 0.5, 4.0
@@ -28,12 +27,13 @@ RESETS_PER_GPU_DAY, OUTAGES_PER_NODE_DAY, JOBS_PER_GPU_DAY = 0.05, 0.5, 4.0
 
 @dataclass(frozen=True)
 class Fleet:
-    """How much is made: GPUs, hours, and seconds between scrapes."""
+    """How much is made: GPUs, hours, seconds between scrapes, and seconds in a file."""
 
     gpus: int
     hours: float
     step_s: int = 15
     seed: int = 0
+    file_s: int = 600
 
     @property
     def nodes(self) -> list[str]:
@@ -83,7 +83,7 @@ def write_fleet(folder: Path, fleet: Fleet) -> int:
     node_of = np.arange(fleet.gpus) // GPUS_PER_NODE
     down_until = np.zeros(len(nodes))
     steps = int(fleet.hours * 3600) // fleet.step_s
-    per_file = max(1, FILE_S // fleet.step_s)
+    per_file = max(1, fleet.file_s // fleet.step_s)
     for first in range(0, steps, per_file):
         parts = []
         for k in range(first, min(first + per_file, steps)):

@@ -153,13 +153,9 @@ class LocalStorage:
         for key in keys:
             path = self.root / key
             path.unlink(missing_ok=True)
-            for folder in path.parents:
-                if folder == self.root or self.root not in folder.parents:
-                    break
-                try:
+            with contextlib.suppress(OSError):
+                for folder in path.parents[: len(Path(key).parts) - 1]:
                     folder.rmdir()  # only when it is empty
-                except OSError:
-                    break
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -171,7 +167,15 @@ class LocalStorage:
                 shutil.rmtree(left, ignore_errors=True)
             for left in (*self.root.glob(".*.new"), *self.root.glob("quality/.*.new")):
                 left.unlink(missing_ok=True)
+            self._drop_empty()
             yield
+
+    def _drop_empty(self) -> None:
+        """Folders that a killed writer made for files that never came; those of forecasts are another writer's."""
+        for table in self.root.glob("tables/*"):
+            for folder, _, _ in os.walk(table, topdown=False) if table.name != "forecasts" else ():
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)  # only when it is empty
 
     def version(self, digest: str) -> str:
         return digest[:16]

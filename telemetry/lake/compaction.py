@@ -97,6 +97,8 @@ def compact(
             lake.change(lambda manifest, folder, batch=batch, table=table: _work(lake.storage, manifest, folder, table, batch, done))
             if progress is not None:
                 progress(table, done.read[table], total)
+    if not done.days:
+        lake.tidy()
     return done
 
 

@@ -49,6 +49,7 @@ def _series(entry: Any, where: str) -> Series:
     if not name:
         raise InputError("no __name__ label", where=where, remedy="export the metric itself, not an expression over it")
     points = entry["values"] if "values" in entry else [mapping_at(entry, "value", where)]
-    if not isinstance(points, list) or any(not isinstance(p, list) or len(p) != 2 for p in points):
+    if not isinstance(points, list) or not set(map(type, points)) <= {list} or not set(map(len, points)) <= {2}:
         raise InputError("'values' is no list of [time, value] pairs", where=where)
-    return Series(name, labels, [p[0] for p in points], [p[1] for p in points])
+    times, values = zip(*points, strict=True) if points else ((), ())
+    return Series(name, labels, times, values)
