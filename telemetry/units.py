@@ -48,6 +48,7 @@ METRICS: dict[str, Metric] = {
     "hw.gpu.memory.bandwidth.utilization": Metric("1"),
     "hw.gpu.memory.limit": Metric("By"),
     "hw.gpu.speed": Metric("Hz"),
+    "hw.power.limit": Metric("W"),
     "hw.temperature": Metric("Cel"),
     "k8s.pod.power": Metric("W"),
     "k8s.pod.energy": Metric("J", True, "k8s.pod.energy.rate", "W"),

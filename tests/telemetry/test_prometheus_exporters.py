@@ -40,6 +40,7 @@ MIG = {**GPU, "GPU_I_PROFILE": "1g.10gb", "GPU_I_ID": "7"}
 IPMI = {"instance": "n1:9290"}
 CASES = [
     ("DCGM_FI_DEV_POWER_USAGE", GPU, 250, ("hw.power", "n0", "gpu0", 250)),
+    ("DCGM_FI_DEV_POWER_MGMT_LIMIT", GPU, 400, ("hw.power.limit", "n0", "gpu0", 400)),
     ("DCGM_FI_PROF_GR_ENGINE_ACTIVE", MIG, 0.4, ("hw.gpu.utilization", "n0", "gpu0/mig7", 0.4)),
     ("DCGM_FI_PROF_DRAM_ACTIVE", MIG, 0.3, ("hw.gpu.memory.bandwidth.utilization", "n0", "gpu0/mig7", 0.3)),
     ("DCGM_FI_DEV_MEM_COPY_UTIL", GPU, 30, ("hw.gpu.memory.bandwidth.utilization", "n0", "gpu0", 0.3)),

@@ -44,7 +44,7 @@ def read(path, answer):
     return result
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(series=st.lists(SERIES, min_size=1, max_size=5))
 def test_odd_series_are_read_or_refused(tmp_path_factory, series):
     result = read(tmp_path_factory.getbasetemp() / "odd.json", {"status": "success", "data": {"resultType": "matrix", "result": series}})
@@ -58,7 +58,7 @@ ODD = st.recursive(st.none() | st.booleans() | st.text(max_size=3), lambda inner
 HALF = st.fixed_dictionaries({}, optional={"metric": st.sampled_from([{"__name__": "ipmi_up"}, {}]), "values": TIMES, "value": TIMES})
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(result=ODD | st.lists(HALF))
 def test_odd_answers_are_refused(tmp_path_factory, result):
     assert read(tmp_path_factory.getbasetemp() / "odd.json", {"status": "success", "data": {"result": result}}) is None
