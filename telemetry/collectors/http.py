@@ -39,7 +39,7 @@ class HttpConfig:
         attempts: tries in all.
         token_file: file with a bearer token; read anew for every request, since cluster tokens are rotated.
         user, password_file: basic authentication.
-        ca_file: certificates to trust instead of the system's.
+        ca_file: authorities to trust instead of the usual ones (certifi's).
     """
 
     timeout_s: float = 60.0

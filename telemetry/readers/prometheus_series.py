@@ -33,8 +33,8 @@ class Series:
 
     name: str
     labels: Mapping[str, str]
-    times: Sequence[Any]
-    values: Sequence[Any]
+    times: list[Any]
+    values: list[Any]
 
 
 @dataclass
@@ -93,7 +93,7 @@ def _add_group(group: list[_Read], raw: RawSamples, quality: QualityReport) -> N
 
 
 def _has_value(read: _Read) -> bool:
-    """Whether a point says something; DCGM counts no GPU utilisation of a MIG instance and says 0 (dcgm-exporter issue 216)."""
+    """Whether a point says something; DCGM counts no GPU utilisation of a MIG instance and says 0, as its maintainers confirm."""
     _, state = parse_values(_values(read))
     silent = read.series.name == "DCGM_FI_DEV_GPU_UTIL" and bool(text_of(read.series.labels, "GPU_I_ID"))
     return bool((state == GOOD).any()) and not silent
@@ -106,7 +106,7 @@ def _values(read: _Read) -> Sequence[Any]:
 
 
 def _add_board(chosen: list[_Read], raw: RawSamples, quality: QualityReport) -> None:
-    """A board's reading, which DCGM repeats for each of its MIG instances (dcgm-exporter issue 257): once, and of no one's pod."""
+    """A board's reading, which DCGM repeats for each of its MIG instances: once, and of no one's pod."""
     points: dict[Any, Any] = {}
     for read in chosen:
         for time, value in zip(read.series.times, read.series.values, strict=True):

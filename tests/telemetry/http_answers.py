@@ -9,8 +9,11 @@ from urllib.parse import parse_qs
 
 
 @contextmanager
-def serving(respond):
-    """``respond(path, form, headers) -> (status, headers, body)``; gives the address and the list of forms asked."""
+def serving(respond, tls=None):
+    """``respond(path, form, headers) -> (status, headers, body)``; gives the address and the list of forms asked.
+
+    ``tls`` is the server's context; None = plain HTTP.
+    """
     asked: list[dict[str, str]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -32,10 +35,12 @@ def serving(respond):
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}", asked
+            yield f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}", asked
         finally:
             server.shutdown()
             thread.join()

@@ -5,6 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import shutil
+import socketserver
+import ssl
+import subprocess
 
 import pandas as pd
 import pytest
@@ -165,6 +169,25 @@ def test_credentials_come_from_files_are_read_anew_and_never_told(tmp_path, capl
     basic = "Basic " + base64.b64encode(f"me:{SECRET}".encode()).decode()
     assert seen == [(f"Bearer {SECRET}", "a"), (basic, "a"), (None, "a"), ("Bearer other", None)]
     assert SECRET not in caplog.text
+
+
+def test_a_certificate_is_accepted_by_its_own_authority_alone(tmp_path, waits, monkeypatch):
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl on this machine to make a certificate with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key, "-out", certificate]
+    subprocess.run([*made, "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    monkeypatch.setattr(socketserver.BaseServer, "handle_error", lambda *_: None)
+    with serving(good, tls) as (url, asked):
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", "")
+        with pytest.raises(InputError, match=r"certificate is not accepted.*ca_file") as caught:
+            PrometheusCollector(url).fetch(START, START + pd.Timedelta("1min"))
+        assert not isinstance(caught.value, UnavailableError)
+        assert (asked, waits) == ([], [])
+        PrometheusCollector(url, http=HttpConfig(ca_file=str(certificate))).fetch(START, START + pd.Timedelta("1min"))
+    assert len(asked) == 1
 
 
 def test_a_redirect_is_not_followed(tmp_path):

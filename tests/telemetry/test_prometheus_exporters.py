@@ -40,6 +40,7 @@ MIG = {**GPU, "GPU_I_PROFILE": "1g.10gb", "GPU_I_ID": "7"}
 IPMI = {"instance": "n1:9290"}
 CASES = [
     ("DCGM_FI_DEV_POWER_USAGE", GPU, 250, ("hw.power", "n0", "gpu0", 250)),
+    ("DCGM_FI_DEV_POWER_MGMT_LIMIT", GPU, 400, ("hw.power.limit", "n0", "gpu0", 400)),
     ("DCGM_FI_PROF_GR_ENGINE_ACTIVE", MIG, 0.4, ("hw.gpu.utilization", "n0", "gpu0/mig7", 0.4)),
     ("DCGM_FI_PROF_DRAM_ACTIVE", MIG, 0.3, ("hw.gpu.memory.bandwidth.utilization", "n0", "gpu0/mig7", 0.3)),
     ("DCGM_FI_DEV_MEM_COPY_UTIL", GPU, 30, ("hw.gpu.memory.bandwidth.utilization", "n0", "gpu0", 0.3)),
@@ -234,6 +235,25 @@ def test_a_pdus_watts_may_be_more_than_a_boards(read):
     frame, quality = read(("rPDU2DeviceStatusPower", {"instance": "pdu-a"}, [2000, 20_000, -1, 2000]))
     assert frame["value"].to_list() == [20_000, 20_000]
     assert quality.total() == {"sentinel": 1, "implausible_power": 1}
+
+
+@pytest.mark.parametrize("odd", [[], [1], {}, True])
+def test_parts_that_are_no_numbers_are_counted(tmp_path, context, odd):
+    labels = {"__name__": "http_requests_total", "service": "chat", "code": "200"}
+    entry = {"metric": labels, "values": [[T0 + 60 * k, "1"] for k in range(3)]}
+    other = {"metric": {**labels, "code": "500"}, "values": [[odd, "1"], [odd, "2"]]}
+    path = tmp_path / "answer.json"
+    path.write_text(json.dumps({"status": "success", "data": {"resultType": "matrix", "result": [entry, other]}}))
+    found = READERS["prometheus"].read(path, context)
+    assert len(found.tables["samples"]) == 2
+    assert found.quality.total() == {"unparseable": 2}
+
+
+@pytest.mark.parametrize("value", ["1.7e302", "-1.7e302", "+Inf", "1e400"])
+def test_a_number_too_large_to_convert_is_counted(read, value):
+    frame, quality = read(("DCGM_FI_DEV_FB_USED", GPU, ["1024", value, "1024", "1024"]))
+    assert len(frame) == 3
+    assert quality.total() == {"unparseable": 1}
 
 
 def test_every_name_is_a_prometheus_name_and_every_metric_is_canonical():
