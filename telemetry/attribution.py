@@ -100,7 +100,8 @@ class Attribution:
 
 @dataclass(frozen=True)
 class _Nodes:
-    """Energy by node, ``[N, T]`` J; ``total`` = boards (``gpu``, ``[D, T]``) + ``cpu`` + ``rest``. ``covered_s`` of the whole node."""
+    """Energy by node, ``[N, T]`` J; ``total`` = boards (``gpu``, ``[D, T]``) + ``cpu`` + ``rest``. ``own_s`` are the seconds of the node's
+    own reading, ``covered_s`` those in which the energy of the node is known: by its own reading where it ever has one."""
 
     names: np.ndarray
     site: np.ndarray
@@ -110,6 +111,7 @@ class _Nodes:
     cpu: np.ndarray
     cpu_s: np.ndarray
     rest: np.ndarray
+    own_s: np.ndarray
     covered_s: np.ndarray
     total: np.ndarray
     scaled: int
@@ -188,13 +190,14 @@ def _nodes(devices: DeviceEnergy, grid: Grid) -> _Nodes:
     gpu, cpu = gpu_in * scale[at] + (gpu - gpu_in), cpu_in * scale + (cpu - cpu_in)
     total = cpu + rest
     np.add.at(total, at, gpu)
-    covered = own_s.copy()
-    np.maximum.at(covered, at, gpu_s)
+    parts_s = cpu_s.copy()
+    np.maximum.at(parts_s, at, gpu_s)
+    covered = np.where((own_s > 0).any(axis=1)[:, None], own_s, parts_s)
     watts = np.divide(gpu, gpu_s, out=np.full_like(gpu, np.nan), where=gpu_s > 0.1 * seconds)
     pool = table["pool"].astype(str).to_numpy()[board_rows]
     device = table["device"].astype(str).to_numpy()[board_rows]
     boards = Boards(at, _parents(device), pool, watts, _low_watts(watts, pool), names)
-    return _Nodes(names, site, boards, gpu, gpu_s, cpu, cpu_s, rest, np.maximum(covered, cpu_s), total, scaled)
+    return _Nodes(names, site, boards, gpu, gpu_s, cpu, cpu_s, rest, own_s, covered, total, scaled)
 
 
 def node_readings(devices: DeviceEnergy, kind: np.ndarray, node: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -285,7 +288,7 @@ def _split(nodes: _Nodes, claims: Claims, grid: Grid, owners: int, rules: Attrib
     held = np.bincount(inverse, claims.gpu_s, minlength=len(distinct))
     cell, owner = distinct // owners, distinct % owners
     size = np.maximum(np.bincount(nodes.boards.node, minlength=N), 1)
-    for layer, (joules, covered) in enumerate(((nodes.cpu, nodes.cpu_s), (nodes.rest, nodes.covered_s)), start=1):
+    for layer, (joules, covered) in enumerate(((nodes.cpu, nodes.cpu_s), (nodes.rest, nodes.own_s)), start=1):
         if rules.overhead == "kept":
             at = np.flatnonzero(joules.ravel() > 0)
             found = [(at, np.zeros(len(at), dtype=np.int64), np.full(len(at), OVERHEAD), joules.ravel()[at])]
