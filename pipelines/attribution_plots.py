@@ -12,7 +12,7 @@ from telemetry.energy import Grid
 from telemetry.reconciliation import Reconciliation
 
 REMAINDERS = {"idle": "#C9C9C9", "unattributed": "#C4161C", "overhead": "#6B6B6B"}
-MOST_TEAMS, MOST_NODES, MOST_POINTS = 8, 12, 360
+MOST_TEAMS, MOST_NODES, MOST_POINTS, RESIDUAL_POINTS = 8, 12, 360, 120
 
 
 def _bins(grid: Grid) -> np.ndarray:
@@ -73,7 +73,7 @@ def residual_figure(found: Reconciliation, start: pd.Timestamp) -> Figure | None
     figure, axes = new_figure(11.0, 4.2)
     axis = axes[0, 0]
     for place, one in enumerate(shown):
-        parts = np.array_split(np.arange(len(one.day)), min(len(one.day), MOST_POINTS))
+        parts = np.array_split(np.arange(len(one.day)), min(len(one.day), RESIDUAL_POINTS))
         day, residual = (np.array([values[p].mean() for p in parts]) for values in (one.day, one.residual))
         label = f"{one.place}{'' if one.suspect == '' else ': ' + one.verdict}"
         axis.plot(

@@ -202,7 +202,7 @@ def _compare(
     day, total = days[all_cover], below.sum(axis=0)
     slope = trend(day, top - total)
     names = tuple(one.name for one in children)
-    suspect, sure, findings = judge(names, day, top, below, equal=layer in EQUAL, tolerance=tolerance, slope=slope)
+    suspect, sure, findings = judge(names, day, top, below, equal=layer in EQUAL, tolerance=tolerance)
     mean, children_w = (float(side.mean()) if len(side) else float("nan") for side in (top, total))
     percent = 100 * (mean - children_w) / mean if mean > 0 else float("nan")
     return Comparison(
