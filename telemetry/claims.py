@@ -101,14 +101,13 @@ class Claimant:
 
     def _label_claims(self, la: Labels) -> None:
         job = jobs_of_pods(la.pods["pod_uid"].to_numpy(), self.spans.table["job_id"].to_numpy())
-        owner = np.array(
-            [self.owners.of(j, *row) if row[0] else NOBODY for j, row in zip(job, la.pods.itertuples(index=False), strict=True)]
-        )
+        pods = zip(job, la.pods.itertuples(index=False), strict=True)
+        owner = np.array([self.owners.of(j, *row) if row[0] else NOBODY for j, row in pods], dtype=np.int64)
         owner[self._workers(la, job)] = NOBODY
         named = owner[la.pod] != NOBODY
         plain = np.ones(self.shape[0], dtype=bool)
         plain[la.board[(la.together > 1) | (la.share < 1)]] = False
-        board, pod = np.unique(np.stack([la.board[named], la.pod[named]]), axis=1) if named.any() else np.zeros((2, 0), dtype=np.int64)
+        board, pod = _pairs(la.board[named], la.pod[named], len(la.pods))
         seen: dict[int, set[int]] = {}
         for d, p in zip(board.tolist(), pod.tolist(), strict=True):
             if job[p] >= 0:
@@ -128,12 +127,11 @@ class Claimant:
     def _workers(self, la: Labels, job: np.ndarray) -> np.ndarray:
         """Pods that are workload managers: without a job, on every board of a node that the job table names."""
         known = {name for names in self.spans.nodes for name in names}
-        node = self.boards.node[la.board]
         size = np.bincount(self.boards.node, minlength=len(self.boards.node_names))
-        pair = np.unique(np.stack([la.pod, node, la.board]), axis=1)
-        on, count = np.unique(pair[:2], axis=1, return_counts=True)
+        board, pod = _pairs(la.board, la.pod, len(la.pods))
+        on, count = np.unique(self.boards.node[board] * len(la.pods) + pod, return_counts=True)
         worker = np.zeros(len(job), dtype=bool)
-        for p, n, number in zip(on[0], on[1], count, strict=True):
+        for n, p, number in zip(on // len(la.pods), on % len(la.pods), count, strict=True):
             if job[p] < 0 and number == size[n] and self.boards.node_names[n] in known and la.pods["pod_uid"].iloc[p]:
                 worker[p] = True
         self.counts["worker pods, whose jobs are those of the job table"] = int(worker.sum())
@@ -342,3 +340,9 @@ class Claimant:
         self.counts["GPU intervals claimed beyond their time"] = int((total > length * 1.001 + 1.0).sum())
         gpu_s = gpu_s * np.where(total > length, length / np.maximum(total, FULL), 1.0)[cell]
         return Claims(cell // self.shape[1], cell % self.shape[1], owner, gpu_s, weight, self.counts)
+
+
+def _pairs(board: np.ndarray, pod: np.ndarray, pods: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct (board, pod) pairs."""
+    key = np.unique(board * pods + pod)
+    return key // max(pods, 1), key % max(pods, 1)

@@ -161,6 +161,16 @@ def test_without_the_nodes_reading_the_parts_are_the_total():
     assert found.node_j.sum() == pytest.approx(sum(world.board_w("n0", g).sum() for g in (0, 1)) * STEP_S, rel=1e-9)
 
 
+def test_a_node_that_only_its_own_meter_reads_is_split_by_the_job_table():
+    runs = [Run("1", "n0", 0, 30, 120, use=0.5), Run("2", "n0", 1, 60, 120, use=0.5)]
+    world = World({"n0": 2}, runs, named=dict.fromkeys("12", "n0"))
+    samples = world.samples()
+    found = attributed(world, samples=samples[samples["device"] == ""])
+    conserved(found)
+    assert set(found.rows["source_layer"]) == {"node"}
+    assert by_job(found) == pytest.approx(world.true_j(), rel=1e-9)
+
+
 def test_parts_beyond_the_node_are_scaled_to_it_and_counted():
     world = World({"n0": 2}, WHOLE)
     samples = world.samples()
