@@ -9,6 +9,7 @@ The steps, in order; each uses what the ones before left free:
    owner.
 3. *Matching.* A job whose boards are not all known is put on the boards that fit: of its nodes or its pool, with room over its whole
    run, and busy in it. Exactly as many as it needs: repaired. This repeats, since each job placed leaves fewer boards to the others.
+   Where more fit, it is put on those whose watts rise with its start and fall with its end, if they stand out by that.
 4. *Node.* Jobs whose nodes are known but not their boards share what is free of these nodes' boards by their GPUs.
 5. *Ambiguous.* Jobs of which neither is known count as nobody on the boards that they may be on.
 6. *Nobody.* What is busy and still without an owner.
@@ -29,6 +30,7 @@ from telemetry.owners import FOREVER, JobSpans, Owners, jobs_of_pods
 NOBODY = 0
 BUSY_SHARE = 0.8  # share of a run's whole intervals in which a board must be busy to be the run's
 MATCH_PASSES = 8
+STEP_SHARE, RIVAL_SHARE = 0.1, 0.5  # a step is this share of the board's range of watts; the next board's, at most this of it
 FULL = 1e-6
 
 
@@ -202,15 +204,29 @@ class Claimant:
         self.counts["jobs without an end"] = self.spans.open_end
         self._nodes = [np.array([index[name] for name in names if name in index], dtype=np.int64) for names in self.spans.nodes]
         self._busy = self.busy_s > 0
+        watts = np.nan_to_num(self.boards.watts)
+        self._range_w = watts.max(axis=1) - self.boards.idle_w
         self._known = ~np.isnan(self.boards.watts) | (self.busy_s > 0)
         waiting = [j for j in np.argsort(self.spans.begin_ns, kind="stable").tolist() if self._missing(j) > 0]
         self.counts["jobs with GPUs that no label shows"] = len(waiting)
+        edges = self.grid.edges_ns
+        ends = (np.searchsorted(edges, np.clip(t, edges[0], edges[-1])) for t in (self.spans.begin_ns, self.spans.end_ns))
+        self._spans = np.stack(list(ends), axis=1)
+        self.waiting = self._passes(waiting)
+        for _ in range(MATCH_PASSES):
+            left = [j for j in self.waiting if not self._try_steps(j)]
+            if len(left) == len(self.waiting):
+                break
+            self.waiting = self._passes(left)
+
+    def _passes(self, waiting: list[int]) -> list[int]:
+        """The jobs that are left when no more of them has only one place."""
         for _ in range(MATCH_PASSES):
             left = [j for j in waiting if not self._try(j)]
             if len(left) == len(waiting):
                 break
             waiting = left
-        self.waiting = waiting
+        return waiting
 
     def _try(self, job: int) -> bool:
         """Put the job where it must be; False when several or no places fit."""
@@ -220,6 +236,39 @@ class Claimant:
         self._place(job, fit.tolist(), self.owners.of(job))
         self.counts["jobs repaired: one place fits"] += 1
         return True
+
+    def _try_steps(self, job: int) -> bool:
+        """Put the job where the watts rise with its start and fall with its end; False when no boards stand out by that."""
+        fit, missing = self._fitting(job, self.held, busy=True), self._missing(job)
+        if len(fit) <= missing or self._has_twin(job, fit):
+            return False
+        step = self._steps(job, fit)
+        order = np.argsort(-step, kind="stable")
+        best, rival = step[order[missing - 1]], step[order[missing]]
+        if best < STEP_SHARE * self._range_w[fit].max() * min(self.spans.gpus[job], 1.0) or rival > RIVAL_SHARE * best:
+            return False
+        self._place(job, fit[order[:missing]].tolist(), self.owners.of(job))
+        self.counts["jobs repaired: several places fit, the load steps with them in one"] += 1
+        return True
+
+    def _has_twin(self, job: int, boards: np.ndarray) -> bool:
+        """Whether another job without a place starts and ends with this one, on boards that it may be on: steps cannot tell them apart."""
+        spans, waiting = self._spans, np.array(self.waiting, dtype=np.int64)
+        near = waiting[(np.abs(spans[waiting] - spans[job]) <= 1).all(axis=1) & (waiting != job)]
+        return any(len(np.intersect1d(self._candidates(int(k)), boards)) for k in near if self._missing(int(k)) > 0)
+
+    def _steps(self, job: int, boards: np.ndarray) -> np.ndarray:
+        """Watts by which each board rises at the job's start and falls at its end, the smaller of the two; 0 where neither is seen."""
+        first, seconds = self._inside(int(self.spans.begin_ns[job]), int(self.spans.end_ns[job]))
+        inner = first + np.flatnonzero(seconds >= 0.999 * self.grid.seconds[first : first + len(seconds)])
+        if not len(inner):
+            return np.zeros(len(boards))
+        watts, after = self.boards.watts[boards], first + len(seconds)
+        unseen = np.full(len(boards), np.inf)
+        rise = watts[:, inner[0]] - watts[:, first - 1] if first > 0 else unseen
+        fall = watts[:, inner[-1]] - watts[:, after] if after < self.shape[1] else unseen
+        step = np.minimum(rise, fall)
+        return np.where(np.isfinite(step), step, 0.0)
 
     def _candidates(self, job: int) -> np.ndarray:
         if self.spans.nodes[job]:
@@ -261,8 +310,8 @@ class Claimant:
             need = min(self.spans.gpus[job], 1.0) * self._missing(job) * seconds
             if len(self._nodes[job]):
                 self.counts["jobs shared: the node is known, the GPU is not"] += 1
-                for n in self._nodes[job].tolist():
-                    wanted.setdefault(n, []).append((job, first, need / len(self._nodes[job])))
+                for n, part in zip(self._nodes[job].tolist(), self._parts(job), strict=True):
+                    wanted.setdefault(n, []).append((job, first, need * part))
             elif not self.spans.nodes[job]:
                 self.counts["jobs ambiguous: several places or none fit"] += 1
                 fit = self._fitting(job, certain, busy=True)
@@ -271,6 +320,13 @@ class Claimant:
                     self._spread(fit, first, need, NOBODY, certain)
         for n, jobs in sorted(wanted.items()):
             self._share_node(n, jobs)
+
+    def _parts(self, job: int) -> np.ndarray:
+        """Part of what the job misses on each of its nodes, which hold equal numbers of its boards."""
+        nodes = self._nodes[job]
+        on = np.bincount(self.boards.node[sorted(self.placed.get(job, ()))], minlength=len(self.boards.node_names))[nodes]
+        missing = np.maximum(self.spans.boards[job] / len(self.spans.nodes[job]) - on, 0.0)
+        return missing / missing.sum() if missing.sum() > 0 else np.full(len(nodes), 1.0 / len(nodes))
 
     def _share_node(self, n: int, jobs: list[tuple[int, int, np.ndarray]]) -> None:
         """Jobs over the free time of node ``n``'s boards; where they want more than there is, each gets its part of it."""
