@@ -30,7 +30,7 @@ import numpy as np
 
 from telemetry.devices import place_of
 from telemetry.energy import DeviceEnergy, IntervalEnergy, per_device
-from telemetry.suspects import AGREES, UNDECIDED, Finding, Trend, judge, trend
+from telemetry.verdicts import AGREES, UNDECIDED, Finding, Trend, judge, trend
 
 LAYERS: tuple[str, ...] = ("sources", "slices", "zones", "node", "supplies", "psys", "outlets", "pdu", "site")
 EQUAL = ("sources", "supplies", "psys", "outlets")
