@@ -1,4 +1,4 @@
-"""``python -m benchmarks.attribution``: rows a second of energy and attribution on a drawn day of 1,000 GPUs at 30 s.
+"""``python -m benchmarks.attribution``: samples a CPU second of energy and attribution on a drawn day of 1,000 GPUs at 30 s.
 
 125 nodes of 8 GPUs; of every GPU watts and utilisation with pod labels, of every node its watts: 6.1 million samples. Jobs of 1 to 8 GPUs
 follow each other; a twentieth of the labels is lost. Writes ``outputs/benchmarks/attribution.json``.
@@ -92,11 +92,11 @@ def main() -> None:
     samples, jobs = day()
     grid = Grid.of(START, START + pd.Timedelta(seconds=DAY_S), "10min")
     rules = EnergyRules(gauge="mean")
-    begin = time.perf_counter()
+    begin = time.process_time()
     energy = interval_energy(samples, grid, rules)
-    middle = time.perf_counter()
+    middle = time.process_time()
     found = attribute(samples, jobs, grid, rules)
-    end = time.perf_counter()
+    end = time.process_time()
     result = {
         "samples": len(samples),
         "jobs": len(jobs),

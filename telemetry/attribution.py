@@ -5,7 +5,8 @@ What is split, for one node and interval:
 - ``total`` = the node's own reading; where it does not cover the interval, plus what its parts measured meanwhile. A node without a reading
   of its own has the sum of its parts, and no overhead.
 - ``gpu``: the energy of its boards. ``cpu``: packages and memory. ``node``: what the reading has beyond both (fans, supplies, boards that
-  did not report). Where the parts exceed the reading they are scaled to it, and that is counted.
+  did not report). Where the parts exceed the reading they are scaled to it, and that is counted. A node of which no board was ever read
+  has as many as the job table puts on it at one time.
 
 How, in each of the three layers (the rule of ``envs.accounting.attribute_node``, which a test compares):
 
@@ -33,7 +34,7 @@ from telemetry.devices import place_of
 from telemetry.energy import EPSILON_S, DeviceEnergy, EnergyRules, Grid, interval_energy, per_device
 from telemetry.errors import InputError
 from telemetry.labels import Boards
-from telemetry.owners import OWNER_COLUMNS, job_spans
+from telemetry.owners import OWNER_COLUMNS, JobSpans, job_spans, most_gpus
 
 KINDS: tuple[str, ...] = ("job", "idle", "unattributed", "overhead")
 JOB, IDLE, UNATTRIBUTED, OVERHEAD = range(4)
@@ -100,7 +101,8 @@ class Attribution:
 
 @dataclass(frozen=True)
 class _Nodes:
-    """Energy by node, ``[N, T]`` J; ``total`` = boards (``gpu``, ``[D, T]``) + ``cpu`` + ``rest``. ``covered_s`` of the whole node."""
+    """Energy by node, ``[N, T]`` J; ``total`` = boards (``gpu``, ``[D, T]``) + ``cpu`` + ``rest``. ``own_s`` are the seconds of the node's
+    own reading, ``covered_s`` those in which the energy of the node is known: by its own reading where it ever has one."""
 
     names: np.ndarray
     site: np.ndarray
@@ -110,6 +112,7 @@ class _Nodes:
     cpu: np.ndarray
     cpu_s: np.ndarray
     rest: np.ndarray
+    own_s: np.ndarray
     covered_s: np.ndarray
     total: np.ndarray
     scaled: int
@@ -130,8 +133,8 @@ def attribute(
     energy, rules, asked = energy or EnergyRules(), rules or AttributionRules(), grid
     grid, part_of = asked.refined(LONGEST_S)
     devices = per_device(interval_energy(samples, grid, energy), energy.sources)
-    nodes = _nodes(devices, grid)
     spans = job_spans(jobs, int(grid.edges_ns[0]), int(grid.edges_ns[-1]))
+    nodes = _nodes(devices, grid, spans)
     claimant = Claimant(
         nodes.boards,
         spans,
@@ -155,7 +158,7 @@ def attribute(
 # Energy by node -----------------------------------------------------------------------------------------------------------------------
 
 
-def _nodes(devices: DeviceEnergy, grid: Grid) -> _Nodes:
+def _nodes(devices: DeviceEnergy, grid: Grid, spans: JobSpans) -> _Nodes:
     table = devices.devices
     places = [place_of(node, device) for node, device in zip(table["node"], table["device"], strict=True)]
     kind = np.array([place.kind for place in places], dtype=object)
@@ -188,13 +191,17 @@ def _nodes(devices: DeviceEnergy, grid: Grid) -> _Nodes:
     gpu, cpu = gpu_in * scale[at] + (gpu - gpu_in), cpu_in * scale + (cpu - cpu_in)
     total = cpu + rest
     np.add.at(total, at, gpu)
-    covered = own_s.copy()
-    np.maximum.at(covered, at, gpu_s)
+    parts_s = cpu_s.copy()
+    np.maximum.at(parts_s, at, gpu_s)
+    covered = np.where((own_s > 0).any(axis=1)[:, None], own_s, parts_s)
     watts = np.divide(gpu, gpu_s, out=np.full_like(gpu, np.nan), where=gpu_s > 0.1 * seconds)
     pool = table["pool"].astype(str).to_numpy()[board_rows]
     device = table["device"].astype(str).to_numpy()[board_rows]
     boards = Boards(at, _parents(device), pool, watts, _low_watts(watts, pool), names)
-    return _Nodes(names, site, boards, gpu, gpu_s, cpu, cpu_s, rest, np.maximum(covered, cpu_s), total, scaled)
+    pool_of = dict(zip(table["node"], table["pool"], strict=True))
+    boards, unread = _with_unread(boards, {n: str(pool_of[names[n]]) for n in np.setdiff1d(np.arange(len(names)), at).tolist()}, spans)
+    gpu, gpu_s = (np.vstack([values, np.zeros((unread, len(grid)))]) for values in (gpu, gpu_s))
+    return _Nodes(names, site, boards, gpu, gpu_s, cpu, cpu_s, rest, own_s, covered, total, scaled)
 
 
 def node_readings(devices: DeviceEnergy, kind: np.ndarray, node: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -238,6 +245,20 @@ def _board_energy(devices: DeviceEnergy, kind: np.ndarray, places: list, below: 
         energy, seconds = np.vstack([energy, total]), np.vstack([seconds, covered])
         rows = np.append(rows, members[0])
     return energy, seconds, rows
+
+
+def _with_unread(boards: Boards, pools: dict[int, str], spans: JobSpans) -> tuple[Boards, int]:
+    """Boards, and those without any reading of nodes that have none: as many as jobs held at one time. And how many were added."""
+    count = {n: int(np.ceil(most_gpus(spans, str(boards.node_names[n])) - 1e-9)) for n in pools}
+    node = np.repeat(np.array(list(count), dtype=np.int64), list(count.values()))
+    if not len(node):
+        return boards, 0
+    names = np.array([f"unread{g}" for number in count.values() for g in range(number)], dtype=object)
+    pool = np.array([pools[n] for n in node.tolist()], dtype=object)
+    blank = np.full((len(node), boards.watts.shape[1]), np.nan)
+    added = (np.append(getattr(boards, field), more) for field, more in (("node", node), ("names", names), ("pool", pool)))
+    watts, idle_w = np.vstack([boards.watts, blank]), np.append(boards.idle_w, np.zeros(len(node)))
+    return Boards(*added, watts, idle_w, boards.node_names), len(node)
 
 
 def _parents(names: np.ndarray) -> np.ndarray:
@@ -285,7 +306,7 @@ def _split(nodes: _Nodes, claims: Claims, grid: Grid, owners: int, rules: Attrib
     held = np.bincount(inverse, claims.gpu_s, minlength=len(distinct))
     cell, owner = distinct // owners, distinct % owners
     size = np.maximum(np.bincount(nodes.boards.node, minlength=N), 1)
-    for layer, (joules, covered) in enumerate(((nodes.cpu, nodes.cpu_s), (nodes.rest, nodes.covered_s)), start=1):
+    for layer, (joules, covered) in enumerate(((nodes.cpu, nodes.cpu_s), (nodes.rest, nodes.own_s)), start=1):
         if rules.overhead == "kept":
             at = np.flatnonzero(joules.ravel() > 0)
             found = [(at, np.zeros(len(at), dtype=np.int64), np.full(len(at), OVERHEAD), joules.ravel()[at])]

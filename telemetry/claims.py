@@ -9,6 +9,7 @@ The steps, in order; each uses what the ones before left free:
    owner.
 3. *Matching.* A job whose boards are not all known is put on the boards that fit: of its nodes or its pool, with room over its whole
    run, and busy in it. Exactly as many as it needs: repaired. This repeats, since each job placed leaves fewer boards to the others.
+   Where more fit, it is put on those whose watts rise with its start and fall with its end, if they stand out by that.
 4. *Node.* Jobs whose nodes are known but not their boards share what is free of these nodes' boards by their GPUs.
 5. *Ambiguous.* Jobs of which neither is known count as nobody on the boards that they may be on.
 6. *Nobody.* What is busy and still without an owner.
@@ -29,6 +30,7 @@ from telemetry.owners import FOREVER, JobSpans, Owners, jobs_of_pods
 NOBODY = 0
 BUSY_SHARE = 0.8  # share of a run's whole intervals in which a board must be busy to be the run's
 MATCH_PASSES = 8
+STEP_SHARE, RIVAL_SHARE = 0.1, 0.5  # a step is this share of the board's range of watts; the next board's, at most this of it
 FULL = 1e-6
 
 
@@ -101,14 +103,13 @@ class Claimant:
 
     def _label_claims(self, la: Labels) -> None:
         job = jobs_of_pods(la.pods["pod_uid"].to_numpy(), self.spans.table["job_id"].to_numpy())
-        owner = np.array(
-            [self.owners.of(j, *row) if row[0] else NOBODY for j, row in zip(job, la.pods.itertuples(index=False), strict=True)]
-        )
+        pods = zip(job, la.pods.itertuples(index=False), strict=True)
+        owner = np.array([self.owners.of(j, *row) if row[0] else NOBODY for j, row in pods], dtype=np.int64)
         owner[self._workers(la, job)] = NOBODY
         named = owner[la.pod] != NOBODY
         plain = np.ones(self.shape[0], dtype=bool)
         plain[la.board[(la.together > 1) | (la.share < 1)]] = False
-        board, pod = np.unique(np.stack([la.board[named], la.pod[named]]), axis=1) if named.any() else np.zeros((2, 0), dtype=np.int64)
+        board, pod = _pairs(la.board[named], la.pod[named], len(la.pods))
         seen: dict[int, set[int]] = {}
         for d, p in zip(board.tolist(), pod.tolist(), strict=True):
             if job[p] >= 0:
@@ -128,12 +129,11 @@ class Claimant:
     def _workers(self, la: Labels, job: np.ndarray) -> np.ndarray:
         """Pods that are workload managers: without a job, on every board of a node that the job table names."""
         known = {name for names in self.spans.nodes for name in names}
-        node = self.boards.node[la.board]
         size = np.bincount(self.boards.node, minlength=len(self.boards.node_names))
-        pair = np.unique(np.stack([la.pod, node, la.board]), axis=1)
-        on, count = np.unique(pair[:2], axis=1, return_counts=True)
+        board, pod = _pairs(la.board, la.pod, len(la.pods))
+        on, count = np.unique(self.boards.node[board] * len(la.pods) + pod, return_counts=True)
         worker = np.zeros(len(job), dtype=bool)
-        for p, n, number in zip(on[0], on[1], count, strict=True):
+        for n, p, number in zip(on // len(la.pods), on % len(la.pods), count, strict=True):
             if job[p] < 0 and number == size[n] and self.boards.node_names[n] in known and la.pods["pod_uid"].iloc[p]:
                 worker[p] = True
         self.counts["worker pods, whose jobs are those of the job table"] = int(worker.sum())
@@ -204,15 +204,29 @@ class Claimant:
         self.counts["jobs without an end"] = self.spans.open_end
         self._nodes = [np.array([index[name] for name in names if name in index], dtype=np.int64) for names in self.spans.nodes]
         self._busy = self.busy_s > 0
+        watts = np.nan_to_num(self.boards.watts)
+        self._range_w = watts.max(axis=1) - self.boards.idle_w
         self._known = ~np.isnan(self.boards.watts) | (self.busy_s > 0)
         waiting = [j for j in np.argsort(self.spans.begin_ns, kind="stable").tolist() if self._missing(j) > 0]
         self.counts["jobs with GPUs that no label shows"] = len(waiting)
+        edges = self.grid.edges_ns
+        ends = (np.searchsorted(edges, np.clip(t, edges[0], edges[-1])) for t in (self.spans.begin_ns, self.spans.end_ns))
+        self._spans = np.stack(list(ends), axis=1)
+        self.waiting = self._passes(waiting)
+        for _ in range(MATCH_PASSES):
+            left = [j for j in self.waiting if not self._try_steps(j)]
+            if len(left) == len(self.waiting):
+                break
+            self.waiting = self._passes(left)
+
+    def _passes(self, waiting: list[int]) -> list[int]:
+        """The jobs that are left when no more of them has only one place."""
         for _ in range(MATCH_PASSES):
             left = [j for j in waiting if not self._try(j)]
             if len(left) == len(waiting):
                 break
             waiting = left
-        self.waiting = waiting
+        return waiting
 
     def _try(self, job: int) -> bool:
         """Put the job where it must be; False when several or no places fit."""
@@ -222,6 +236,39 @@ class Claimant:
         self._place(job, fit.tolist(), self.owners.of(job))
         self.counts["jobs repaired: one place fits"] += 1
         return True
+
+    def _try_steps(self, job: int) -> bool:
+        """Put the job where the watts rise with its start and fall with its end; False when no boards stand out by that."""
+        fit, missing = self._fitting(job, self.held, busy=True), self._missing(job)
+        if len(fit) <= missing or self._has_twin(job, fit):
+            return False
+        step = self._steps(job, fit)
+        order = np.argsort(-step, kind="stable")
+        best, rival = step[order[missing - 1]], step[order[missing]]
+        if best < STEP_SHARE * self._range_w[fit].max() * min(self.spans.gpus[job], 1.0) or rival > RIVAL_SHARE * best:
+            return False
+        self._place(job, fit[order[:missing]].tolist(), self.owners.of(job))
+        self.counts["jobs repaired: several places fit, the load steps with them in one"] += 1
+        return True
+
+    def _has_twin(self, job: int, boards: np.ndarray) -> bool:
+        """Whether another job without a place starts and ends with this one, on boards that it may be on: steps cannot tell them apart."""
+        spans, waiting = self._spans, np.array(self.waiting, dtype=np.int64)
+        near = waiting[(np.abs(spans[waiting] - spans[job]) <= 1).all(axis=1) & (waiting != job)]
+        return any(len(np.intersect1d(self._candidates(int(k)), boards)) for k in near if self._missing(int(k)) > 0)
+
+    def _steps(self, job: int, boards: np.ndarray) -> np.ndarray:
+        """Watts by which each board rises at the job's start and falls at its end, the smaller of the two; 0 where neither is seen."""
+        first, seconds = self._inside(int(self.spans.begin_ns[job]), int(self.spans.end_ns[job]))
+        inner = first + np.flatnonzero(seconds >= 0.999 * self.grid.seconds[first : first + len(seconds)])
+        if not len(inner):
+            return np.zeros(len(boards))
+        watts, after = self.boards.watts[boards], first + len(seconds)
+        unseen = np.full(len(boards), np.inf)
+        rise = watts[:, inner[0]] - watts[:, first - 1] if first > 0 else unseen
+        fall = watts[:, inner[-1]] - watts[:, after] if after < self.shape[1] else unseen
+        step = np.minimum(rise, fall)
+        return np.where(np.isfinite(step), step, 0.0)
 
     def _candidates(self, job: int) -> np.ndarray:
         if self.spans.nodes[job]:
@@ -263,8 +310,8 @@ class Claimant:
             need = min(self.spans.gpus[job], 1.0) * self._missing(job) * seconds
             if len(self._nodes[job]):
                 self.counts["jobs shared: the node is known, the GPU is not"] += 1
-                for n in self._nodes[job].tolist():
-                    wanted.setdefault(n, []).append((job, first, need / len(self._nodes[job])))
+                for n, part in zip(self._nodes[job].tolist(), self._parts(job), strict=True):
+                    wanted.setdefault(n, []).append((job, first, need * part))
             elif not self.spans.nodes[job]:
                 self.counts["jobs ambiguous: several places or none fit"] += 1
                 fit = self._fitting(job, certain, busy=True)
@@ -273,6 +320,13 @@ class Claimant:
                     self._spread(fit, first, need, NOBODY, certain)
         for n, jobs in sorted(wanted.items()):
             self._share_node(n, jobs)
+
+    def _parts(self, job: int) -> np.ndarray:
+        """Part of what the job misses on each of its nodes, which hold equal numbers of its boards."""
+        nodes = self._nodes[job]
+        on = np.bincount(self.boards.node[sorted(self.placed.get(job, ()))], minlength=len(self.boards.node_names))[nodes]
+        missing = np.maximum(self.spans.boards[job] / len(self.spans.nodes[job]) - on, 0.0)
+        return missing / missing.sum() if missing.sum() > 0 else np.full(len(nodes), 1.0 / len(nodes))
 
     def _share_node(self, n: int, jobs: list[tuple[int, int, np.ndarray]]) -> None:
         """Jobs over the free time of node ``n``'s boards; where they want more than there is, each gets its part of it."""
@@ -342,3 +396,9 @@ class Claimant:
         self.counts["GPU intervals claimed beyond their time"] = int((total > length * 1.001 + 1.0).sum())
         gpu_s = gpu_s * np.where(total > length, length / np.maximum(total, FULL), 1.0)[cell]
         return Claims(cell // self.shape[1], cell % self.shape[1], owner, gpu_s, weight, self.counts)
+
+
+def _pairs(board: np.ndarray, pod: np.ndarray, pods: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct (board, pod) pairs."""
+    key = np.unique(board * pods + pod)
+    return key // max(pods, 1), key % max(pods, 1)

@@ -30,6 +30,7 @@ import pandas as pd
 
 PART_KINDS: tuple[str, ...] = ("gpu", "cpu", "memory")  # what is summed below a node
 KINDS: tuple[str, ...] = ("node", "site", "psu", "psys", "gpu", "mig", "cpu", "zone", "memory", "outlet", "pdu", "other")
+FEW_KEYS = 1_000_000
 PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("psu", re.compile(r"^psu.*$", re.IGNORECASE)),
     ("mig", re.compile(r"^gpu[^/]+/mig[^/]+$", re.IGNORECASE)),
@@ -71,9 +72,15 @@ def codes_of(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
 def combined(codes: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Rows of several code columns as one: the distinct combinations ``[K, C]`` of codes, and which of them each row is, ``[R]``."""
     key = np.zeros(len(codes[0][1]), dtype=np.int64)
+    size = 1
     for names, code in codes:
         key = key * max(len(names), 1) + code
-    distinct, inverse = np.unique(key, return_inverse=True)
+        size *= max(len(names), 1)
+    if size <= max(len(key), FEW_KEYS):  # counting is much faster than sorting
+        there = np.bincount(key, minlength=size) > 0
+        distinct, inverse = np.flatnonzero(there), (np.cumsum(there) - 1)[key]
+    else:
+        distinct, inverse = np.unique(key, return_inverse=True)
     parts = []
     for names, _ in reversed(codes):
         parts.append(distinct % max(len(names), 1))

@@ -70,6 +70,17 @@ def _ns(times: pd.Series) -> np.ndarray:
     return times.dt.tz_localize(None).to_numpy().astype("datetime64[ns]").astype(np.int64)
 
 
+def most_gpus(spans: JobSpans, node: str) -> float:
+    """Most GPUs that the job table puts on a node at one time, at least 1."""
+    at = [j for j, names in enumerate(spans.nodes) if node in names]
+    if not at:
+        return 1.0
+    held = spans.table["workers"].to_numpy(dtype=np.float64)[at] * spans.gpus[at] / [len(spans.nodes[j]) for j in at]
+    times = np.concatenate([spans.end_ns[at], spans.begin_ns[at]])
+    change = np.concatenate([-held, held])  # at one time, ends come first
+    return max(1.0, float(np.cumsum(change[np.argsort(times, kind="stable")]).max()))
+
+
 def jobs_of_pods(pods: np.ndarray, job_ids: np.ndarray) -> np.ndarray:
     """Job row of each pod, int64 ``[P]``, -1 where none fits: the pod's own name, without its suffix, or without index and suffix."""
     rows = {str(name): row for row, name in enumerate(job_ids)}
@@ -88,7 +99,8 @@ class Owners:
     """Distinct owners of energy; number 0 is nobody."""
 
     def __init__(self, spans: JobSpans) -> None:
-        self._spans = spans
+        named = [["" if not isinstance(v, str) else v for v in spans.table[name]] for name in OWNER_COLUMNS[1:]]
+        self._told = list(zip(*named, strict=True))  # of each job
         self._number: dict[tuple[str, int], int] = {("", -1): 0}
         self._rows: list[tuple[str, ...]] = [("",) * len(OWNER_COLUMNS)]
         self._job: list[int] = [-1]
@@ -102,8 +114,7 @@ class Owners:
             if job < 0:
                 self._rows.append((pod, "", team, project, ""))
             else:
-                row = self._spans.table.iloc[job]
-                told = [row[name] if isinstance(row[name], str) else "" for name in OWNER_COLUMNS[1:]]
+                told = self._told[job]
                 self._rows.append((pod, told[0], told[1] or team, told[2] or project, told[3]))
         return self._number[key]
 

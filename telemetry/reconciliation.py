@@ -30,7 +30,7 @@ import numpy as np
 
 from telemetry.devices import place_of
 from telemetry.energy import DeviceEnergy, IntervalEnergy, per_device
-from telemetry.suspects import AGREES, UNDECIDED, Finding, Trend, judge, trend
+from telemetry.verdicts import AGREES, UNDECIDED, Finding, Trend, judge, trend
 
 LAYERS: tuple[str, ...] = ("sources", "slices", "zones", "node", "supplies", "psys", "outlets", "pdu", "site")
 EQUAL = ("sources", "supplies", "psys", "outlets")
@@ -202,7 +202,7 @@ def _compare(
     day, total = days[all_cover], below.sum(axis=0)
     slope = trend(day, top - total)
     names = tuple(one.name for one in children)
-    suspect, sure, findings = judge(names, day, top, below, equal=layer in EQUAL, tolerance=tolerance, slope=slope)
+    suspect, sure, findings = judge(names, day, top, below, equal=layer in EQUAL, tolerance=tolerance)
     mean, children_w = (float(side.mean()) if len(side) else float("nan") for side in (top, total))
     percent = 100 * (mean - children_w) / mean if mean > 0 else float("nan")
     return Comparison(

@@ -118,6 +118,21 @@ def test_slurm_jobs_are_found_by_node_and_load():
     assert found.counts["jobs repaired: one place fits"] == 3
 
 
+def test_jobs_that_fit_on_several_boards_are_put_where_the_load_steps_with_them():
+    runs = [Run("1", "n0", 0, 60, 120, use=0.9), Run("2", "n0", 1, 50, 110, use=0.4)]
+    found = exact(World({"n0": 3}, runs, named=dict.fromkeys("12", "n0")))
+    assert found.counts["jobs repaired: several places fit, the load steps with them in one"] >= 1
+
+
+def test_what_a_job_misses_is_shared_by_its_nodes_not_where_its_boards_are_known():
+    runs = [Run("a", "n0", 0, 60, 120), Run("a", "n1", 0, 60, 120), Run("b", "n1", 1, 60, 120)]
+    world = World({"n0": 2, "n1": 2}, runs, bare={("n1", g, m) for g in (0, 1) for m in range(240)})
+    jobs = world.jobs().assign(nodes=["n0 n1", "n1"], gpus=1.0, workers=[2.0, 1.0])
+    found = attributed(world, jobs=jobs)
+    conserved(found)
+    assert by_job(found) == pytest.approx(world.true_j(), rel=1e-9)  # the same use, so equal shares of n1 are right
+
+
 def test_jobs_of_one_node_that_cannot_be_told_apart_share_it_as_the_simulator_does():
     runs = [Run("1", "n0", 0, 60, 120, use=0.9), Run("2", "n0", 1, 60, 120, use=0.3)]
     world = World({"n0": 4}, runs, named=dict.fromkeys("12", "n0"))
@@ -159,6 +174,16 @@ def test_without_the_nodes_reading_the_parts_are_the_total():
     conserved(found)
     assert set(found.rows["source_layer"]) == {"gpu"}
     assert found.node_j.sum() == pytest.approx(sum(world.board_w("n0", g).sum() for g in (0, 1)) * STEP_S, rel=1e-9)
+
+
+def test_a_node_that_only_its_own_meter_reads_is_split_by_the_job_table():
+    runs = [Run("1", "n0", 0, 30, 120, use=0.5), Run("2", "n0", 1, 60, 120, use=0.5)]
+    world = World({"n0": 2}, runs, named=dict.fromkeys("12", "n0"))
+    samples = world.samples()
+    found = attributed(world, samples=samples[samples["device"] == ""])
+    conserved(found)
+    assert set(found.rows["source_layer"]) == {"node"}
+    assert by_job(found) == pytest.approx(world.true_j(), rel=1e-9)
 
 
 def test_parts_beyond_the_node_are_scaled_to_it_and_counted():

@@ -15,7 +15,7 @@ scale                 one side moves by a steady multiple of the other near 1000
 device                the difference jumps whenever one child jumps, and by another share than for its siblings       the child
 clock                 the two sides agree better when one is shifted by whole intervals                               a clock
 exceeds               the children together exceed the parent in more than a twentieth of the time                    the parent
-drift                 the difference grows or shrinks steadily (Theil and Sen's slope, 95 % interval clear of zero)   undecided
+drift                 at equal load the difference grows or shrinks (Theil and Sen's slope, 95 % clear of zero)       undecided
 differs               readings that must be equal are not, and no rule says why                                       undecided
 ====================  ==============================================================================================  ==========
 """
@@ -40,7 +40,7 @@ STUCK_SHARE = 0.95
 MOVES = 0.02  # a side moves when its deviation is above this share of its mean
 EXCEEDS_SHARE = 0.05
 LAGS = 6
-SLOPE_POINTS = 400
+SLOPE_POINTS, DRIFT_BLOCKS = 400, 24
 PLAUSIBLE_W = (5.0, 30_000.0)  # a node, a board or a supply draws between these; a PDU or a site more
 
 
@@ -77,7 +77,7 @@ def trend(days: np.ndarray, residual_w: np.ndarray) -> Trend:
 
 
 def judge(
-    names: tuple[str, ...], days: np.ndarray, parent: np.ndarray, children: np.ndarray, *, equal: bool, tolerance: float, slope: Trend
+    names: tuple[str, ...], days: np.ndarray, parent: np.ndarray, children: np.ndarray, *, equal: bool, tolerance: float
 ) -> tuple[str, float, tuple[Finding, ...]]:
     """The suspect, how sure that is (0 to 1), and the evidence.
 
@@ -97,7 +97,7 @@ def judge(
         *_device(names, parent, children),
         *_clock(parent, total),
         *_exceeds(parent, total, tolerance),
-        *_drift(days, parent, slope, tolerance),
+        *_drift(days, parent, total, tolerance if equal else 2 * tolerance),  # a node's own part may change with its jobs
     ]
     differs = abs(float((parent - total).mean())) > tolerance * float(parent.mean())
     if equal and differs and not found:
@@ -219,10 +219,19 @@ def _exceeds(parent: np.ndarray, total: np.ndarray, tolerance: float) -> list[Fi
     return [Finding("exceeds", PARENT, 0.5 + 0.2 * share, text)]
 
 
-def _drift(days: np.ndarray, parent: np.ndarray, slope: Trend, tolerance: float) -> list[Finding]:
-    length = float(days[-1] - days[0])
-    moved = slope.w_per_day * length
+def _drift(days: np.ndarray, parent: np.ndarray, total: np.ndarray, tolerance: float) -> list[Finding]:
+    """Trend of the difference without what moves with the load, over block means: neighbouring intervals are no independent witnesses."""
+    steps, jump = np.diff(total), np.diff(parent - total)
+    share = float(steps @ jump / (steps @ steps)) if (steps @ steps) > 0 else 0.0
+    blocks = np.array_split(np.arange(len(days)), min(len(days) // 4, DRIFT_BLOCKS))
+    rest = parent - total * (1 + share)
+    if len(blocks) < FEWEST:
+        return []
+    slope = trend(*(np.array([values[b].mean() for b in blocks]) for values in (days, rest)))
+    moved = slope.w_per_day * float(days[-1] - days[0])
     if not (slope.low > 0 or slope.high < 0) or abs(moved) < tolerance * float(parent.mean()):
         return []
-    text = f"the difference moves {slope.w_per_day:+.2f} W a day ({slope.low:+.2f} to {slope.high:+.2f}), {moved:+,.0f} W over the time"
+    text = (
+        f"at equal load the difference moves {slope.w_per_day:+.2f} W a day ({slope.low:+.2f} to {slope.high:+.2f}), {moved:+,.0f} W in all"
+    )
     return [Finding("drift", UNDECIDED, 0.4, text)]
