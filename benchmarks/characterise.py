@@ -1,4 +1,4 @@
-"""What the classifier of workload classes is worth where it was not trained: ``python -m benchmarks.characterise [--lake DIR] [--out FILE]``.
+"""A workload classifier where it was not trained: ``python -m benchmarks.characterise [--lake DIR] [--out FILE]``.
 
 Everything here is synthetic. Two generators that share no code stand for each other's unknown site: the profiles of
 `models.characterise.generator` (*drawn*: random sites, for training; *base*, *coarse*, *shifted*: settings that training did not see), and

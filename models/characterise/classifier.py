@@ -154,7 +154,8 @@ class WorkloadClassifier:
         probabilities = softmax(logits / temperature, axis=1)
         validation = Validation(truth, probabilities, distance, len({p.group for p in known} - {""}))
         far = float(np.quantile(distance, FAR_SHARE))
-        threshold = threshold_for(probabilities, truth, chosen.target_error)
+        near = distance <= far
+        threshold = threshold_for(probabilities[near], truth[near], chosen.target_error)
         about = {
             "jobs": len(known),
             "jobs_by_class": dict(zip(WORKLOAD_CLASSES, counts.tolist(), strict=True)),
