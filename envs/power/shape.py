@@ -46,8 +46,8 @@ class Prior:
     Attributes:
         idle_w: idle watts, believed as ``idle_rows`` readings.
         active_w: watts above idle at full use, believed as ``active_rows`` readings.
-        shape: believed with the weight ``shape_rows``. Shapes differ little in watts, so that 1 is about 40 readings spread over
-            utilisation.
+        shape: believed with the weight ``shape_rows``. Shapes differ by a small share of watts, so that a small weight outdoes some tens
+            of readings.
     """
 
     idle_w: float
@@ -55,7 +55,7 @@ class Prior:
     shape: Shape = Shape()
     idle_rows: float = 2.0
     active_rows: float = 1.0
-    shape_rows: float = 0.5
+    shape_rows: float = 0.1
 
     def gram(self, scale_w: float) -> tuple[np.ndarray, np.ndarray]:
         """Gram matrix ``[1 + K, 1 + K]`` and right side ``[1 + K]`` of the prior's rows, watts over ``scale_w``."""
