@@ -17,11 +17,12 @@ from telemetry.lake import Lake, SourceTables
 from telemetry.quality import QualityReport
 from telemetry.readers import READERS, ReadContext, reader_named
 from telemetry.readers.base import mapping_at, read_json
+from telemetry.readers.csv_mapping import load_mapping
 from telemetry.schema import TIME_COLUMN
 from telemetry.spool import Spool, Window
 
 # Part of every digest: raise it when readers give other tables for the same file, so that lakes are filled anew.
-READERS_VERSION = 1
+READERS_VERSION = 2
 DEFAULT_MAX_GRID_GAP_S = 24 * 3600
 
 
@@ -29,13 +30,15 @@ DEFAULT_MAX_GRID_GAP_S = 24 * 3600
 class SourceSpec:
     """A file, or a spool of fetched windows, and who reads it; ``name`` (default: that of the path) is the rows' ``source``.
 
-    ``window`` is that of a file of a spool: what the file holds outside of it is left out.
+    ``window`` is that of a file of a spool: what the file holds outside of it is left out. ``mapping`` is the file that tells the reader
+    ``csv`` what the columns are.
     """
 
     path: Path
     reader: str
     name: str = ""
     window: Window | None = None
+    mapping: Path | None = None
 
     @property
     def source(self) -> str:
@@ -109,7 +112,9 @@ def source_digest(spec: SourceSpec, context: ReadContext) -> str:
     told = [READERS_VERSION, spec.reader, context.source, inventory, context.inventory.shards_per_gpu, context.max_grid_gap_s]
     if spec.window is not None:
         told.append(spec.window.stem)
-    digest = hashlib.sha256(json.dumps(told).encode())
+    if context.mapping is not None:
+        told.append(context.mapping)
+    digest = hashlib.sha256(json.dumps(told, default=str).encode())
     try:
         with Path(spec.path).open("rb") as handle:
             digest.update(hashlib.file_digest(handle, "sha256").digest())
@@ -158,7 +163,7 @@ def ingest_sources(
     held, fresh = lake.sources(), []
     status = dict.fromkeys(names, "unchanged")
     for spec in files:
-        context = ReadContext(spec.source, inventory or Inventory(), max_grid_gap_s)
+        context = _context(spec, inventory or Inventory(), max_grid_gap_s)
         digest = source_digest(spec, context)
         if held.get(spec.key) != digest:
             status[spec.source] = "ingested"
@@ -173,6 +178,14 @@ def ingest_sources(
     else:
         lake.tidy()
     return IngestResult(_of(lake.quality(), names), lake.rows(), status, lake.data_hash())
+
+
+def _context(spec: SourceSpec, inventory: Inventory, max_grid_gap_s: int) -> ReadContext:
+    if spec.mapping is None:
+        return ReadContext(spec.source, inventory, max_grid_gap_s)
+    if spec.reader != "csv":
+        raise InputError(f"reader {spec.reader} takes no mapping", where=f"source.files, {spec.path}", allowed="mapping: of reader csv")
+    return ReadContext(spec.source, inventory, max_grid_gap_s, load_mapping(spec.mapping), str(spec.mapping))
 
 
 def _within(window: Window | None, tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

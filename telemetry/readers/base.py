@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,11 +25,15 @@ class ReadContext:
         source: name that the rows carry in their ``source`` column and the report counts under.
         inventory: nodes with site and pool.
         max_grid_gap_s: longest gap of a price series that is filled; longer ones are refused.
+        mapping: of the reader ``csv``: what its mapping file says.
+        mapping_where: that file, for errors.
     """
 
     source: str
     inventory: Inventory = field(default_factory=Inventory)
     max_grid_gap_s: int = 24 * 3600
+    mapping: Mapping[str, Any] | None = None
+    mapping_where: str = ""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ def test_without_a_driver_local_sampling_ends_with_2(call, monkeypatch):
 
 def test_local_sampling_writes_files_and_says_how_to_read_them(call, monkeypatch, tmp_path):
     class Quiet:
-        unknown = {"nvmlDeviceGetMigMode": 3}
+        def __init__(self):
+            self.unknown = {"nvmlDeviceGetMigMode": 3}
 
         def points(self):
             yield "hw.power", "W", "gpu0", 100.0, {}
