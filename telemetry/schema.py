@@ -4,7 +4,8 @@ Time is UTC and tz-aware (``datetime64[ns, UTC]``); the unit is part of a column
 nothing is known. ``samples.service`` and the ``pool`` columns go beyond what an exporter knows of a device: the service that a request
 counter belongs to, and the pool of the inventory. ``jobs.workload`` names what a job computes (a network whose speed was measured on
 several GPU models), ``checkpoint_s`` is the time between its checkpoints and ``restart_s`` that of loading one, ``data_gib`` what has to be
-sent when it runs elsewhere than at ``data_site``. The table ``forecasts`` is written by commands (``telemetry/forecasts.py``).
+sent when it runs elsewhere than at ``data_site``, and ``nodes`` the nodes that it ran on, with spaces between them. The table ``forecasts``
+is written by commands (``telemetry/forecasts.py``).
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ JOB_NUMBERS: tuple[str, ...] = (
     "duration_s", "gpus", "workers", "cpus", "memory_gib", "requested_duration_s", "max_watts", "priority", "gpu_utilization",
     "checkpoint_s", "restart_s", "data_gib",
 )  # fmt: skip
-JOB_TEXT: tuple[str, ...] = ("job_id", "workload_class", "team", "project", "gpu_model", "pool", "state", "source", "workload", "data_site")
+JOB_TEXT: tuple[str, ...] = (
+    "job_id", "workload_class", "team", "project", "gpu_model", "pool", "state", "source", "workload", "data_site", "nodes",
+)  # fmt: skip
 JOB_STATES: tuple[str, ...] = ("pending", "running", "completed", "failed", "cancelled", "timeout")
 JOB_COLUMNS: tuple[str, ...] = (
     *JOB_REQUIRED, "start_time", "end_time", "cpus", "memory_gib", "requested_duration_s", "deadline", "preemptible", "max_watts",
     "gpu_model", "priority", "gpu_utilization", "workload", "checkpoint_s", "restart_s", "data_gib", "data_site", "pool", "state", "source",
+    "nodes",
 )  # fmt: skip
 GRID_NUMBERS: tuple[str, ...] = ("price_usd_per_kwh", "carbon_g_per_kwh", "renewable_fraction", "temperature_c")
 GRID_COLUMNS: tuple[str, ...] = ("time", "site", *GRID_NUMBERS, "source")
@@ -100,7 +104,10 @@ JOBS = pa.DataFrameSchema(
         "preemptible": pa.Column("boolean", nullable=True),
         "workload_class": _text("workload_class", nullable=True, allowed=WORKLOAD_CLASSES),
         "state": _text("state", nullable=True, allowed=JOB_STATES),
-        **{name: _text(name, nullable=True) for name in ("team", "project", "gpu_model", "pool", "source", "workload", "data_site")},
+        **{
+            name: _text(name, nullable=True)
+            for name in ("team", "project", "gpu_model", "pool", "source", "workload", "data_site", "nodes")
+        },
     },
     checks=pa.Check(_no_future_end, name="end_time is not before start_time"),
     strict=True,
