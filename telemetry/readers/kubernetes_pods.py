@@ -1,6 +1,6 @@
 """Pods as jobs: ``kubectl get pods -o json``.
 
-Pods of one controller that is a job (a Job, or one of Kubeflow's and Ray's) are one job of that name, with as many workers as ran at a time;
+Pods of one controller that is a job (a Job, or one of Kubeflow or Ray) are one job of that name, with as many workers as ran at a time;
 any other pod is a job of its own. Submit = creationTimestamp, start = status.startTime (from then on it holds its GPUs), end = when the
 last container ended, nodes = spec.nodeName. GPUs as in ``kubernetes``; names that two namespaces have become ``NAMESPACE/NAME``.
 """
