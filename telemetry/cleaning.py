@@ -31,6 +31,8 @@ from telemetry.units import METRICS
 # A GPU board draws below 1.5 kW and a node below 20 kW today; 65,535 W is what a BMC without a reading prints.
 MAX_DEVICE_W = 3_000.0
 MAX_NODE_W = 30_000.0
+# Three phases of 125 A at 240 V are 90 kVA.
+MAX_PDU_W = 100_000.0
 # Share of a node's points that must lie on one phase before its clock is called constantly off.
 PHASE_SHARE = 0.8
 
@@ -62,6 +64,13 @@ def clean_samples(raw: RawSamples, inventory: Inventory, quality: QualityReport,
     return _Cleaner(raw, inventory, quality, where).run()
 
 
+def max_power_w(device: str) -> float:
+    """Watts beyond which a reading of the device cannot be true."""
+    if device.startswith(("pdu/", "feed/")):
+        return MAX_PDU_W
+    return MAX_NODE_W if device in ("", ALL_GPUS) or device.startswith("psu") else MAX_DEVICE_W
+
+
 class _Cleaner:
     def __init__(self, raw: RawSamples, inventory: Inventory, quality: QualityReport, where: str) -> None:
         self.source, self.inventory, self.quality, self.where = raw.source, inventory, quality, where
@@ -73,7 +82,7 @@ class _Cleaner:
         _, self.series = _codes([la.identity for la in labels])
         self.is_counter = np.array([METRICS[la.metric].counter for la in labels])
         self.is_power = np.array([la.metric == "hw.power" for la in labels])
-        self.max_w = np.array([MAX_NODE_W if la.device in ("", ALL_GPUS) else MAX_DEVICE_W for la in labels])
+        self.max_w = np.array([max_power_w(la.device) for la in labels])
         self.is_share = np.array([METRICS[la.metric].unit == "1" for la in labels])
 
     def run(self) -> pd.DataFrame:

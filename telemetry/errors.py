@@ -21,3 +21,7 @@ class InputError(ValueError):
             parts.append(f"remedy: {remedy}")
         super().__init__("; ".join(parts))
         self.problem, self.where, self.allowed, self.remedy = problem, where, allowed, remedy
+
+
+class NoPointsError(InputError):
+    """A whole export without a point of a known metric: an error of a file, but an outage of a window that was fetched."""

@@ -12,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 
 from telemetry.cleaning import Inventory, NodeInfo
-from telemetry.errors import InputError
+from telemetry.errors import InputError, NoPointsError
 from telemetry.lake import Lake, SourceTables
 from telemetry.quality import QualityReport
-from telemetry.readers import READERS, ReadContext, reader_named
+from telemetry.readers import READERS, ReadContext, ReadResult, reader_named
 from telemetry.readers.base import mapping_at, read_json
 from telemetry.readers.csv_mapping import load_mapping
 from telemetry.schema import TIME_COLUMN
@@ -167,7 +167,7 @@ def ingest_sources(
         digest = source_digest(spec, context)
         if held.get(spec.key) != digest:
             status[spec.source] = "ingested"
-            result = reader_named(spec.reader).read(Path(spec.path), context)
+            result = _read(spec, context)
             fresh.append(SourceTables(spec.key, digest, _within(spec.window, result.tables), result.quality, label=spec.source))
         if progress is not None:
             progress(spec.source)
@@ -186,6 +186,18 @@ def _context(spec: SourceSpec, inventory: Inventory, max_grid_gap_s: int) -> Rea
     if spec.reader != "csv":
         raise InputError(f"reader {spec.reader} takes no mapping", where=f"source.files, {spec.path}", allowed="mapping: of reader csv")
     return ReadContext(spec.source, inventory, max_grid_gap_s, load_mapping(spec.mapping), str(spec.mapping))
+
+
+def _read(spec: SourceSpec, context: ReadContext) -> ReadResult:
+    """Tables of a file; those of a fetched window may be none, since a system may have been down for all of it."""
+    try:
+        return reader_named(spec.reader).read(Path(spec.path), context)
+    except NoPointsError:
+        if spec.window is None:
+            raise
+    quality = QualityReport()
+    quality.note(context.source, "fetched windows without a point of a known metric")
+    return ReadResult({}, quality)
 
 
 def _within(window: Window | None, tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

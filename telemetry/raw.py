@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from telemetry.errors import InputError
+from telemetry.errors import NoPointsError
 from telemetry.units import METRICS, factor
 
 GOOD, SENTINEL, UNPARSEABLE = 0, 1, 2
@@ -200,6 +200,6 @@ def text_of(labels: Mapping[str, Any], *names: str) -> str:
 def require_points(raw: RawSamples, where: str, known: str) -> None:
     """Refuse a file without a single usable point."""
     if not len(raw):
-        raise InputError(
+        raise NoPointsError(
             "empty export: no samples of a known metric", where=where, allowed=known, remedy="check the query and its time range"
         )

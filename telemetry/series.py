@@ -31,6 +31,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {"workload": ("gpu_demand", "request_rate
 TARGETS: tuple[str, ...] = tuple(target for targets in FAMILIES.values() for target in targets)
 METRICS_NEEDED: dict[str, str] = {"request_rate": "http.server.request.rate", "power": "hw.power"}
 SEPARATOR = "\x1f"  # joins node and device; pandas cuts a string at a NUL when it hashes it
+GPU_BOARD = r"gpu[^/]+"  # not its MIG instances, nor processors, supplies and PDUs, whose watts lie within or above a node's
 COUNT_COLUMNS = ("unique_id", "rows", "filled", "missing", "measure")
 
 
@@ -161,7 +162,7 @@ def power(samples: pd.DataFrame, config: SeriesConfig) -> SeriesResult:
     node = samples["node"].astype(str)
     meter = (samples["device"] == "").to_numpy()
     metered = set(node[meter].unique())
-    by_gpu = ~meter & ~node.isin(metered).to_numpy()
+    by_gpu = _of_gpu(samples) & ~node.isin(metered).to_numpy()
     wide: dict[str, pd.Series] = {}
     parts: list[SeriesResult] = []
     if meter.any():
@@ -178,6 +179,8 @@ def power(samples: pd.DataFrame, config: SeriesConfig) -> SeriesResult:
         measure = "node_meter" if name in metered else "gpu_sum"
         parts.append(_filled(f"power/node/{name}", wide[name], config, measure))
         nodes[name] = parts[-1].frame.set_index("ds")["y"]
+    if not nodes:
+        return _nothing()
     frame = pd.DataFrame(nodes)
     frame = frame.reindex(pd.date_range(frame.index.min(), frame.index.max(), freq=config.step))
     places = samples[["node", "pool", "site"]].astype(str).drop_duplicates()
@@ -199,7 +202,7 @@ def power_parts(samples: pd.DataFrame, power_frame: pd.DataFrame, config: Series
         samples: ``hw.power`` samples.
         power_frame: the series that :func:`power` cut from them.
     """
-    of_device = samples[(samples["device"] != "").to_numpy()]
+    of_device = samples[_of_gpu(samples)]
     if of_device.empty:
         return _nothing()
     node = of_device["node"].astype(str)
@@ -216,6 +219,11 @@ def power_parts(samples: pd.DataFrame, power_frame: pd.DataFrame, config: Series
             host = (whole.get_group(f"power/node/{name}") - total).dropna()
             parts.append(_long(f"power/host/{name}", host, 0, 0, "node_meter_less_gpus"))
     return _joined(parts)
+
+
+def _of_gpu(samples: pd.DataFrame) -> np.ndarray:
+    """Which rows are a GPU board's, bool [R]."""
+    return samples["device"].astype(str).str.fullmatch(GPU_BOARD).to_numpy(dtype=bool)
 
 
 def _bins(samples: pd.DataFrame, names: pd.Series, config: SeriesConfig) -> pd.DataFrame:

@@ -14,8 +14,12 @@ CONVERSIONS: dict[str, dict[str, float]] = {
     "By": {"By": 1.0, "B": 1.0, "KiBy": 1024.0, "MiBy": 1024.0**2, "MiB": 1024.0**2, "GiBy": 1024.0**3, "GiB": 1024.0**3},
     "{request}": {"{request}": 1.0, "{requests}": 1.0, "1": 1.0, "": 1.0},
     "1/s": {"1/s": 1.0, "{request}/s": 1.0, "/s": 1.0, "1/min": 1 / 60, "/min": 1 / 60},
+    "Cel": {"Cel": 1.0, "C": 1.0, "celsius": 1.0},
+    "Hz": {"Hz": 1.0, "kHz": 1e3, "MHz": 1e6, "GHz": 1e9},
 }
 CONVERSIONS["By"] |= {"kBy": 1e3, "kB": 1e3, "KB": 1e3, "MBy": 1e6, "MB": 1e6, "GBy": 1e9, "GB": 1e9}
+CONVERSIONS["W"] |= {"daW": 10.0}  # hundredths of kW, as APC's PDUs count
+CONVERSIONS["J"] |= {"hW.h": 360_000.0, "uJ": 1e-6}  # tenths of kWh, as APC's PDUs count; RAPL's own unit
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,12 @@ METRICS: dict[str, Metric] = {
     "system.cpu.utilization": Metric("1"),
     "http.server.request.count": Metric("{request}", True, "http.server.request.rate", "1/s"),
     "http.server.request.rate": Metric("1/s"),  # of exports that count per period, such as cloud monitors
+    "hw.gpu.memory.bandwidth.utilization": Metric("1"),
+    "hw.gpu.memory.limit": Metric("By"),
+    "hw.gpu.speed": Metric("Hz"),
+    "hw.temperature": Metric("Cel"),
+    "k8s.pod.power": Metric("W"),
+    "k8s.pod.energy": Metric("J", True, "k8s.pod.energy.rate", "W"),
 }
 SAMPLE_METRICS: tuple[str, ...] = tuple(dict.fromkeys(m.rate or name for name, m in METRICS.items()))
 

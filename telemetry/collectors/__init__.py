@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from telemetry.collectors.azure_monitor import AzureMonitorCollector
-from telemetry.collectors.base import Collector, collect
+from telemetry.collectors.base import Collector, UnavailableError, collect
 from telemetry.collectors.cloudwatch import CloudWatchCollector
 from telemetry.collectors.ipmi import IpmiCollector
+from telemetry.collectors.prometheus import PrometheusCollector
 
 COLLECTORS: dict[str, type[Collector]] = {
+    "prometheus": PrometheusCollector,
     "cloudwatch": CloudWatchCollector,
     "azure_monitor": AzureMonitorCollector,
     "ipmi": IpmiCollector,
 }
 
-__all__ = ["COLLECTORS", "Collector", "collect"]
+__all__ = ["COLLECTORS", "Collector", "UnavailableError", "collect"]

@@ -7,7 +7,12 @@ from typing import ClassVar, Protocol
 
 import pandas as pd
 
+from telemetry.errors import InputError
 from telemetry.spool import Spool, Window
+
+
+class UnavailableError(InputError):
+    """The system did not answer although asked again and again: a later run may find it well."""
 
 
 class Collector(Protocol):

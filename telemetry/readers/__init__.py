@@ -13,6 +13,7 @@ from telemetry.readers.jobs_table import JobsTableReader
 from telemetry.readers.kubernetes import KubernetesReader
 from telemetry.readers.otlp import OtlpReader
 from telemetry.readers.prometheus import PrometheusReader
+from telemetry.readers.prometheus_text import PrometheusTextReader
 from telemetry.readers.slurm import SlurmReader
 from telemetry.readers.swf import SwfReader
 
@@ -27,6 +28,7 @@ READERS: dict[str, Reader] = {
         GridReader(),
         SwfReader(),
         JobsTableReader(),
+        PrometheusTextReader(),
         CloudWatchReader(),
         AzureMonitorReader(),
         CsvReader(),

@@ -57,11 +57,11 @@ class Reader(Protocol):
     def read(self, path: Path, context: ReadContext) -> ReadResult: ...
 
 
-def read_text(path: Path) -> str:
-    """Whole text of a plain or gzipped file (by content, not by name).
+def read_bytes(path: Path) -> bytes:
+    """Whole content of a plain or gzipped file (by content, not by name).
 
     Raises:
-        InputError: missing, empty, corrupt or truncated gzip, not UTF-8.
+        InputError: missing, corrupt or truncated gzip.
     """
     try:
         data = path.read_bytes()
@@ -74,6 +74,16 @@ def read_text(path: Path) -> str:
             raise InputError(f"corrupt or truncated gzip ({error})", where=str(path), remedy="export or copy the file again") from error
     elif path.suffix == ".gz" and data:
         raise InputError("corrupt gzip: the header is missing", where=str(path), remedy="export or copy the file again")
+    return data
+
+
+def read_text(path: Path) -> str:
+    """Whole text of a plain or gzipped file.
+
+    Raises:
+        InputError: as :func:`read_bytes`, or empty, or not UTF-8.
+    """
+    data = read_bytes(path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""A small, clean export per reader, in its native format."""
+"""A small, clean export per reader, in its native format; makes the makers beside this file importable."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from telemetry.cleaning import Inventory, NodeInfo
 from telemetry.readers import ReadContext
 
-sys.path.insert(0, str(Path(__file__).parent))  # makers beside this file: tests are collected in importlib mode, without packages
+sys.path.insert(0, str(Path(__file__).parent))
 
 T0 = 1_767_571_200  # 2026-01-05T00:00:00Z
 STEP = 600
@@ -82,6 +82,17 @@ def ipmi_block(node: str, k: int, reading: str = "500 Watts") -> str:
         f"    Average power reading over sample period:      {reading}\n    Sampling period:     00000600 Seconds.\n"
         "    Power reading state is:                   activated\n\n"
     )
+
+
+def prometheus_text(answer: dict) -> bytes:
+    """The same as text exposition: a line per point, in the order of time, with times in milliseconds."""
+    lines = []
+    for step in range(STEPS):
+        for entry in answer["data"]["result"]:
+            labels = ",".join(f'{key}="{value}"' for key, value in entry["metric"].items() if key != "__name__")
+            time, value = entry["values"][step]
+            lines.append(f"{entry['metric']['__name__']}{{{labels}}} {value} {1000 * time}")
+    return as_text(["# TYPE DCGM_FI_DEV_POWER_USAGE gauge", *lines])
 
 
 SACCT_HEAD = "JobID|JobName|User|Account|Partition|State|Submit|Start|End|ElapsedRaw|TimelimitRaw|AllocTRES|ReqTRES|NNodes|NodeList|Comment"
@@ -183,6 +194,7 @@ CLEAN: dict[str, tuple[str, bytes]] = {
         "meter.csv",
         as_text(["Zeit;Host;Leistung;Notiz", *(f"{iso(T0 + 3600 + STEP * k)};n{k % 2};0,5{k:02d};x" for k in range(STEPS))]),
     ),
+    "prometheus_text": ("scrapes.prom", prometheus_text(prometheus_answer())),
     "cloudwatch": ("stream.jsonl", as_text([json.dumps(cloudwatch_record(k, node=n)) for k in range(STEPS) for n in ("n0", "n1")])),
 }
 

@@ -97,6 +97,19 @@ def test_only_new_windows_are_read(make, tmp_path, context, monkeypatch):
     assert len(read) == 2
 
 
+def test_a_window_in_which_the_system_was_down_is_no_error_and_told(make, tmp_path, context):
+    answer = make["prometheus"]()
+    for entry in answer["data"]["result"]:
+        entry["values"] = [v for v in entry["values"] if not 3600 <= v[0] - START.timestamp() < 7200]
+    collect(Answering(answer), Spool(tmp_path / "dcgm"), START, START + 2 * HOUR, chunk=HOUR, lookback=pd.Timedelta(0))
+    result = ingest_sources(Lake(tmp_path / "lake"), [SourceSpec(tmp_path / "dcgm", "prometheus")], context.inventory)
+    assert result.quality.notes["dcgm"]["fetched windows without a point of a known metric"] == 1
+    assert result.quality.rows["dcgm"]["samples"] > 0
+    alone = next((tmp_path / "dcgm").glob("20260105T01*"))
+    with pytest.raises(InputError, match="empty export"):
+        ingest_sources(Lake(tmp_path / "lake"), [SourceSpec(alone, "prometheus")], context.inventory)
+
+
 def test_a_foreign_file_an_overlap_and_an_empty_folder_are_refused(tmp_path, context):
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match="empty folder"):
