@@ -4,7 +4,7 @@ A metric stream record is ``{metric_stream_name, account_id, region, namespace, 
 sum, count}, unit}`` of one minute. An answer of ``aws cloudwatch get-metric-data`` alone does not say what it measured, so it is read
 together with its questions, as one object ``{MetricDataQueries, MetricDataResults}``::
 
-    jq -s '.[0] + .[1]' queries.json answer.json > export.json
+    jq -n --slurpfile q queries.json --slurpfile a answer.json '{MetricDataQueries: $q[0]} + $a[0]' > export.json
 
 Read are CPU and GPU metrics per machine and device (EC2, CloudWatch agent, Container Insights) and request counts (load balancers, API
 Gateway, SageMaker). The same metric over fewer dimensions (an Auto Scaling group, a cluster) repeats them: it is left out and
@@ -180,7 +180,7 @@ class _Answer:
             raise InputError(
                 "missing key 'MetricDataQueries': the answer alone does not say what it measured",
                 where=where,
-                remedy="jq -s '.[0] + .[1]' queries.json answer.json",
+                remedy="jq -n --slurpfile q queries.json --slurpfile a answer.json '{MetricDataQueries: $q[0]} + $a[0]'",
             )
         queries, self.results = document["MetricDataQueries"], mapping_at(document, "MetricDataResults", where)
         if not isinstance(queries, list) or not isinstance(self.results, list):

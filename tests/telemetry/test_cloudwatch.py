@@ -155,7 +155,7 @@ def test_get_metric_data_with_its_queries(read):
 
 def test_an_answer_alone_another_statistic_and_a_cut_answer_are_told(read):
     whole = answer()
-    with pytest.raises(InputError, match=r"missing key 'MetricDataQueries'.*jq -s"):
+    with pytest.raises(InputError, match=r"missing key 'MetricDataQueries'.*jq -n"):
         read({"MetricDataResults": whole["MetricDataResults"]})
     whole["MetricDataQueries"][0]["MetricStat"]["Stat"] = "Maximum"
     frame, quality = read(whole)
