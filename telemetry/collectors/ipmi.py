@@ -137,6 +137,7 @@ class BmcAsker:
 
     reader: ClassVar[str] = "ipmi"
     suffix: ClassVar[str] = "txt"
+    counts: ClassVar[bool] = False
 
     def sample(self, now: pd.Timestamp) -> bytes:
         """A block per BMC, headed by ``=== NODE TIME`` of ``now``, in the order of ``bmcs``.

@@ -53,10 +53,7 @@ class KubernetesReader:
                 quality.note(context.source, "pods without a GPU, left out" if pod else "jobs without a GPU, left out")
             else:
                 (pods if pod else jobs).append(job)
-        try:
-            jobs += jobs_of_pods(pods)
-        except ValueError as error:
-            raise InputError(f"pods of one job: {error}", where=where, allowed="ISO 8601 times") from error
+        jobs += jobs_of_pods(pods)
         if not jobs:
             raise InputError("empty export: no GPU job", where=where, remedy="check the namespace and the selector")
         return ReadResult({"jobs": jobs_frame(jobs, context.source, quality, where=where)}, quality)

@@ -45,6 +45,8 @@ def pod_row(item: dict[str, Any], gpus: float, cpus: float, memory_gib: float) -
     if state == "failed":
         state = REASONS.get(status.get("reason", ""), state)
     start, over = status.get("startTime"), state not in ("pending", "running")
+    for moment in (meta["creationTimestamp"], *((start,) if start else ())):
+        _at(moment)
     end = _end(status, start) if over else None
     owner = next((ref for ref in meta.get("ownerReferences") or () if ref.get("controller", True) and ref.get("kind") in JOB_KINDS), None)
     return {

@@ -148,6 +148,16 @@ def test_phases_reasons_and_names_of_two_namespaces(read):
     assert own.loc["d", "nodes"] is None
 
 
+def test_a_pod_with_an_odd_time_is_counted_and_the_others_are_kept(read):
+    odd = pod("train-1-fghij", owner=("Job", "train"))
+    odd["status"]["startTime"] = "soon"
+    bare = pod("b")
+    del bare["metadata"]["creationTimestamp"]
+    jobs, quality = read("kubernetes", {"items": [pod("train-0-abcde", owner=("Job", "train")), odd, bare, 7]})
+    assert jobs[["job_id", "workers"]].to_numpy().tolist() == [["train", 1.0]]
+    assert quality.total() == {"unparseable": 3}
+
+
 def test_mig_and_limits_alone(read):
     sliced = pod("a")
     sliced["spec"]["containers"] = [
