@@ -208,16 +208,17 @@ class _Handler(BaseHTTPRequestHandler):
         except MALFORMED as error:
             raise _RefusedError(400, f"no ExportMetricsServiceRequest: {type(error).__name__} {str(error)[:100]}") from None
         old = ahead = 0
-        if found.points:
+        times_s = found.times_s
+        if times_s:
             line = json.dumps(request, separators=(",", ":")).encode()
             try:
-                old, ahead = self.server.store.add(line, [point.time_ns / 1e9 for point in found.points], time.time())
+                old, ahead = self.server.store.add(line, times_s, time.time())
             except (OSError, FullError) as error:
                 LOG.warning("cannot store: %s", error)
                 raise _RefusedError(503, f"cannot be stored: {error}", UNAVAILABLE) from None
         told = {"malformed": found.malformed, "too old": old, "too far ahead": ahead}
         rejected = sum(told.values())
-        self.server.count(requests=1, points=len(found.points) - old - ahead, rejected=rejected)
+        self.server.count(requests=1, points=len(times_s) - old - ahead, rejected=rejected)
         return _success(kind, rejected, ", ".join(f"{what}: {count}" for what, count in told.items() if count))
 
     def _answer(self, status: int, kind: str, body: bytes) -> None:

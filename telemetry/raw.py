@@ -15,6 +15,8 @@ GOOD, SENTINEL, UNPARSEABLE = 0, 1, 2
 SENTINEL_TEXT: frozenset[str] = frozenset(
     {"", "-1", "nan", "na", "n/a", "none", "null", "no reading", "[not supported]", "[n/a]", "not supported", "disabled", "[unknown error]"}
 )
+# Beyond it a conversion of units may overflow; infinity is beyond it too.
+LARGEST = 1e290
 # 2000-01-01 to 2100-01-01: anything else is a time in another unit.
 FIRST_S, LAST_S = 946_684_800, 4_102_444_800
 # Device of a value over all GPUs of a node together.
@@ -152,14 +154,26 @@ class RawArrays:
 def parse_values(raw: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Numbers [N] and what each is: ``GOOD``, ``SENTINEL`` or ``UNPARSEABLE`` (NaN in the numbers)."""
     try:
-        value = np.asarray(raw, dtype=float)
+        value = _numbers(raw)
         state = np.zeros(len(value), dtype=np.int8)
     except (ValueError, TypeError, OverflowError):
         value, state = _parse_slowly(raw)
     state[(np.isnan(value) | (value == -1)) & (state == GOOD)] = SENTINEL
-    state[np.isinf(value)] = UNPARSEABLE
+    state[np.abs(value) > LARGEST] = UNPARSEABLE
     value[state != GOOD] = np.nan
     return value, state
+
+
+def _numbers(raw: Sequence[Any]) -> np.ndarray:
+    """All as numbers [N]; lists among them would make more dimensions.
+
+    Raises:
+        ValueError, TypeError, OverflowError: not all are numbers.
+    """
+    numbers = np.asarray(raw, dtype=float)
+    if numbers.ndim != 1:
+        raise ValueError("lists among the numbers")
+    return numbers
 
 
 def _parse_slowly(raw: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -181,7 +195,7 @@ def _parse_slowly(raw: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
 def parse_times(raw: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Nanoseconds since 1970 [N] of seconds (rounded to milliseconds), and which are no time."""
     try:
-        seconds = np.asarray(raw, dtype=float)
+        seconds = _numbers(raw)
     except (ValueError, TypeError, OverflowError):
         seconds, _ = _parse_slowly(raw)
     bad = ~((seconds >= FIRST_S) & (seconds < LAST_S))

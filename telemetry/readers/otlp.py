@@ -17,6 +17,7 @@ from telemetry.quality import QualityReport
 from telemetry.raw import Labels, RawSamples, require_points
 from telemetry.readers.base import ReadContext, ReadResult, read_bytes, read_text
 from telemetry.readers.otlp_points import MALFORMED, REQUESTS, Point, request_points
+from telemetry.readers.prometheus_series import Series, add_series
 from telemetry.readers.sums import add_sum
 from telemetry.units import METRICS
 
@@ -33,6 +34,7 @@ class OtlpReader:
         where = str(path)
         quality, raw = QualityReport(), RawSamples(context.source)
         requests: dict[tuple[str, ...], dict[Any, list[Point]]] = {}
+        exported: dict[tuple[Any, ...], Series] = {}
         good = 0
         for request in _binary(path) if path.name.endswith(BINARY) else _lines(path, quality, context.source):
             try:
@@ -47,10 +49,15 @@ class OtlpReader:
                     requests.setdefault(point.labels.identity, {}).setdefault(point.part, []).append(point)
                 else:
                     raw.add(point.labels, point.time_ns / 1e9, point.value)
+            for name, labels, time_ns, value in found.exported:
+                series = exported.setdefault((name, labels), Series(name, dict(labels), [], []))
+                series.times.append(time_ns / 1e9)
+                series.values.append(value)
             for what in found.unread:
                 quality.note(context.source, what)
         if not good:
             raise InputError("no line is an OTLP/JSON request", where=where, remedy="is the file truncated, or of another format?")
+        add_series(list(exported.values()), raw, quality)
         for parts in requests.values():
             _add_requests(list(parts.values()), raw, quality)
         require_points(raw, where, ", ".join(METRICS))

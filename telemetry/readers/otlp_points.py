@@ -5,6 +5,8 @@ cumulative and delta sums of the canonical metrics, ``hw.host.power`` and ``hw.h
 ``http.server.request.duration`` (once ``http.server.duration``), a histogram, as the request counter. Not read, but told: other histograms,
 exponential ones, summaries, and all other metrics (``container.*``, ``k8s.*``, ``system.cpu.time``, ``hw.gpu.io``).
 
+What the Collector has scraped from a Prometheus exporter keeps its name and labels, and is read by the tables of ``prometheus_metrics``.
+
 ``hw.type`` and ``hw.id`` name the device: ``gpu`` and 0 is ``gpu0``, ``cpu`` ``cpu0``, ``power_supply`` ``psu0``; an id that begins with
 its type's name stays; other types are ``TYPE/ID``, which nobody sums; without a type the id is the device. ``system.cpu.utilization`` has a
 point per processor and mode: the node's is 1 less the mean of idle and iowait. Of ``hw.gpu.utilization`` the encoder's and decoder's tasks
@@ -20,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from telemetry.raw import Labels, text_of
+from telemetry.readers.prometheus_metrics import METRIC_NAMES
 from telemetry.units import METRICS
 
 DELTA = ("1", "AGGREGATION_TEMPORALITY_DELTA")
@@ -49,15 +52,22 @@ class RequestPoints:
 
     Attributes:
         points: those that are read.
+        exported: points of Prometheus exporters' metrics: name, labels, ns since 1970, value.
         unread: what is not read, one text per metric.
         malformed: points that are not shaped as OTLP.
         metrics: number of metrics, read or not.
     """
 
     points: list[Point] = field(default_factory=list)
+    exported: list[tuple[str, tuple[tuple[str, str], ...], int, Any]] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     malformed: int = 0
     metrics: int = 0
+
+    @property
+    def times_s(self) -> list[float]:
+        """Times of all points that are read, seconds since 1970."""
+        return [point.time_ns / 1e9 for point in self.points] + [time_ns / 1e9 for _, _, time_ns, _ in self.exported]
 
 
 def request_points(request: Mapping[str, Any]) -> RequestPoints:
@@ -80,6 +90,9 @@ def _add_metric(metric: Mapping[str, Any], shared: dict[str, Any], found: Reques
     kind = next((kind for kind in KINDS if kind in metric), "")
     duration = name in DURATIONS and kind == "histogram"
     canonical = REQUESTS if duration else RENAMED.get(name, name)
+    if name in METRIC_NAMES:
+        _add_exported(name, kind, metric.get(kind) or {}, shared, found)
+        return
     if canonical not in METRICS:
         found.unread.append(f"metrics named {name}, which are not read")
         return
@@ -105,6 +118,32 @@ def _add_metric(metric: Mapping[str, Any], shared: dict[str, Any], found: Reques
         part = tuple(sorted((key, str(value)) for key, value in everything.items())) if canonical == REQUESTS else ()
         points.append((Point(labels, time_ns, value, part), attributes))
     found.points += _node_utilisation(points) if canonical == CPU else [point for point, _ in points]
+
+
+def _add_exported(name: str, kind: str, data: Mapping[str, Any], shared: dict[str, Any], found: RequestPoints) -> None:
+    """Points of a metric that the Collector's Prometheus receiver has scraped; its target is in the resource."""
+    if kind not in ("gauge", "sum") or (kind == "sum" and str(data.get("aggregationTemporality", "2")) in DELTA):
+        found.unread.append(f"{name} as delta or {kind or 'nothing'}, which is not read")
+        return
+    target = {
+        "instance": text_of(shared, "service.instance.id"),
+        "job": text_of(shared, "service.name"),
+        "node": text_of(shared, "host.name", "k8s.node.name"),
+        "site": text_of(shared, "site", "cloud.region"),
+    }
+    for item in data.get("dataPoints") or ():
+        try:
+            labels = {**target, **{key: str(value) for key, value in _attributes(item.get("attributes")).items()}}
+            point = (
+                name,
+                tuple(sorted((key, value) for key, value in labels.items() if value)),
+                int(item["timeUnixNano"]),
+                _value(item, False),
+            )
+        except MALFORMED:
+            found.malformed += 1
+            continue
+        found.exported.append(point)
 
 
 def _value(item: Mapping[str, Any], duration: bool) -> Any:

@@ -33,8 +33,8 @@ class Series:
 
     name: str
     labels: Mapping[str, str]
-    times: Sequence[Any]
-    values: Sequence[Any]
+    times: list[Any]
+    values: list[Any]
 
 
 @dataclass

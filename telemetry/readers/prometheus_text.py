@@ -80,8 +80,8 @@ class PrometheusTextReader:
                 timeless = timeless or f"{where}, line {number}"
                 continue
             found = series.setdefault(sample[:2], Series(sample.name, dict(sample.labels), [], []))
-            found.times.append(time_s)  # type: ignore[attr-defined]
-            found.values.append(sample.value)  # type: ignore[attr-defined]
+            found.times.append(time_s)
+            found.values.append(sample.value)
         if timeless and not series:
             raise InputError(
                 "a sample without a time", where=timeless, allowed="times in the lines, or a line '# scraped at TIME' before each scrape",

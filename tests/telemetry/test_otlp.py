@@ -103,6 +103,26 @@ def test_a_histogram_of_durations_counts_requests_over_all_its_attributes(read, 
     assert quality.total() == {}
 
 
+def test_what_the_collector_scraped_is_read_as_the_exporters_metrics(read):
+    resource = {"service.name": "dcgm", "service.instance.id": "10.0.0.1:9400"}
+    own = {"gpu": "3", "Hostname": "n0", "exported_pod": "train-0"}
+    power = request("DCGM_FI_DEV_POWER_USAGE", [(k, {"asDouble": 250.0}, own) for k in range(3)], unit="", resource=resource)
+    energy = request(
+        "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", [(k, {"asDouble": 6e6 * k}, own) for k in range(3)], kind="sum", resource=resource
+    )
+    meter = request("ipmi_dcmi_power_consumption_watts", [(0, {"asDouble": 400.0}, {})], resource=resource)
+    delta = request("DCGM_FI_DEV_FB_USED", [(0, {"asInt": "1"}, own)], kind="sum", aggregationTemporality=1)
+    frame, quality = read(power, energy, meter, delta)
+    found = frame.groupby(["metric", "node", "device"], observed=True)["value"].agg(["size", "mean"]).reset_index().to_numpy().tolist()
+    assert found == [
+        ["hw.energy.rate", "n0", "gpu3", 2, 100.0],
+        ["hw.power", "10.0.0.1", "", 1, 400.0],
+        ["hw.power", "n0", "gpu3", 3, 250.0],
+    ]
+    assert set(frame[frame["device"] == "gpu3"]["pod_uid"]) == {"train-0"}
+    assert quality.notes["src"]["DCGM_FI_DEV_FB_USED as delta or sum, which is not read"] == 1
+
+
 def test_what_is_not_read_is_told(read):
     good = request("hw.power", [(0, {"asInt": "1"}, {})])
     other = [
@@ -184,11 +204,11 @@ def test_a_real_clients_request_is_read(read):
     assert quality.notes["src"]["metrics named hw.voltage, which are not read"] == 1
 
 
-SCALARS = st.sampled_from(
-    [None, True, -1, 0, 1, 2, 10**30, -0.5, math.nan, "", "x", "1", "NaN", "1e999", str(T0 * 10**9), [], {}, [1], {"a": 1}]
-)
+NUMBERS = [-1, 0, 1, 2, 10**30, -0.5, math.nan, "1", "NaN", "1e999", str(T0 * 10**9)]
+WORDS = ["", "x", "DCGM_FI_DEV_POWER_USAGE", "http_requests_total", "hw.host.power"]
+SCALARS = st.sampled_from([*NUMBERS, *WORDS, None, True, [], {}, [1], {"a": 1}])
 PLACES = st.sampled_from(
-    ["name", "unit", "kind", "temporality", "points", "time", "value", "flags", "attributes", "resource", "scopes", "whole"]
+    ["name", "unit", "kind", "temporality", "points", "time", "value", "flags", "attributes", "resource", "scopes", "second", "whole"]
 )
 
 
@@ -205,7 +225,7 @@ def test_whatever_is_in_it_it_is_read_or_refused(tmp_path_factory, changes):
         "name": (metric, "name"), "unit": (metric, "unit"), "kind": (metric, "gauge"), "points": (metric["sum"], "dataPoints"),
         "temporality": (metric["sum"], "aggregationTemporality"), "time": (point, "timeUnixNano"), "value": (point, "asInt"),
         "flags": (point, "flags"), "attributes": (point, "attributes"), "resource": (resource, "resource"),
-        "scopes": (resource, "scopeMetrics"), "whole": (whole, "resourceMetrics"),
+        "scopes": (resource, "scopeMetrics"), "second": (scope["metrics"][1], "name"), "whole": (whole, "resourceMetrics"),
     }  # fmt: skip
     for place, value in changes:
         target, key = targets[place]

@@ -236,6 +236,25 @@ def test_a_pdus_watts_may_be_more_than_a_boards(read):
     assert quality.total() == {"sentinel": 1, "implausible_power": 1}
 
 
+@pytest.mark.parametrize("odd", [[], [1], {}, True])
+def test_parts_that_are_no_numbers_are_counted(tmp_path, context, odd):
+    labels = {"__name__": "http_requests_total", "service": "chat", "code": "200"}
+    entry = {"metric": labels, "values": [[T0 + 60 * k, "1"] for k in range(3)]}
+    other = {"metric": {**labels, "code": "500"}, "values": [[odd, "1"], [odd, "2"]]}
+    path = tmp_path / "answer.json"
+    path.write_text(json.dumps({"status": "success", "data": {"resultType": "matrix", "result": [entry, other]}}))
+    found = READERS["prometheus"].read(path, context)
+    assert len(found.tables["samples"]) == 2
+    assert found.quality.total() == {"unparseable": 2}
+
+
+@pytest.mark.parametrize("value", ["1.7e302", "-1.7e302", "+Inf", "1e400"])
+def test_a_number_too_large_to_convert_is_counted(read, value):
+    frame, quality = read(("DCGM_FI_DEV_FB_USED", GPU, ["1024", value, "1024", "1024"]))
+    assert len(frame) == 3
+    assert quality.total() == {"unparseable": 1}
+
+
 def test_every_name_is_a_prometheus_name_and_every_metric_is_canonical():
     assert len(set(METRIC_NAMES)) == len(METRIC_NAMES)
     for name in METRIC_NAMES:
