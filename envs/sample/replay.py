@@ -46,7 +46,8 @@ class Watts:
     """Means over the intervals. Device arrays are ``[D, T]``, node arrays ``[N, T]``.
 
     ``node_w`` = sum of its ``gpu_w`` + ``cpu_w`` + the node's idle watts, exactly; meter noise is added by the exports only.
-    ``holder`` is the job row that holds most of the device at the end of the interval, -1 when idle.
+    ``holder`` is the job row that holds most of the device at the end of the interval, -1 when idle. ``job_j``, ``[J]``, is what each job
+    used in the period: its GPUs' active energy, its CPUs, and its GPUs' part of the idle energy of GPUs and nodes.
     """
 
     gpu_w: np.ndarray
@@ -55,6 +56,7 @@ class Watts:
     node_idle_w: np.ndarray
     node_w: np.ndarray
     holder: np.ndarray
+    job_j: np.ndarray
 
 
 class _Cluster:
@@ -222,6 +224,8 @@ def interval_watts(result: Replay, cluster: ClusterSpec, settings: SampleSetting
     gpu_w = np.repeat((idle_w * rng.normal(1.0, 0.03, size=D))[:, None], T, axis=1)
     utilization, cpu_w = np.zeros((D, T)), np.zeros((D, T))
     holder, most = np.full((D, T), -1, dtype=np.int64), np.zeros((D, T))
+    job_j = np.zeros(len(result.jobs))
+    board_idle_w = gpu_w[:, 0].copy()
     unrest: dict[int, np.ndarray] = {}
     demand = _demand(settings)
     kinds, mean_u = result.jobs["kind"].to_numpy(), result.jobs["utilization"].to_numpy()
@@ -243,6 +247,8 @@ def interval_watts(result: Replay, cluster: ClusterSpec, settings: SampleSetting
         gpu_w[d, first:last] += overlap * u * active_w
         utilization[d, first:last] += overlap * u * part
         cpu_w[d, first:last] += overlap * part * pool.cpu_w_per_gpu
+        held_w = part * (board_idle_w[d] + pool.cpu_w_per_gpu + pool.node_idle_w / gpus)
+        job_j[row] += INTERVAL_S * float((overlap * (u * active_w + held_w)).sum())
         at_end = (overlap > 0) & (part * overlap > most[d, first:last])
         holder[d, first:last][at_end] = row
         most[d, first:last] = np.maximum(most[d, first:last], part * overlap)
@@ -251,7 +257,7 @@ def interval_watts(result: Replay, cluster: ClusterSpec, settings: SampleSetting
     by_node = (D // gpus, gpus, T)
     node_cpu_w = cpu_w.reshape(by_node).sum(axis=1)
     node_w = gpu_w.reshape(by_node).sum(axis=1) + node_cpu_w + node_idle_w
-    return Watts(gpu_w, np.clip(utilization, 0, 1), node_cpu_w, node_idle_w, node_w, holder)
+    return Watts(gpu_w, np.clip(utilization, 0, 1), node_cpu_w, node_idle_w, node_w, holder, job_j)
 
 
 def _demand(settings: SampleSettings) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ import pytest
 from telemetry.errors import InputError
 from telemetry.jobs import gpu_model_name
 from telemetry.readers import READERS
-from telemetry.readers.slurm import memory_gib
+from telemetry.readers.slurm import host_names, memory_gib
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_slurm_fields(read, make):
     expected = {
         "job_id": "7", "gpus": 4.0, "workers": 2.0, "duration_s": 3600.0, "cpus": 32.0, "memory_gib": 128.0, "requested_duration_s": 7200.0,
         "workload_class": "training", "team": "vision", "project": "p", "pool": "west-a100", "gpu_model": "A100", "priority": 2.0,
-        "max_watts": 850.0, "preemptible": True, "state": "completed",
+        "max_watts": 850.0, "preemptible": True, "state": "completed", "nodes": "n0 n1",
     }  # fmt: skip
     assert {key: job[key] for key in expected} == expected
     assert job["deadline"] == pd.Timestamp("2026-01-07T12:00Z")
@@ -232,3 +232,22 @@ def test_grid_disorder_duplicates_negative_prices_and_bad_values(read, make):
     assert west["price_usd_per_kwh"].iloc[3] == -0.03
     assert west["carbon_g_per_kwh"].iloc[12] == 211
     assert frame[frame["site"] == "east"]["carbon_g_per_kwh"].iloc[-1] == 500
+
+
+@pytest.mark.parametrize(
+    ("text", "nodes"),
+    [
+        ("n[0-1]", ["n0", "n1"]),
+        ("gpu[08-10,12],login1", ["gpu08", "gpu09", "gpu10", "gpu12", "login1"]),
+        ("r[1-2]n[3-4]-ib", ["r1n3-ib", "r1n4-ib", "r2n3-ib", "r2n4-ib"]),
+        ("west-a40-0001,west-a40-0003", ["west-a40-0001", "west-a40-0003"]),
+        ("None assigned", []),
+        ("", []),
+        ("n[0-", []),
+        ("n[x-y]", []),
+        ("n[0-999999999]", []),
+        ("n[0-99999]m[0-99999]", []),
+    ],
+)
+def test_slurm_host_lists_name_the_nodes(text, nodes):
+    assert host_names(text) == nodes
