@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FileConfig:
-    """One export: where it is and who reads it; ``name`` is needed when two files have the same."""
+    """One export: where it is and who reads it; ``name`` is needed when two files have the same, ``mapping`` by the reader ``csv``."""
 
     path: str
     reader: str
     name: str = ""
+    mapping: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,9 @@ def ingest(
     """
     chosen, place = build(SourceConfig, source, "source"), build(LakeConfig, lake, "lake")
     inventory = load_inventory(Path(chosen.inventory)) if chosen.inventory is not None else None
-    specs = [SourceSpec(Path(file.path), file.reader, file.name) for file in chosen.files]
+    specs = [
+        SourceSpec(Path(file.path), file.reader, file.name, mapping=Path(file.mapping) if file.mapping else None) for file in chosen.files
+    ]
     target = place.open()
     with tqdm(total=len(specs), desc="ingest", unit="file", dynamic_ncols=True, leave=False) as bar:
 

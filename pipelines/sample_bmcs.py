@@ -9,7 +9,6 @@ from omegaconf import DictConfig, OmegaConf
 from pipelines.cli import build, hydra_command
 from pipelines.sampling import run
 from telemetry.collectors.ipmi import IpmiCollector
-from telemetry.errors import InputError
 from telemetry.sampling import Pace
 
 
@@ -25,8 +24,6 @@ class BmcConfig:
 @hydra_command("sample_bmcs")
 def main(cfg: DictConfig) -> int:
     """Sample, write, print."""
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise InputError("not given", where=", ".join(missing), remedy="see --help")
     fields = {key: value for key, value in OmegaConf.to_container(cfg.collector, resolve=True).items() if key != "kind"}
     collector = build(IpmiCollector, fields, "collector")
     config = build(BmcConfig, {key: cfg[key] for key in BmcConfig.__dataclass_fields__}, "sample_bmcs")

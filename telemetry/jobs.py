@@ -20,6 +20,21 @@ def gpu_model_name(text: str) -> str | None:
     return tokens[0].upper() if tokens else None
 
 
+MIG = re.compile(r"(?:^|[^0-9])([1-7])g\.(\d{1,3})gb", re.IGNORECASE)
+
+
+def mig_share(profile: str) -> float | None:
+    """Share of a GPU that a MIG profile is (``1g.5gb``, ``mig-3g.40gb``, ``a100_1g.5gb``); None when it is none.
+
+    An A30 (1g.6gb, 2g.12gb, 4g.24gb) has four compute slices, the others seven (NVIDIA, "Supported MIG profiles").
+    """
+    match = MIG.search(profile)
+    if match is None:
+        return None
+    slices, gib = int(match.group(1)), int(match.group(2))
+    return slices / (4 if gib == 6 * slices else 7)
+
+
 def number(text: Any) -> float | None:
     """A finite number of at least 0, or None."""
     try:

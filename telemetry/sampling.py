@@ -15,10 +15,15 @@ from telemetry.spool import Spool, Window
 
 
 class Sampler(Protocol):
-    """Tells of the present, in the native format of the reader named ``reader``; texts of several times may be joined end to end."""
+    """Tells of the present, in the native format of the reader named ``reader``; texts of several times may be joined end to end.
+
+    Attributes:
+        counts: whether it tells of counters, so that a file needs the last sample of the file before.
+    """
 
     reader: str
     suffix: str
+    counts: bool
 
     def sample(self, now: pd.Timestamp) -> bytes: ...
 
@@ -49,7 +54,7 @@ def sample_into(
 ) -> list[Window]:
     """Sample until ``pace.seconds`` are over or ``stop`` is set; each file is written whole or not at all.
 
-    A file begins with the last sample of the file before, so that a counter's interval between them is not lost; ``ingest`` keeps each
+    A file of counters begins with the last sample of the file before, so that the interval between them is not lost; ``ingest`` keeps each
     file's own window.
 
     Args:
@@ -68,7 +73,7 @@ def sample_into(
     until = start + pd.Timedelta(pace.seconds or 10**9, unit="s")
     while start < until and not stop.is_set():
         end = min(_edge(start, pace.window_s), until.ceil("s"))
-        window_parts, before = [], last
+        window_parts, before = [], last if sampler.counts else b""
         try:
             for now in _times(start, min(end, until), pace.interval_s, stop):
                 last = sampler.sample(now)
@@ -76,7 +81,8 @@ def sample_into(
         finally:
             if window_parts:
                 # Cut short by a stop or an error, a window ends with what was sampled, so that the next run may begin.
-                cut = min(end, max(pd.Timestamp.now("UTC").ceil("s"), start + pd.Timedelta("1s")))
+                now = pd.Timestamp.now("UTC") + pd.Timedelta("1ms")  # a window is open at its end
+                cut = min(end, max(now.ceil("s"), start + pd.Timedelta("1s")))
                 window = Window(start, cut)
                 spool.write(window, sampler.suffix, before + b"".join(window_parts))
                 written.append(window)

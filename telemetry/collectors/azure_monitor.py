@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
+from telemetry.collectors.base import UnavailableError
 from telemetry.errors import InputError
 
 API_VERSION = "2023-10-01"
@@ -62,9 +63,9 @@ class AzureMonitorCollector:
     suffix: ClassVar[str] = "jsonl"
 
     def __post_init__(self) -> None:
-        for name in ("resources", "metrics"):
+        for name in ("resources", "metrics", "token_file"):
             if not getattr(self, name):
-                raise InputError("none", where=f"collector.{name}", allowed="at least one")
+                raise InputError("none", where=f"collector.{name}", allowed="at least one" if name != "token_file" else "a file")
         wrong = [text for text in self.resources if not text.startswith("/") or "/providers/" not in text.lower()]
         if wrong:
             raise InputError(f"{wrong[0]!r}", where="collector.resources", allowed="/subscriptions/ID/resourceGroups/GROUP/providers/...")
@@ -132,7 +133,7 @@ class AzureMonitorCollector:
                 return data
             if attempt + 1 < self.attempts:
                 time.sleep(wait_s)
-        raise InputError(f"{told} after {self.attempts} attempts", where=where, remedy="check the way to it, or repeat later")
+        raise UnavailableError(f"{told} after {self.attempts} attempts", where=where, remedy="check the way to it, or repeat later")
 
     def _token(self) -> str:
         try:

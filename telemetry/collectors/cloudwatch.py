@@ -10,11 +10,14 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from telemetry.cleaning import Inventory
+from telemetry.collectors.base import UnavailableError
 from telemetry.errors import InputError
 from telemetry.readers.cloudwatch import METRICS_READ, metric_named
 
 # Quota of one GetMetricData call; more points than one call may return come on further pages.
 QUERIES_PER_CALL = 500
+# Answers that a later run may not get; botocore has asked again before.
+PASSING = ("Throttl", "LimitExceeded", "Internal", "Unavailable", "Connection", "Timeout", "Connect")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class CloudWatchCollector:
     suffix: ClassVar[str] = "json"
 
     def __post_init__(self) -> None:
+        if not self.region:
+            raise InputError(f"{self.region!r}", where="collector.region", allowed="such as us-west-2")
         if self.period_s <= 0 or self.period_s % 60:
             raise InputError(f"{self.period_s}", where="collector.period_s", allowed="a multiple of 60 s")
         if not self.namespaces:
@@ -100,13 +105,13 @@ class CloudWatchCollector:
         answer = getattr(error, "response", None)
         code = answer.get("Error", {}).get("Code", "") if isinstance(answer, dict) else ""
         kind = code or type(error).__name__
-        remedy = "check the region and the way to it"
+        remedy = "check the settings of the collector"
         if "Credentials" in kind or "Profile" in kind or "Token" in kind:
             remedy = "give credentials by the vendor's chain: a profile, a role of the machine, or the environment"
         elif "Denied" in kind or "Unauthorized" in kind or "Signature" in kind:
             remedy = "allow cloudwatch:ListMetrics and cloudwatch:GetMetricData to this identity"
-        elif code:
-            remedy = "repeat later"
+        elif any(word in kind for word in PASSING):
+            return UnavailableError(f"not answered: {kind}", where=self._place, remedy="check the region and the way to it")
         return InputError(f"not answered: {kind}", where=self._place, remedy=remedy)
 
     def _queries(self, client: Any) -> list[dict[str, Any]]:

@@ -54,6 +54,9 @@ class IpmiCollector:
     def __post_init__(self) -> None:
         if not self.bmcs:
             raise InputError("none", where="collector.bmcs", allowed="[NODE=HOST[:PORT], ...]")
+        for name in ("user", "password_file"):
+            if not getattr(self, name):
+                raise InputError("none", where=f"collector.{name}", allowed="a name" if name == "user" else "a file")
         wrong = [text for text in self.bmcs if not BMC.match(text)]
         if wrong:
             raise InputError(f"{wrong[0]!r}", where="collector.bmcs", allowed="NODE=HOST or NODE=HOST:PORT")
@@ -134,6 +137,7 @@ class BmcAsker:
 
     reader: ClassVar[str] = "ipmi"
     suffix: ClassVar[str] = "txt"
+    counts: ClassVar[bool] = False
 
     def sample(self, now: pd.Timestamp) -> bytes:
         """A block per BMC, headed by ``=== NODE TIME`` of ``now``, in the order of ``bmcs``.

@@ -170,6 +170,7 @@ class LocalSampler:
 
     reader: ClassVar[str] = "otlp"
     suffix: ClassVar[str] = "jsonl"
+    counts: ClassVar[bool] = True
 
     def sample(self, now: pd.Timestamp) -> bytes:
         """A line with every point at ``now``."""

@@ -11,6 +11,7 @@ from telemetry.errors import InputError
 from telemetry.readers.azure_monitor import AzureMonitorReader
 from telemetry.readers.base import PieceReader, Pieces, ReadContext, Reader, ReadResult
 from telemetry.readers.cloudwatch import CloudWatchReader
+from telemetry.readers.csv_table import CsvReader
 from telemetry.readers.grid import GridReader
 from telemetry.readers.ipmi import IpmiReader
 from telemetry.readers.jobs_table import JobsTableReader
@@ -37,6 +38,7 @@ READERS: dict[str, Reader] = {
         AzureMonitorReader(),
         PrometheusTextReader(),
         SamplesTableReader(),
+        CsvReader(),
     )
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -32,6 +32,8 @@ class ReadContext:
         now: the clock that times of samples are held against; None = they are not, and a file is read alike at any time.
         scratch: folder for what does not fit in memory; None = that of temporary files.
         progress: called with what is being done, rows done and rows in all, by readers of big inputs.
+        mapping: of the reader ``csv``: what its mapping file says.
+        mapping_where: that file, for errors.
     """
 
     source: str
@@ -41,6 +43,8 @@ class ReadContext:
     now: pd.Timestamp | None = None
     scratch: Path | None = None
     progress: Callable[[str, int, int], None] | None = None
+    mapping: Mapping[str, Any] | None = None
+    mapping_where: str = ""
 
     def cleaned(self, raw: RawSamples, quality: QualityReport, *, where: str) -> pd.DataFrame:
         """Canonical samples of raw points, by this context's inventory, policy and clock; see :func:`telemetry.cleaning.clean_samples`."""

@@ -4,12 +4,11 @@ A metric stream record is ``{metric_stream_name, account_id, region, namespace, 
 sum, count}, unit}`` of one minute. An answer of ``aws cloudwatch get-metric-data`` alone does not say what it measured, so it is read
 together with its questions, as one object ``{MetricDataQueries, MetricDataResults}``::
 
-    jq -s '.[0] + .[1]' queries.json answer.json > export.json
+    jq -n --slurpfile q queries.json --slurpfile a answer.json '{MetricDataQueries: $q[0]} + $a[0]' > export.json
 
 Read are CPU and GPU metrics per machine and device (EC2, CloudWatch agent, Container Insights) and request counts (load balancers, API
 Gateway, SageMaker). The same metric over fewer dimensions (an Auto Scaling group, a cluster) repeats them: it is left out and
-told, as are pod and container series, which repeat their node's GPU without naming the node. ``nvidia_smi_utilization_memory`` is left out
-too: it is the time in which memory was accessed, not the share in use.
+told, as are pod and container series, which repeat their node's GPU without naming the node.
 Sources: CloudWatch user guide, "Metric streams output in JSON format", "Collect NVIDIA GPU metrics", "Container Insights metrics".
 """
 
@@ -90,6 +89,7 @@ METRICS_READ: dict[str, CloudWatchMetric] = {
     "CPUUtilization": CloudWatchMetric("system.cpu.utilization", SHARE, MEAN, namespace="AWS/EC2"),
     "node_cpu_utilization": CloudWatchMetric("system.cpu.utilization", SHARE, MEAN, others=INSIGHTS),
     "nvidia_smi_utilization_gpu": _gpu("hw.gpu.utilization", SHARE, "index", AGENT),
+    "nvidia_smi_utilization_memory": _gpu("hw.gpu.memory.bandwidth.utilization", SHARE, "index", AGENT),
     "nvidia_smi_memory_used": _gpu("hw.gpu.memory.usage", NVIDIA_SMI_BYTES, "index", AGENT),
     "nvidia_smi_power_draw": _gpu("hw.power", {"None": "W"}, "index", AGENT),
     "node_gpu_utilization": _gpu("hw.gpu.utilization", SHARE, "GpuDevice", INSIGHTS),
@@ -180,7 +180,7 @@ class _Answer:
             raise InputError(
                 "missing key 'MetricDataQueries': the answer alone does not say what it measured",
                 where=where,
-                remedy="jq -s '.[0] + .[1]' queries.json answer.json",
+                remedy="jq -n --slurpfile q queries.json --slurpfile a answer.json '{MetricDataQueries: $q[0]} + $a[0]'",
             )
         queries, self.results = document["MetricDataQueries"], mapping_at(document, "MetricDataResults", where)
         if not isinstance(queries, list) or not isinstance(self.results, list):

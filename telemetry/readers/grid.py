@@ -8,6 +8,7 @@ that hour, else the last value: nothing later than the gap is used. A longer gap
 from __future__ import annotations
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +44,30 @@ class GridReader:
         quality.saw(source, points=sum(1 for row in rows[1:] if row))
         whole = [row for row in rows[1:] if len(row) == len(head)]
         quality.add(source, "unparseable", sum(1 for row in rows[1:] if row and len(row) != len(head)))
-        frame = pd.DataFrame(whole, columns=head, dtype=object)
+        table = grid_table(pd.DataFrame(whole, columns=head, dtype=object), context, quality, where=where)
+        return ReadResult({"grid": table}, quality)
+
+
+def grid_table(frame: pd.DataFrame, context: ReadContext, quality: QualityReport, *, where: str) -> pd.DataFrame:
+    """Canonical grid rows from texts [N] per canonical column; gaps are filled, flaws counted.
+
+    Raises:
+        InputError: no row with a time, a gap that is too long, or a site off its own step.
+    """
+    return _Grid(context, quality, where).table(frame)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    context: ReadContext
+    quality: QualityReport
+    where: str
+
+    def table(self, frame: pd.DataFrame) -> pd.DataFrame:
+        context, quality, where, source = self.context, self.quality, self.where, self.context.source
         frame["time"], _ = utc_times(frame["time"].tolist())
         quality.add(source, "unparseable", int(frame["time"].isna().sum()))
-        frame = frame[frame["time"].notna()]
+        frame = frame[frame["time"].notna()].copy()
         if frame.empty:
             raise InputError("empty export: no rows with a time", where=where, remedy="check the query and its time range")
         for name in GRID_NUMBERS:
@@ -60,7 +81,7 @@ class GridReader:
         step = self._step(frame, where)
         sites = [self._site(str(site), rows, step, context, quality, where) for site, rows in frame.groupby("site", sort=True)]
         table = pd.concat(sites, ignore_index=True).sort_values(["time", "site"], kind="stable", ignore_index=True)
-        return ReadResult({"grid": validate("grid", table, where=where)}, quality)
+        return validate("grid", table, where=where)
 
     def _numbers(self, frame: pd.DataFrame, name: str, quality: QualityReport, source: str) -> pd.Series:
         if name not in frame:

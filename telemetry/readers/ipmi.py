@@ -22,11 +22,12 @@ HEADER = re.compile(r"^===\s+(\S+)\s+(\S+)\s*$")
 AVERAGE = re.compile(r"^\s*Average power reading over sample period:\s*(.*?)\s*$", re.IGNORECASE)
 INSTANT = re.compile(r"^\s*Instantaneous power reading:\s*(.*?)\s*$", re.IGNORECASE)
 STATE = re.compile(r"^\s*Power reading state is:\s*(.*?)\s*$", re.IGNORECASE)
-READING = re.compile(r"^([-+]?[\d.]+)\s*([A-Za-z]+)$")
+READING = re.compile(r"^([-+]?(?:\d+\.?\d*|\.\d+))\s*([A-Za-z]+)$")
 TOTAL_SENSOR = re.compile(r"pw.? consumption|total.?power|sys.*(power|pwr)|power meter", re.IGNORECASE)
 SUPPLY_SENSOR = re.compile(r"^(ps|psu)[\s_]*\d.*|.*power in.*", re.IGNORECASE)
 POWER = re.compile(r"pow|pwr|watt", re.IGNORECASE)
 ELIST_NUMBER = re.compile(r"^[0-9A-F]{2}h$", re.IGNORECASE)
+BOUND = re.compile(r"cap\b|limit|budget|\bmax|\bmin|\bavail", re.IGNORECASE)
 OUTPUT = re.compile(r"out", re.IGNORECASE)
 # Units of sensors as ipmitool spells them; those that are told, since a reader might expect them to be read.
 TOLD_UNITS = ("Amps", "Volts")
@@ -116,7 +117,7 @@ def sensor_rows(body: list[str]) -> list[tuple[str, str, str]]:
 
 def _sensors(body: list[str]) -> tuple[str, str]:
     """Watts of the system's total, or the sum of the power supplies' inputs (of their outputs where they tell no input)."""
-    rows = sensor_rows(body)
+    rows = [row for row in sensor_rows(body) if not BOUND.search(row[0])]
     watts = [(name, value) for name, value, unit in rows if unit.lower() == "watts"]
     silent = [(name, value) for name, value, unit in rows if not unit]
     total = [value for name, value in watts + silent if TOTAL_SENSOR.search(name)]

@@ -173,7 +173,6 @@ EXPORTED: dict[str, Exported] = {
     "DCGM_FI_DEV_POWER_USAGE": Exported("hw.power", "W", _board, board=True, of="gpu"),
     "DCGM_FI_DEV_POWER_MGMT_LIMIT": Exported("hw.power.limit", "W", _board, zero_is_blank=True, board=True, of="gpu"),
     "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION": Exported("hw.energy", "mJ", _board, board=True, of="gpu"),
-    "DCGM_FI_DEV_POWER_MGMT_LIMIT": Exported("hw.power.limit", "W", _board, zero_is_blank=True, board=True, of="gpu"),
     "DCGM_FI_DEV_GPU_UTIL": Exported("hw.gpu.utilization", "%", _gpu, of="gpu"),
     "DCGM_FI_PROF_GR_ENGINE_ACTIVE": Exported("hw.gpu.utilization", "1", _gpu, of="gpu"),
     "DCGM_FI_PROF_DRAM_ACTIVE": Exported("hw.gpu.memory.bandwidth.utilization", "1", _gpu, of="gpu"),

@@ -20,7 +20,8 @@ from telemetry.spool import Spool
 
 NOW = pd.Timestamp("2026-01-05T12:30:00Z")
 # What an operator has to say: anything that is null in the config and has no default.
-SAID = {"url": "https://host.example"}
+MACHINE = "/subscriptions/0/resourceGroups/r/providers/Microsoft.Compute/virtualMachines/n1"
+SAID = {"url": "https://host.example", "resources": [MACHINE], "bmcs": ["n1=127.0.0.1"]}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -207,9 +207,21 @@ CLEAN: dict[str, tuple[str, bytes]] = {
         b"a,2026-01-05T00:00:00Z,600,0.5,1,training,t,p,\nb,2026-01-05T02:00:00+02:00,600,4,2,,,,800\n",
     ),
     "azure_monitor": ("PT1H.json", json.dumps({"records": [azure_record(k) for k in range(STEPS)]}).encode()),
-    "cloudwatch": ("stream.jsonl", as_text([json.dumps(cloudwatch_record(k, node=n)) for k in range(STEPS) for n in ("n0", "n1")])),
-    "prometheus_text": ("scrapes.prom", prometheus_text(prometheus_answer())),
     "samples_table": ("samples.parquet", samples_table()),
+    "csv": (
+        "meter.csv",
+        as_text(["Zeit;Host;Leistung;Notiz", *(f"{iso(T0 + 3600 + STEP * k)};n{k % 2};0,5{k:02d};x" for k in range(STEPS))]),
+    ),
+    "prometheus_text": ("scrapes.prom", prometheus_text(prometheus_answer())),
+    "cloudwatch": ("stream.jsonl", as_text([json.dumps(cloudwatch_record(k, node=n)) for k in range(STEPS) for n in ("n0", "n1")])),
+}
+
+CSV_MAPPING = {
+    "delimiter": ";",
+    "decimal": ",",
+    "time": {"column": "Zeit"},
+    "labels": {"node": "Host"},
+    "values": {"Leistung": {"metric": "hw.power", "unit": "W"}},
 }
 
 
@@ -233,4 +245,4 @@ def make():
 @pytest.fixture
 def context() -> ReadContext:
     nodes = {f"n{i}": NodeInfo("west", "west-a100", "A100", 1) for i in range(3)}
-    return ReadContext("src", Inventory(nodes, shards_per_gpu=4))
+    return ReadContext("src", Inventory(nodes, shards_per_gpu=4), mapping=CSV_MAPPING, mapping_where="map.yaml")

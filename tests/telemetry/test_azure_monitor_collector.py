@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pandas as pd
 import pytest
 
-from telemetry.collectors import COLLECTORS, collect
+from telemetry.collectors import COLLECTORS, UnavailableError, collect
 from telemetry.errors import InputError
 from telemetry.ingest import SourceSpec, ingest_sources
 from telemetry.lake import Lake
@@ -124,7 +124,7 @@ def test_what_passes_is_asked_again(azure, make_collector, waits):
     assert len(json.loads(data)["value"][0]["timeseries"][0]["data"]) == 12
     assert waits == [7.0, 1.0, 2.0]
     azure.faults += [(503, {"Retry-After": "9999"}, "")] * 2
-    with pytest.raises(InputError, match="HTTP 503 after 2 attempts"):
+    with pytest.raises(UnavailableError, match="HTTP 503 after 2 attempts"):
         make_collector(attempts=2).fetch(START, START + HOUR)
     assert waits[3:] == [60.0]
 
@@ -163,7 +163,7 @@ def test_tokens_redirects_and_answers(azure, make_collector, tmp_path, waits):
 
 
 def test_an_unreachable_address_and_wrong_settings(make_collector, waits):
-    with pytest.raises(InputError, match=r"unreachable.*after 2 attempts"):
+    with pytest.raises(UnavailableError, match=r"unreachable.*after 2 attempts"):
         make_collector(endpoint="http://127.0.0.1:9", attempts=2).fetch(START, START + HOUR)
     assert waits == [0.5]
     for wrong in (

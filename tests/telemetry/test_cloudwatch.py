@@ -38,11 +38,13 @@ def test_stream_values_are_means_dated_by_the_end_of_the_minute(read, make):
         record(0),
         record(0, "nvidia_smi_utilization_gpu", 120.0, "Percent"),
         record(0, "nvidia_smi_memory_used", 2048.0, "Megabytes"),
+        record(0, "nvidia_smi_utilization_memory", 20.0, "Percent"),
         record(0, "CPUUtilization", 50.0, "Percent", namespace="AWS/EC2", dimensions={"InstanceId": "n0"}),
     ]
     frame, quality = read(make["text"]([json.dumps(line) for line in lines]))
     assert by_metric(frame) == {
         "hw.power": 200.0, "hw.gpu.utilization": 0.6, "hw.gpu.memory.usage": 1024 * 2.0**20, "system.cpu.utilization": 0.25,
+        "hw.gpu.memory.bandwidth.utilization": 0.1,
     }  # fmt: skip
     assert set(frame["time"]) == {pd.Timestamp("2026-01-05T00:01:00Z")}
     power = frame[frame["metric"] == "hw.power"].iloc[0]
@@ -153,7 +155,7 @@ def test_get_metric_data_with_its_queries(read):
 
 def test_an_answer_alone_another_statistic_and_a_cut_answer_are_told(read):
     whole = answer()
-    with pytest.raises(InputError, match=r"missing key 'MetricDataQueries'.*jq -s"):
+    with pytest.raises(InputError, match=r"missing key 'MetricDataQueries'.*jq -n"):
         read({"MetricDataResults": whole["MetricDataResults"]})
     whole["MetricDataQueries"][0]["MetricStat"]["Stat"] = "Maximum"
     frame, quality = read(whole)

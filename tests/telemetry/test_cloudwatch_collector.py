@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 
-from telemetry.collectors import COLLECTORS, collect
+from telemetry.collectors import COLLECTORS, UnavailableError, collect
 from telemetry.errors import InputError
 from telemetry.ingest import SourceSpec, ingest_sources
 from telemetry.lake import Lake
@@ -111,7 +111,7 @@ def test_what_cannot_be_is_refused_without_the_secret(cloud, start, monkeypatch)
 
 
 def test_an_unreachable_endpoint_and_a_refusal_are_told(start):
-    with pytest.raises(InputError, match="EndpointConnectionError") as caught:
+    with pytest.raises(UnavailableError, match="EndpointConnectionError") as caught:
         Collector(region="us-west-2", endpoint_url="http://127.0.0.1:9", attempts=1).fetch(start, start + HOUR)
     assert SECRET not in str(caught.value)
     from botocore.exceptions import ClientError

@@ -188,7 +188,7 @@ def test_a_fault_and_a_stop_keep_what_was_sampled(tmp_path):
     stop = threading.Event()
 
     class Breaking:
-        reader, suffix, times = "otlp", "jsonl", 0
+        reader, suffix, counts, times = "otlp", "jsonl", True, 0
 
         def sample(self, now):
             self.times += 1

@@ -147,8 +147,8 @@ def test_one_bad_file_stores_nothing(lake, specs):
 def test_refusals_name_what_is_wrong(lake, specs, tmp_path):
     with pytest.raises(InputError, match=r"no files.*prometheus"):
         ingest_sources(lake, [])
-    with pytest.raises(InputError, match=r"unknown reader 'csv'.*allowed"):
-        ingest_sources(lake, [SourceSpec(specs[0].path, "csv")])
+    with pytest.raises(InputError, match=r"unknown reader 'excel'.*allowed"):
+        ingest_sources(lake, [SourceSpec(specs[0].path, "excel")])
     with pytest.raises(InputError, match=r"two files are named 'grid.csv'"):
         ingest_sources(lake, [specs[3], specs[3]])
     with pytest.raises(InputError, match=r"gone\.json: cannot be opened: No such file"):
