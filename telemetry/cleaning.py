@@ -28,7 +28,7 @@ import pandas as pd
 from telemetry.counters import WRAP_BITS, Rates, counter_rates
 from telemetry.errors import InputError
 from telemetry.gaps import NO_GAPS, Gaps, fill_gauges, find_gaps
-from telemetry.limits import MAX_DEVICE_W, device_limit_w, node_limit_w
+from telemetry.limits import MAX_DEVICE_W, device_limit_w, is_gpu, node_limit_w
 from telemetry.policy import DROP, REPAIR, QualityPolicy
 from telemetry.quality import QualityReport
 from telemetry.raw import GOOD, SENTINEL, UNPARSEABLE, Labels, RawArrays, RawSamples
@@ -112,7 +112,7 @@ class _Cleaner:
         info, margin = self.inventory.nodes.get(labels.node, NodeInfo()), self.policy.power_margin
         if not labels.device:
             return node_limit_w(info.gpu_model, info.gpus, info.max_power_w, info.gpu_max_power_w, margin)
-        if not labels.device.lower().startswith("gpu"):
+        if not is_gpu(labels.device):
             return MAX_DEVICE_W
         return device_limit_w(info.gpu_model, info.gpu_max_power_w, margin)
 
@@ -274,7 +274,7 @@ class _Cleaner:
         if labels.metric not in OF_PEERS:
             return None
         model = self.inventory.nodes.get(labels.node, NodeInfo()).gpu_model
-        return labels.metric, labels.device.rstrip("0123456789/") if labels.device else "", model
+        return labels.metric, "gpu" if is_gpu(labels.device) else labels.device.rstrip("0123456789"), model
 
     def _limits(self) -> None:
         """Values that cannot be true."""

@@ -48,6 +48,15 @@ MAX_DEVICE_W = 3_000.0
 MAX_NODE_W = 30_000.0
 
 
+# One GPU by its index or UUID (``gpu0``, ``gpu0/mig1``, ``GPU-5fd4...``), and no word that only begins like it.
+ONE_GPU = re.compile(r"gpu[-_:]?[0-9a-f]", re.IGNORECASE)
+
+
+def is_gpu(device: str) -> bool:
+    """Whether a device is one GPU."""
+    return ONE_GPU.match(device) is not None
+
+
 def board_limit_w(gpu_model: str) -> float | None:
     """Most watts of a board by the words of its name (``NVIDIA A100-SXM4-80GB``, ``a100_80gb``); None = not in the table."""
     words = re.split(r"[^A-Z0-9]+", gpu_model.upper())

@@ -70,7 +70,7 @@ class Metric:
 
 # Names, units and attributes of the OpenTelemetry semantic conventions for hardware, system and Kubernetes metrics.
 METRICS: dict[str, Metric] = {
-    "hw.power": Metric("W", description="electric power of a device, or of the whole node", low=-math.inf),
+    "hw.power": Metric("W", description="electric power of a device, or of the whole node"),
     "hw.energy": Metric("J", True, "hw.energy.rate", "W", description="electric energy since the counter began"),
     "hw.gpu.utilization": Metric("1", description="share of the time in which a kernel ran", high=1.0, only=("hw.gpu.task", "general")),
     "hw.gpu.memory.utilization": Metric("1", description="share of the GPU's memory in use", high=1.0),
@@ -93,7 +93,7 @@ METRICS: dict[str, Metric] = {
         "{request}", True, "http.server.request.rate", "1/s", description="requests that a service has answered"
     ),
 }
-SAMPLE_METRICS: tuple[str, ...] = tuple(m.rate or name for name, m in METRICS.items())
+SAMPLE_METRICS: tuple[str, ...] = tuple(dict.fromkeys(m.rate or name for name, m in METRICS.items()))
 
 
 def factor(unit: str, target: str, *, where: str) -> float:
