@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
+import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+from envs.observation import ObservationLayout
 from telemetry.errors import InputError
 
 
 class BatchVecEnv(VecEnv):
     """The part of the interface that has nothing to do with clusters."""
+
+    layout: ObservationLayout
+    _actions: np.ndarray | None = None
+
+    @abstractmethod
+    def step_into(self, actions: np.ndarray, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Step all environments and write the observations into float32 ``[B, D]``; rewards ``[B]``, dones ``[B]`` and infos."""
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._actions = np.asarray(actions, dtype=np.int64).reshape(self.num_envs)
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Observations ``[B, D]``, and what :meth:`step_into` returns."""
+        assert self._actions is not None
+        observations = np.empty((self.num_envs, self.layout.size), np.float32)
+        return observations, *self.step_into(self._actions, observations)
 
     def close(self) -> None:
         """Nothing to release."""

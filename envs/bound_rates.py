@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from envs.reward import RewardSpec
-from envs.world import World, held_milli
+from envs.world import World
+from envs.world_jobs import held_milli
 
 SLOT_S = 3600
 UNIFORM_SLOTS = 504  # three weeks of hours; what lies beyond is cut into few long slots

@@ -28,7 +28,8 @@ from envs.state import (
     Policy,
     PolicySettings,
 )
-from envs.world import STRANDED, World
+from envs.world import World
+from envs.world_arrays import STRANDED
 from telemetry.errors import InputError
 
 ENVS_PER_THREAD = 8

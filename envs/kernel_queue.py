@@ -137,11 +137,9 @@ def _by_estimate(c):
 
 
 @compiled
-def _set_leaf(c, shape, rank):
-    i = c.i
-    tree = c.o[fx.I_TREE]
-    at = (c.o[fx.N_TREE] >> 1) + shape
-    i[tree + at] = rank
+def _set_least(i, tree, at, value):
+    """Set a leaf (its place in the tree) and the least values above it."""
+    i[tree + at] = value
     while at > 1:
         at >>= 1
         least = min(i[tree + 2 * at], i[tree + 2 * at + 1])
@@ -151,17 +149,14 @@ def _set_leaf(c, shape, rank):
 
 
 @compiled
+def _set_leaf(c, shape, rank):
+    _set_least(c.i, c.o[fx.I_TREE], (c.o[fx.N_TREE] >> 1) + shape, rank)
+
+
+@compiled
 def _set_short(c, slot, seconds):
     """Estimate of the ready job at a slot, in the tree of least estimates; NEVER when it is not ready."""
-    i, tree = c.i, c.o[fx.I_SHORT]
-    at = (c.o[fx.N_SHORT] >> 1) + slot
-    i[tree + at] = seconds
-    while at > 1:
-        at >>= 1
-        least = min(i[tree + 2 * at], i[tree + 2 * at + 1])
-        if i[tree + at] == least:
-            break
-        i[tree + at] = least
+    _set_least(c.i, c.o[fx.I_SHORT], (c.o[fx.N_SHORT] >> 1) + slot, seconds)
 
 
 @compiled

@@ -68,7 +68,6 @@ class MultiWorldVecEnv(BatchVecEnv):
         edges = np.cumsum([0, *(env.num_envs for env in envs)])
         self.rows = [slice(int(low), int(high)) for low, high in pairwise(edges)]
         self._buffers = [np.zeros((env.num_envs, env.layout.size), np.float32) for env in envs]
-        self._actions: np.ndarray | None = None
         self.render_mode = None
         super().__init__(int(edges[-1]), observation_box(self.layout), gym.spaces.Discrete(self.layout.n_candidates))
 
@@ -93,15 +92,6 @@ class MultiWorldVecEnv(BatchVecEnv):
         for part, (env, rows) in enumerate(zip(self.envs, self.rows, strict=True)):
             self._pad(part, env.reset(), observations[rows])
         return observations
-
-    def step_async(self, actions: np.ndarray) -> None:
-        self._actions = np.asarray(actions, dtype=np.int64).reshape(self.num_envs)
-
-    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Observations ``[B, D]``, and what :meth:`step_into` returns."""
-        assert self._actions is not None
-        observations = np.empty((self.num_envs, self.layout.size), np.float32)
-        return observations, *self.step_into(self._actions, observations)
 
     def step_into(self, actions: np.ndarray, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Step all environments and write the observations into float32 ``[B, D]``; rewards, dones and infos as ``ClusterVecEnv``."""

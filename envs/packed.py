@@ -13,7 +13,9 @@ from envs.kernel_typical import typical_size
 from envs.reward import RewardSpec
 from envs.state import DISCIPLINES, LOG_FIELDS, NODE_RULES, PRICE_FORECASTS, PolicySettings
 from envs.typical import FALL_OF_SCORE, typical_tables
-from envs.world import QUEUE_ORDERS, STATIC_ORDERS, World, held_milli
+from envs.world import World
+from envs.world_arrays import QUEUE_ORDERS, STATIC_ORDERS
+from envs.world_jobs import held_milli
 from telemetry.errors import InputError
 
 NANO = 1e9

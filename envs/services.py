@@ -21,7 +21,7 @@ from envs.cluster import ClusterSpec
 from envs.job_table import prepare_jobs
 from envs.queueing import mean_response_s, response_beyond, wait_beyond, waits
 from envs.windows import WindowTables
-from envs.world import DEFAULT_STEP_S
+from envs.world_grid import DEFAULT_STEP_S
 from telemetry.errors import InputError
 from telemetry.times import utc_column
 

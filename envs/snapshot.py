@@ -25,7 +25,9 @@ from envs.packed_marks import mark_leaves, mark_ready
 from envs.reward import RewardSpec
 from envs.state import AWAKE, DOWN, PLACED, RUNNING, SLEEPING, WAITING, WAKING, PolicySettings
 from envs.windows import WindowTables, check_grid
-from envs.world import REJECT_REASONS, STATIC_ORDERS, World, build_world, held_milli
+from envs.world import World, build_world
+from envs.world_arrays import REJECT_REASONS, STATIC_ORDERS
+from envs.world_jobs import held_milli
 from telemetry.errors import InputError
 
 WHOLE = 1000

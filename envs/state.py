@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from envs.world import QUEUE_ORDERS
+from envs.world_arrays import QUEUE_ORDERS
 from telemetry.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class PolicySettings:
         node_rule: one of ``NODE_RULES``.
         sleep_after_s: an idle node sleeps after so many seconds; -1 = never.
         discipline: ``free``, ``strict`` or ``easy``.
-        queue_order: one of ``envs.world.QUEUE_ORDERS``.
+        queue_order: one of ``envs.world_arrays.QUEUE_ORDERS``.
         hold_s: a held job is asked about again after so many seconds, at its latest start at the latest.
         hold_margin: relative advantage that a later start must promise in the look-ahead score.
         review_s: a preemptible running job is asked about again after so many seconds; 0 = never.
@@ -155,6 +155,6 @@ class EpisodeTotals:
     job_penalty_usd: np.ndarray  # float64 [M, J]
     job_late_start: np.ndarray  # bool [M, J]
     job_missed_deadline: np.ndarray  # bool [M, J]
-    job_rejected: np.ndarray  # int64 [M, J], 0 or a reason (envs.world.REJECT_REASONS)
+    job_rejected: np.ndarray  # int64 [M, J], 0 or a reason (envs.world_arrays.REJECT_REASONS)
     job_withdrawn: np.ndarray  # bool [M, J], leases that were over while they waited
     events: tuple[np.ndarray, ...] | None  # int64 [E, 7] per window, as in envs.events; None without event_log

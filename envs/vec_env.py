@@ -75,7 +75,6 @@ class ClusterVecEnv(BatchVecEnv):
         self._stagger, self._settings = stagger, settings
         self._guard = Guard(shield, self.layout, num_envs)
         self._generator = np.random.default_rng(seed)
-        self._actions: np.ndarray | None = None
         self._episode_reward = np.zeros(num_envs)
         self.render_mode = None
         super().__init__(num_envs, observation_box(self.layout), gym.spaces.Discrete(self.layout.n_candidates))
@@ -88,15 +87,6 @@ class ClusterVecEnv(BatchVecEnv):
         if self._stagger:
             self._fast_forward()
         return self._guard.tighten(first_observations(self.simulator, np.ones(self.num_envs, dtype=np.bool_)).copy())
-
-    def step_async(self, actions: np.ndarray) -> None:
-        self._actions = np.asarray(actions, dtype=np.int64).reshape(self.num_envs)
-
-    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Observations ``[B, D]``, and what :meth:`step_into` returns."""
-        assert self._actions is not None
-        observations = np.empty((self.num_envs, self.layout.size), np.float32)
-        return observations, *self.step_into(self._actions, observations)
 
     def step_into(self, actions: np.ndarray, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Step all environments and write the observations into float32 ``[B, D]``, for example a row of a rollout buffer.

@@ -15,7 +15,8 @@ from envs.service_report import SERVICE_METRICS, service_metrics
 from envs.services import ServicePlan, add_services
 from envs.state import EpisodeTotals
 from envs.windows import WindowTables
-from envs.world import REJECT_REASONS, World
+from envs.world import World
+from envs.world_arrays import REJECT_REASONS
 from pipelines.service_files import load_services
 from pipelines.trials import Trial
 from telemetry.tables import read_table

@@ -46,7 +46,7 @@ from telemetry.implausible import (
     unit_factors,
     zero_series,
 )
-from telemetry.limits import limit_w
+from telemetry.limits import is_gpu, limit_w
 from telemetry.policy import DROP, REPAIR, QualityPolicy
 from telemetry.quality import QualityReport
 from telemetry.raw import GOOD, SENTINEL, UNPARSEABLE, Labels, Points, RawSamples
@@ -297,7 +297,7 @@ class Cleaner:
     def _peers(self, labels: Labels) -> tuple[str, str, str]:
         """Equal for series that should be alike."""
         model = self.inventory.nodes.get(labels.node, NodeInfo()).gpu_model
-        return labels.metric, labels.device.rstrip("0123456789/") if labels.device else "", model
+        return labels.metric, "gpu" if is_gpu(labels.device) else labels.device.rstrip("0123456789"), model
 
     # Judging
 

@@ -66,6 +66,15 @@ class NodeLimits(Protocol):
     def gpu_max_power_w(self) -> float: ...
 
 
+# One GPU by its index or UUID (``gpu0``, ``gpu0/mig1``, ``GPU-5fd4...``), and no word that only begins like it.
+ONE_GPU = re.compile(r"gpu[-_:]?[0-9a-f]", re.IGNORECASE)
+
+
+def is_gpu(device: str) -> bool:
+    """Whether a device is one GPU."""
+    return ONE_GPU.match(device) is not None
+
+
 def board_limit_w(gpu_model: str) -> float | None:
     """Most watts of a board by the words of its name (``NVIDIA A100-SXM4-80GB``, ``a100_80gb``); None = not in the table."""
     words = re.split(r"[^A-Z0-9]+", gpu_model.upper())
@@ -101,6 +110,6 @@ def limit_w(device: str, node: NodeLimits, margin: float) -> float:
         return MAX_PDU_W
     if device in ("", ALL_GPUS) or device.startswith("psu"):
         return node_limit_w(node.gpu_model, node.gpus, node.max_power_w, node.gpu_max_power_w, margin)
-    if not device.lower().startswith("gpu"):
+    if not is_gpu(device):
         return MAX_DEVICE_W
     return device_limit_w(node.gpu_model, node.gpu_max_power_w, margin)

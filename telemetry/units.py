@@ -76,7 +76,7 @@ class Metric:
 
 # Names, units and attributes of the OpenTelemetry semantic conventions for hardware, system and Kubernetes metrics.
 METRICS: dict[str, Metric] = {
-    "hw.power": Metric("W", description="electric power of a device, or of the whole node", low=-math.inf),
+    "hw.power": Metric("W", description="electric power of a device, or of the whole node"),
     "hw.energy": Metric("J", True, "hw.energy.rate", "W", description="electric energy since the counter began"),
     "hw.gpu.utilization": Metric("1", description="share of the time in which a kernel ran", high=1.0, only=("hw.gpu.task", "general")),
     "hw.gpu.memory.utilization": Metric("1", description="share of the GPU's memory in use", high=1.0),

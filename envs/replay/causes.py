@@ -16,7 +16,7 @@ from envs.replay.facts import Facts
 from envs.replay.history import History
 from envs.replay.recompute import Recomputed, transfers_of
 from envs.replay.waits import BLOCKED, HELD, PAUSED, STARTING, waits_of
-from envs.world import REJECT_REASONS
+from envs.world_arrays import REJECT_REASONS
 
 CAUSES: dict[str, str] = {
     "held": "the policy held the job although a run was allowed, until its hold ended and a run was possible again",

@@ -14,7 +14,7 @@ from envs.kernel_choosers import TIGHTEST
 from envs.power.curves import levels_for, load_curves, points_of
 from envs.reward import RewardSpec
 from envs.state import PolicySettings
-from envs.world import REJECT_REASONS, TOO_LARGE
+from envs.world_arrays import REJECT_REASONS, TOO_LARGE
 from telemetry.errors import InputError
 
 AWAKE = Judge("t", PolicySettings(sleep_after_s=-1, queue_order="fcfs"), TIGHTEST, "")

@@ -11,7 +11,7 @@ from envs.heuristics import JUDGES
 from envs.kernel import Simulator, run_policy
 from envs.reward import RewardSpec
 from envs.state import DISCIPLINES, NODE_RULES, PolicySettings
-from envs.world import QUEUE_ORDERS
+from envs.world_arrays import QUEUE_ORDERS
 
 REWARD = RewardSpec(w_energy=0.5, late_cap_hours=2.0)
 SETTINGS = st.builds(

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from envs.agent.policy import AgentPolicy
 from envs.cluster_io import load_cluster
 from envs.heuristics import JUDGES
-from envs.observation import ObservationLayout
+from envs.observation import N_CANDIDATE_FEATURES, N_GLOBAL_FEATURES, SCORE, ObservationLayout
 from envs.reward import RewardSpec
 from registry.gates import Digest, NoPickle, StandIn, run_gates
 from registry.manifest import Manifest
@@ -49,6 +50,30 @@ def publish_policy(tracking: Tracking, parent: Path, name: str, save) -> str:
         version = register(run, draft.folder)
     promote(tracking.client, NAME, version, expected_champion=champion_version(tracking.client, NAME))
     return version
+
+
+def random_agent(seed: int = 0, hidden: int = 8) -> AgentPolicy:
+    """An agent of random weights."""
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "from_candidate.weight": (hidden, N_CANDIDATE_FEATURES),
+        "from_candidate.bias": (hidden,),
+        "from_global.weight": (hidden, N_GLOBAL_FEATURES),
+        "mix.weight": (hidden, hidden),
+        "mix.bias": (hidden,),
+        "mix_context.weight": (hidden, hidden),
+        "residual.weight": (1, hidden),
+        "residual.bias": (1,),
+        "log_kappa": (),
+    }
+    weights = {name: np.asarray(rng.normal(0, 0.5, shape)) for name, shape in shapes.items()}
+    return AgentPolicy(weights, JUDGES["lookahead"].settings, SCORE)
+
+
+@pytest.fixture(scope="session")
+def agent():
+    """``agent(seed, hidden)`` makes an agent of random weights."""
+    return random_agent
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs.agent.policy import AgentPolicy
 from envs.heuristics import JUDGES
-from envs.observation import N_CANDIDATE_FEATURES, N_GLOBAL_FEATURES, SCORE, ObservationLayout
+from envs.observation import N_CANDIDATE_FEATURES, ObservationLayout
 from envs.reward import RewardSpec
 from envs.snapshot import charged_kw, forecast_integral, restore
 from registry.loading import VerificationError, load_policy
@@ -210,23 +209,7 @@ def test_tampered_policy_gives_no_decision(own_registry, capsys):
     assert "weights/judge.json was changed" in out
 
 
-def agent(seed=0, hidden=8):
-    rng = np.random.default_rng(seed)
-    shapes = {
-        "from_candidate.weight": (hidden, N_CANDIDATE_FEATURES),
-        "from_candidate.bias": (hidden,),
-        "from_global.weight": (hidden, N_GLOBAL_FEATURES),
-        "mix.weight": (hidden, hidden),
-        "mix.bias": (hidden,),
-        "mix_context.weight": (hidden, hidden),
-        "residual.weight": (1, hidden),
-        "residual.bias": (1,),
-        "log_kappa": (),
-    }
-    return AgentPolicy({name: rng.normal(0, 0.1, shape) for name, shape in shapes.items()}, JUDGES["lookahead"].settings, SCORE)
-
-
-def test_promoted_agent_decides_as_before_it_was_packaged(own_registry, publish, tmp_path, capsys):
+def test_promoted_agent_decides_as_before_it_was_packaged(agent, own_registry, publish, tmp_path, capsys):
     original = agent()
     publish(own_registry, tmp_path / "agent", "agent", original.save)
     loaded, manifest = load_policy(tracking_uri=own_registry.tracking_uri)

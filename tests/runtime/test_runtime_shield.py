@@ -11,9 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from envs.agent.policy import AgentPolicy
 from envs.heuristics import JUDGES
-from envs.observation import N_CANDIDATE_FEATURES, N_GLOBAL_FEATURES, SCORE
 from envs.reward import RewardSpec
 from envs.shield import ShieldConfig
 from envs.shield_io import load_shield
@@ -44,23 +42,6 @@ class Constant:
         return np.full(len(observation), self.action)
 
 
-def agent(seed=0, hidden=8):
-    rng = np.random.default_rng(seed)
-    shapes = {
-        "from_candidate.weight": (hidden, N_CANDIDATE_FEATURES),
-        "from_candidate.bias": (hidden,),
-        "from_global.weight": (hidden, N_GLOBAL_FEATURES),
-        "mix.weight": (hidden, hidden),
-        "mix.bias": (hidden,),
-        "mix_context.weight": (hidden, hidden),
-        "residual.weight": (1, hidden),
-        "residual.bias": (1,),
-        "log_kappa": (),
-    }
-    weights = {name: np.asarray(rng.normal(0, 0.5, shape)) for name, shape in shapes.items()}
-    return AgentPolicy(weights, JUDGES["lookahead"].settings, SCORE)
-
-
 def decision_for(policy, *, shield=None, ages=None, explained=False, **change):
     job = parse_job(json.loads((EXAMPLES / "job.json").read_text()) | {"priority": 5} | change)
     seen = read_state(EXAMPLES / "state.json")
@@ -69,7 +50,7 @@ def decision_for(policy, *, shield=None, ages=None, explained=False, **change):
 
 
 @pytest.fixture
-def agent_registry(tmp_path, publish, empty_database):
+def agent_registry(agent, tmp_path, publish, empty_database):
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     tracking = open_tracking(f"sqlite:///{tmp_path}/mlflow.db")
     publish(tracking, tmp_path / "made", "agent", agent().save)
@@ -82,7 +63,7 @@ def asked(capsys, *arguments):
     return status, json.loads(out) if status == 0 else err
 
 
-def test_a_fresh_state_is_answered_by_the_promoted_agent_and_a_stale_one_by_the_judge(agent_registry, tmp_path, capsys):
+def test_a_fresh_state_is_answered_by_the_promoted_agent_and_a_stale_one_by_the_judge(agent, agent_registry, tmp_path, capsys):
     state = ("--state", EXAMPLES / "state.json", "--tracking-uri", agent_registry.tracking_uri)
     _, fresh = asked(capsys, *state, "--now", FRESH)
     _, stale = asked(capsys, *state, "--now", "2026-02-10T08:06:00Z")
@@ -192,8 +173,9 @@ def test_a_budget_is_the_reason_that_is_told(tmp_path):
     assert all("power budget of pool east-a40" in c.why_not and "exceed 1 W" in c.why_not and c.rule == "mask" for c in east)
 
 
-@pytest.mark.parametrize("policy", [agent(), agent(5, 32), JUDGES["lookahead"]], ids=["agent", "wider", "judge"])
-def test_explanations_sum_and_name_both_candidates(policy):
+@pytest.mark.parametrize("weights", [(0, 8), (5, 32), None], ids=["agent", "wider", "judge"])
+def test_explanations_sum_and_name_both_candidates(agent, weights):
+    policy = JUDGES["lookahead"] if weights is None else agent(*weights)
     why = decision_for(policy, explained=True).explanation
     assert sum(why["shares"].values()) == pytest.approx(why["difference"], abs=1e-6)
     assert why["policy"] == policy.name

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from telemetry.cleaning import Inventory, NodeInfo, clean_samples
+from telemetry.counters import counter_rates
 from telemetry.policy import POLICIES, QualityPolicy
 from telemetry.quality import FLAWS, QualityReport
 from telemetry.raw import Labels, RawSamples
+from telemetry.suspects import unit_factors
 
+TRACES = Path(os.environ.get("JOULEWISE_TRACES", Path(__file__).parents[2] / ".." / "shared" / "traces"))
+SMC = TRACES / "c_power" / "mlperf_train40_smc_1_8node_watts.parquet"
 T0, STEP, STEPS = 1_767_571_200, 600, 40
 NODES = ("n0", "n1", "n2", "n3")
 WATTS = "hw.power"
@@ -330,9 +336,11 @@ def test_long_gaps_and_gaps_of_counters_stay_open_and_energy_is_conserved():
     assert [gap["filled"] for gap in quality.gaps["s"]] == [False]
 
 
-def test_a_gap_beside_a_dropped_value_is_not_filled():
+@pytest.mark.parametrize("row", [9, 10])
+def test_a_gap_beside_a_dropped_value_is_not_filled(row):
+    """Rows 9 and 10 are the samples before and after the longer gap."""
     world, _ = planted("scrape_gap")
-    world.points[WATTS, "n0"][9][1] = "-1"  # the sample before the longer gap
+    world.points[WATTS, "n0"][row][1] = "-1"
     frame, quality = cleaned(world, QualityPolicy(scrape_gap="repair"))
     assert (own(frame, WATTS, "n0")["filled"] != "").sum() == 1
     assert quality.notes == {"s": {"samples filled in gaps (hold)": 1}}
@@ -381,3 +389,42 @@ def test_units_are_not_suspected_without_a_majority_of_peers():
             row[1] /= 1000
         del world.points["hw.energy", node]
     assert cleaned(world)[1].counts == {}
+
+
+def test_units_are_not_suspected_where_peers_disagree():
+    """The one in the middle is no majority, though it is a thousand times one and a thousandth of the other."""
+    assert unit_factors(np.array([1.0, 1e3, 1e6]), ["p"] * 3).tolist() == [1, 1, 1]
+    assert unit_factors(np.array([1e3, 1e3, 1e6]), ["p"] * 3).tolist() == [1, 1, 1e-3]
+    assert unit_factors(np.array([1e3, 1e3, np.nan, 1e6]), ["p", "p", "p", None]).tolist() == [1, 1, 1, 1]
+
+
+def test_a_fast_counter_that_falls_is_a_restart_since_it_is_always_near_its_top():
+    step = 2.0**32 / 5
+    rates = counter_rates(np.zeros(4, dtype=int), np.arange(4) * 10**9, np.array([2.0, 3.0, 4.0, 0.5]) * step, modulus=np.full(4, 2.0**32))
+    assert (rates.resets.tolist(), rates.wraps.tolist()) == ([3], [])
+
+
+@pytest.mark.skipif(not SMC.is_file(), reason=f"no {SMC}")
+def test_meters_of_real_h100_nodes_have_the_flaws_that_a_plain_count_finds():
+    """MLPerf Training v4.0, Sustainable Metal Cloud: watts of 8 x H100 nodes about every 2 s, some negative, some late."""
+    table = pd.read_parquet(SMC).query("key == 'power_reading'").dropna(subset="value")
+    names = table["run"].str.cat(table["node"], sep=".")
+    raw, quality = RawSamples("smc"), QualityReport()
+    nodes = {}
+    for name, rows in table.groupby(names, sort=False):
+        nodes[name] = NodeInfo("w", "p", "H100", 8)
+        raw.add_block(Labels(WATTS, node=name, unit="W", native_unit="W"), rows["time_ms"] / 1000, rows["value"])
+    frame = clean_samples(raw, Inventory(nodes), quality, where="smc", now=pd.Timestamp("2026-01-01", tz="UTC"))
+    kept = table.assign(name=names).drop_duplicates(["name", "time_ms"], keep="last")
+    expected = {
+        "out_of_order": (table.groupby(names, sort=False)["time_ms"].diff() < 0).sum(),
+        "duplicate": len(table) - len(kept),
+        "negative_power": ((kept["value"] < 0) & (kept["value"] != -1)).sum(),
+        "sentinel": (kept["value"] == -1).sum(),
+    }
+    found = quality.total()
+    assert {flaw: found.get(flaw, 0) for flaw in expected} == expected
+    assert expected["negative_power"] > 0
+    assert set(found) <= {*expected, "scrape_gap", "scrape_gap_samples"}
+    assert len(frame) == len(kept) - expected["negative_power"] - expected["sentinel"]
+    assert frame["value"].between(0, 8 * 700 + 4_600).all()

@@ -10,7 +10,7 @@ import pytest
 from telemetry.errors import InputError
 from telemetry.ingest import SourceSpec, ingest_sources, load_inventory, source_digest
 from telemetry.lake import Lake
-from telemetry.limits import BOARD_LIMIT_W, board_limit_w, device_limit_w, node_limit_w
+from telemetry.limits import BOARD_LIMIT_W, board_limit_w, device_limit_w, is_gpu, node_limit_w
 from telemetry.policy import POLICIES, QualityPolicy
 from telemetry.quality import QualityReport
 from telemetry.readers import READERS, ReadContext, read_export
@@ -171,6 +171,7 @@ def test_limits_of_boards_devices_and_nodes():
         None,
     ]
     assert board_limit_w("A1000") is None  # a name that only begins like another
+    assert [is_gpu(name) for name in ("gpu0", "gpu0/mig1", "GPU-5fd4f087", "gpus", "cpu0", "psu1", "")] == [True] * 3 + [False] * 4
     assert device_limit_w("A100", 0, 1.5) == 600
     assert device_limit_w("A100", 250, 1.5) == 250
     assert device_limit_w("unheard", 0, 1.5) == 3_000
