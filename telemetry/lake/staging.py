@@ -26,7 +26,7 @@ from telemetry.units import SAMPLE_METRICS
 DAY_US = 86_400_000_000
 SORT: tuple[str, ...] = ("metric", "node", "device", "service", "time")
 # Measured by ``python -m benchmarks.lake --levels`` (docs/lake.md): readings repeat, which zstd sees in plain values and no longer in
-# split bytes; higher levels cost time and save nothing.
+# split bytes; level 6 saves 6 % for a quarter more time.
 LEVEL = 1
 LANES = 2
 _ENCODINGS = {"time": "DELTA_BINARY_PACKED", "value": "PLAIN"}
