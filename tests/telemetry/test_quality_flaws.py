@@ -12,10 +12,10 @@ import pytest
 
 from telemetry.cleaning import Inventory, NodeInfo, clean_samples
 from telemetry.counters import counter_rates
+from telemetry.implausible import Typical, unit_factors
 from telemetry.policy import POLICIES, QualityPolicy
 from telemetry.quality import FLAWS, QualityReport
 from telemetry.raw import Labels, RawSamples
-from telemetry.suspects import unit_factors
 
 TRACES = Path(os.environ.get("JOULEWISE_TRACES", Path(__file__).parents[2] / ".." / "shared" / "traces"))
 SMC = TRACES / "c_power" / "mlperf_train40_smc_1_8node_watts.parquet"
@@ -393,9 +393,14 @@ def test_units_are_not_suspected_without_a_majority_of_peers():
 
 def test_units_are_not_suspected_where_peers_disagree():
     """The one in the middle is no majority, though it is a thousand times one and a thousandth of the other."""
-    assert unit_factors(np.array([1.0, 1e3, 1e6]), ["p"] * 3).tolist() == [1, 1, 1]
-    assert unit_factors(np.array([1e3, 1e3, 1e6]), ["p"] * 3).tolist() == [1, 1, 1e-3]
-    assert unit_factors(np.array([1e3, 1e3, np.nan, 1e6]), ["p", "p", "p", None]).tolist() == [1, 1, 1, 1]
+
+    def suspected(*typical: tuple[float, str]) -> dict[int, float]:
+        factors = unit_factors([Typical((str(place),), (peers,), value) for place, (value, peers) in enumerate(typical)])
+        return {int(identity[0]): factor for identity, factor in factors.items()}
+
+    assert suspected((1.0, "p"), (1e3, "p"), (1e6, "p")) == {}
+    assert suspected((1e3, "p"), (1e3, "p"), (1e6, "p")) == {2: 1e-3}
+    assert suspected((1e3, "p"), (1e3, "p"), (np.nan, "p"), (1e6, "other")) == {}
 
 
 def test_a_fast_counter_that_falls_is_a_restart_since_it_is_always_near_its_top():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pandas as pd
@@ -152,7 +153,7 @@ def test_every_reader_of_samples_goes_by_the_policy_and_the_clock(name, clean, t
     tables = read_export(name, path, context).tables
     if "samples" not in tables:
         pytest.skip("reads no samples")
-    inside = ReadContext(context.source, context.inventory, policy=QualityPolicy(future_timestamp="drop"), now=START)
+    inside = dataclasses.replace(context, policy=QualityPolicy(future_timestamp="drop"), now=START)
     result = read_export(name, path, inside) if name != "ipmi" else None
     if result is None:  # which refuses a file without any reading
         with pytest.raises(InputError, match="no block has a power reading"):
