@@ -9,7 +9,8 @@ from envs.kernel_compile import compiled
 from envs.kernel_power import HOUR_S, KWH_PER_NW_S, held_milli, share_nw, speed_of, state_nw, worker_nw
 from envs.kernel_runs import done_after, site_of, worked_s
 from envs.kernel_scores import DAY_S, forecast_sum, hold_until_s, loading_s, rate_row
-from envs.state import AWAKE, RUNNING, SLEEPING
+from envs.kernel_week import fill_week_rates
+from envs.state import AWAKE, LAST_WEEK, RUNNING, SLEEPING
 
 WIDTH = fx.N_SLOTS + 1
 MOST_LATER_SLOTS = DAY_S // fx.SLOT_S
@@ -63,6 +64,9 @@ def fill_rates(c):
     hours = c.g[fx.STEP_S] / HOUR_S
     for site in range(c.o[fx.N_SITES]):
         row, to = rate_row(c, site), slot_row(c, site)
+        if c.q[fx.PRICE_FORECAST] == LAST_WEEK:
+            fill_week_rates(c, row, to)
+            continue
         for k in range(WIDTH):
             c.f[to + k] = hours * forecast_sum(c, c.f, row, now + k * fx.SLOT_S)
 

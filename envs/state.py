@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 NODE_RULES: tuple[str, ...] = ("best_fit", "least_allocated", "fgd", "pwr_fgd")
 DISCIPLINES: tuple[str, ...] = ("free", "strict", "easy")
 BEST_FIT, LEAST_ALLOCATED, FGD, PWR_FGD = 0, 1, 2, 3
-PRICE_FORECASTS: tuple[str, ...] = ("last_day", "perfect", "none")
+PRICE_FORECASTS: tuple[str, ...] = ("last_day", "perfect", "none", "last_week")
 FREE, STRICT, EASY = 0, 1, 2
-LAST_DAY, PERFECT, NO_FORECAST = 0, 1, 2
+LAST_DAY, PERFECT, NO_FORECAST, LAST_WEEK = 0, 1, 2, 3
 AWAKE, WAKING, SLEEPING, DOWN = 0, 1, 2, 3
 ABSENT, WAITING, PLACED, RUNNING, ENDED, REJECTED, WITHDRAWN = range(7)
 LATE_START, MISSED_DEADLINE, VIOLATED_BY_REJECTION = 1, 2, 4
@@ -46,8 +46,9 @@ class PolicySettings:
         ces_trend: nodes by which demand must have fallen, and be expected to fall, before nodes sleep.
         ces_keep_s: after nodes had to wake, none are put to sleep for so many seconds.
         threshold_quantile: the judge ``threshold`` holds while the objective of a kWh is above this quantile of the last 24 h.
-        price_forecast: of price, carbon and PUE: ``last_day`` (the last 24 h again), ``perfect`` (what comes; for comparison only), or
-            ``none`` (the values of now stay).
+        price_forecast: of price, carbon and PUE: ``last_day`` (the last 24 h again), ``perfect`` (what comes; for comparison only),
+            ``none`` (the values of now stay), or ``last_week`` (:mod:`envs.kernel_week`: the planner's slots by the last seven days; all
+            else as ``last_day``).
         plans: bookings are kept and actions are priced by the capacity-booking planner (:mod:`envs.kernel_planner`), by the next six:
         expected_share: expected duration as a share of the estimate, in what a run costs.
         padded_share: duration as a share of the estimate, in what a run occupies and in how late it ends.

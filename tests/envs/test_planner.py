@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from envs import events
@@ -215,3 +216,69 @@ def test_rewards_by_hindsight_leave_no_trace_in_what_is_seen(worlds):
         questions += 1
     assert rewarded.done[0]
     assert questions > 150
+
+
+def by_last_week(rate, at, step_s, now_s):
+    """Running sums of the forecast over the slots, written anew from its definition: by seconds of whole minutes, in plain Python."""
+    day = 86_400 // step_s
+    known = rate[: at + 1]
+    days = min(7, len(known) // day)
+    level = 0.5 * (known[-day:].mean() - known[-days * day :].mean())
+    moved = 0.7 * (known[at] - np.mean([known[at - n * day] for n in range(1, 8)])) if at >= 7 * day else 0.0
+
+    def value(column):
+        ahead = column - at
+        if ahead == 0:
+            return known[at]
+        back = next(n for n in range(1, 4) if column - n * day <= at)
+        same_hour = [known[column - n * day] for n in range(back, back + days) if column - n * day >= 0]
+        week = known[column - 7 * day] if column - 7 * day >= 0 else np.mean(same_hour)
+        return 0.3 * same_hour[0] + 0.4 * np.mean(same_hour) + 0.3 * week + level + moved * 0.8 ** (ahead * step_s / 3600)
+
+    minutes = np.array([value(at + (now_s % step_s + 60 * m) // step_s) for m in range(fx.N_SLOTS * 30)]) / 60
+    return np.concatenate([[0.0], np.cumsum(minutes.reshape(-1, 30).sum(1))])
+
+
+@pytest.mark.parametrize(("step", "history_days"), [("1h", 7), ("15min", 7), ("1h", 3)])
+def test_the_forecast_by_the_last_week_is_its_definition(worlds, step, history_days):
+    spec = one_pool(worlds)
+    times = pd.date_range(worlds.START - pd.Timedelta(days=history_days), worlds.START + pd.Timedelta(days=6), freq=step)
+    rng = np.random.default_rng(history_days)
+    values = {"price_usd_per_kwh": rng.uniform(0.0, 0.3, len(times)), "carbon_g_per_kwh": rng.uniform(100, 500, len(times))}
+    table = pd.DataFrame({"time": times, "site": "east", **values, "renewable_fraction": 0.2, "temperature_c": 10.0})
+    world = worlds.world_of(spec, [training(worlds, submit_s=5 * HOUR + 1260, hours=6)], table)
+    simulator = Simulator(world, 1, replace(PLAIN, price_forecast="last_week"), REWARD)
+    simulator.reset([0])
+    simulator.observe()
+    rate = (world.grid.price[0, 0] + 0.1 * world.grid.carbon[0, 0]) * world.grid.pue[0, 0]
+    o, at = simulator.packed_world.o, int(simulator.state.column[0])
+    found = simulator.packed_state.f[0, o[fx.F_SLOT] : o[fx.F_SLOT] + fx.N_SLOTS + 1]
+    np.testing.assert_allclose(found, by_last_week(rate, at, int(world.grid.step_s[0]), int(simulator.time_s[0])), rtol=1e-9, atol=1e-12)
+
+
+def test_the_forecast_by_the_last_week_knows_nothing_of_what_comes(worlds):
+    """Other prices after the window's second hour change nothing of the first decision's prices."""
+    spec, seen = one_pool(worlds), []
+    for change in (0.0, 1.0):
+        table = worlds.grid(sites=("east",), price=DEAR_DAY)
+        later = table["time"] >= worlds.START + pd.Timedelta(hours=2)
+        table.loc[later, "price_usd_per_kwh"] += change
+        world = worlds.world_of(spec, [training(worlds, submit_s=HOUR)], table)
+        simulator = Simulator(world, 1, replace(PLAIN, price_forecast="last_week"), REWARD)
+        simulator.reset([0])
+        seen.append(simulator.observe().copy())
+    np.testing.assert_array_equal(seen[0], seen[1])
+
+
+def test_a_week_of_days_outvotes_one_odd_day(worlds):
+    """Noon was nearly free yesterday and dear on the six days before: by the last day a job waits for noon, by the week it runs tonight."""
+    spec = one_pool(worlds)
+    table = worlds.grid(sites=("east",), price=DEAR_DAY, days=6)
+    history = table.assign(time=table["time"] - pd.Timedelta(days=7))
+    table = pd.concat([history[history["time"] < table["time"].min()], table], ignore_index=True)
+    last_day = (table["time"] >= worlds.START - pd.Timedelta(days=1)) & (table["time"] < worlds.START)
+    table.loc[last_day, "price_usd_per_kwh"] = np.where(table[last_day]["time"].dt.hour.between(6, 17), 0.001, 0.30)
+    jobs = [training(worlds, submit_s=60, hours=4)]
+    runs = {name: played(worlds.world_of(spec, jobs, table), replace(PLAIN, price_forecast=name)) for name in ("last_day", "last_week")}
+    assert runs["last_week"].job_start_s[0, 0] < HOUR
+    assert runs["last_day"].job_start_s[0, 0] >= 6 * HOUR
