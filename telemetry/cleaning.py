@@ -24,7 +24,7 @@ import pandas as pd
 from telemetry.counters import counter_rates
 from telemetry.errors import InputError
 from telemetry.quality import QualityReport
-from telemetry.raw import SENTINEL, UNPARSEABLE, RawArrays, RawSamples
+from telemetry.raw import SENTINEL, UNPARSEABLE, Points, RawArrays
 from telemetry.schema import SAMPLE_COLUMNS, SAMPLE_TEXT
 from telemetry.units import METRICS
 
@@ -53,7 +53,7 @@ class Inventory:
     shards_per_gpu: int = 4
 
 
-def clean_samples(raw: RawSamples, inventory: Inventory, quality: QualityReport, *, where: str) -> pd.DataFrame:
+def clean_samples(raw: Points, inventory: Inventory, quality: QualityReport, *, where: str) -> pd.DataFrame:
     """Canonical samples of one file; flaws are counted in ``quality`` under ``raw.source``.
 
     Raises:
@@ -63,7 +63,7 @@ def clean_samples(raw: RawSamples, inventory: Inventory, quality: QualityReport,
 
 
 class _Cleaner:
-    def __init__(self, raw: RawSamples, inventory: Inventory, quality: QualityReport, where: str) -> None:
+    def __init__(self, raw: Points, inventory: Inventory, quality: QualityReport, where: str) -> None:
         self.source, self.inventory, self.quality, self.where = raw.source, inventory, quality, where
         self.points: RawArrays = raw.arrays(where=where)
         labels = self.points.labels
@@ -74,6 +74,7 @@ class _Cleaner:
         self.is_counter = np.array([METRICS[la.metric].counter for la in labels])
         self.is_power = np.array([la.metric == "hw.power" for la in labels])
         self.max_w = np.array([MAX_DEVICE_W if la.device else MAX_NODE_W for la in labels])
+        self.is_signed = np.array([METRICS[la.metric].signed for la in labels])
         self.is_share = np.array([METRICS[la.metric].unit == "1" for la in labels])
 
     def run(self) -> pd.DataFrame:
@@ -170,7 +171,9 @@ class _Cleaner:
         missing = np.where(inside, np.round(np.diff(p.time_ns) / np.maximum(step, 1)).astype(np.int64) - 1, 0)
         rows = np.flatnonzero(missing > 0)
         self._count("scrape_gap", rows + 1)
-        self._count("scrape_gap_samples", np.repeat(rows + 1, missing[rows]))
+        lost = np.bincount(self.place[p.group[rows + 1]], weights=missing[rows], minlength=len(self.places))
+        for place in np.flatnonzero(lost):
+            self.quality.add(self.source, "scrape_gap_samples", int(lost[place]), self.places[place])
 
     def _values(self) -> None:
         self._drop("unparseable", self.points.state == UNPARSEABLE)
@@ -183,7 +186,7 @@ class _Cleaner:
         self._drop("implausible_power", self.is_power[p.group] & (p.value > self.max_w[p.group]))
         p = self.points
         # 5 % above 1 is rounding of an exporter and is cut; more is no share.
-        wrong = (p.value < 0) | (self.is_share[p.group] & (p.value > 1.05))
+        wrong = ((p.value < 0) & ~self.is_signed[p.group]) | (self.is_share[p.group] & (p.value > 1.05))
         self._drop("unparseable", wrong)
         p = self.points
         share = self.is_share[p.group]

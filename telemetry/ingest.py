@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -16,7 +17,7 @@ from telemetry.errors import InputError
 from telemetry.lake import Lake, SourceTables
 from telemetry.quality import QualityReport
 from telemetry.readers import READERS, ReadContext, reader_named
-from telemetry.readers.base import mapping_at, read_json
+from telemetry.readers.base import check_options, companions_of, mapping_at, read_json
 from telemetry.schema import TIME_COLUMN
 from telemetry.spool import Spool, Window
 
@@ -29,13 +30,15 @@ DEFAULT_MAX_GRID_GAP_S = 24 * 3600
 class SourceSpec:
     """A file, or a spool of fetched windows, and who reads it; ``name`` (default: that of the path) is the rows' ``source``.
 
-    ``window`` is that of a file of a spool: what the file holds outside of it is left out.
+    ``window`` is that of a file of a spool: what the file holds outside of it is left out. ``options`` are what the reader is told besides
+    (its ``options``).
     """
 
     path: Path
     reader: str
     name: str = ""
     window: Window | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -109,14 +112,15 @@ def source_digest(spec: SourceSpec, context: ReadContext) -> str:
     told = [READERS_VERSION, spec.reader, context.source, inventory, context.inventory.shards_per_gpu, context.max_grid_gap_s]
     if spec.window is not None:
         told.append(spec.window.stem)
+    if spec.options:
+        told.append(json.dumps({"options": dict(spec.options)}, sort_keys=True, default=str))
     digest = hashlib.sha256(json.dumps(told).encode())
-    try:
-        with Path(spec.path).open("rb") as handle:
-            digest.update(hashlib.file_digest(handle, "sha256").digest())
-    except OSError as error:
-        raise InputError(
-            f"cannot be opened: {error.strerror}", where=str(spec.path), remedy="check the path and its permissions"
-        ) from error
+    for path in (Path(spec.path), *companions_of(reader_named(spec.reader), context)):
+        try:
+            with path.open("rb") as handle:
+                digest.update(hashlib.file_digest(handle, "sha256").digest())
+        except OSError as error:
+            raise InputError(f"cannot be opened: {error.strerror}", where=str(path), remedy="check the path and its permissions") from error
     return digest.hexdigest()
 
 
@@ -153,12 +157,12 @@ def ingest_sources(
     if twice:
         raise InputError(f"two files are named '{twice[0]}'", where="source.files", remedy="give each a name: {path:, reader:, name:}")
     for spec in sources:
-        reader_named(spec.reader)
+        check_options(reader_named(spec.reader), spec.options, f"source '{spec.source}'")
     files = [part for spec in sources for part in spec.parts()]
     held, fresh = lake.sources(), []
     status = dict.fromkeys(names, "unchanged")
     for spec in files:
-        context = ReadContext(spec.source, inventory or Inventory(), max_grid_gap_s)
+        context = ReadContext(spec.source, inventory or Inventory(), max_grid_gap_s, options=spec.options)
         digest = source_digest(spec, context)
         if held.get(spec.key) != digest:
             status[spec.source] = "ingested"
@@ -179,8 +183,11 @@ def _within(window: Window | None, tables: dict[str, pd.DataFrame]) -> dict[str,
     """Rows of the window alone: what a fetched file holds before it belongs to the file before."""
     if window is None:
         return tables
-    times = {name: frame[TIME_COLUMN[name]] for name, frame in tables.items()}
-    return {name: frame[(times[name] >= window.start) & (times[name] < window.end)] for name, frame in tables.items()}
+    kept = {}
+    for name, frame in tables.items():
+        time = frame[TIME_COLUMN[name]] if name in TIME_COLUMN else None
+        kept[name] = frame if time is None else frame[(time >= window.start) & (time < window.end)]
+    return kept
 
 
 def _unique_jobs(lake: Lake, fresh: Sequence[SourceTables], gone: Sequence[str]) -> None:

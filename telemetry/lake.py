@@ -40,6 +40,7 @@ from telemetry.quality import QualityReport
 from telemetry.schema import SCHEMAS, TIME_COLUMN, UTC, empty, validate
 
 FORMAT = 1
+UNDATED = pd.Timestamp("1970-01-01", tz="UTC")  # folder of the tables without a time
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,9 @@ class Lake:
         return QualityReport().merge(QualityReport.from_dict(entry["quality"]) for entry in entries)
 
     def rows(self) -> dict[str, int]:
-        """Rows per table."""
-        return {table: sum(part["rows"] for part in self._parts(table)) for table in SCHEMAS}
+        """Rows per table; one without a time is told only where it has some."""
+        rows = {table: sum(part["rows"] for part in self._parts(table)) for table in SCHEMAS}
+        return {table: count for table, count in rows.items() if count or table in TIME_COLUMN}
 
     # Writing
 
@@ -174,7 +176,7 @@ class Lake:
         for table, frame in sorted(source.tables.items()):
             frame = validate(table, frame, where=f"source '{source.source}'")
             parts = tables.setdefault(table, [])
-            time = frame[TIME_COLUMN[table]]
+            time = frame[TIME_COLUMN[table]] if table in TIME_COLUMN else pd.Series(UNDATED, index=frame.index)
             order = time.argsort(kind="stable")
             frame, date = frame.iloc[order.to_numpy()], time.iloc[order.to_numpy()].dt.strftime("%Y-%m-%d")
             arrow = pa.Table.from_pandas(frame, preserve_index=False)
@@ -239,12 +241,13 @@ class Lake:
         end: pd.Timestamp | str | None = None,
         columns: Sequence[str] | None = None,
     ) -> pd.DataFrame:
-        """Rows of a canonical table with ``start <= time < end`` (jobs: submit time), sorted by time; no zone = UTC.
+        """Rows of a canonical table with ``start <= time < end`` (jobs: submit time), sorted by time; no zone = UTC. ``reference``
+        has no time: all of it, sorted by its first column.
 
         Raises:
             InputError: unknown table or column, or a file of the lake is missing.
         """
-        first, last = _utc(start), _utc(end)
+        first, last = (_utc(start), _utc(end)) if name in TIME_COLUMN else (None, None)
         parts = self._parts(name, first, last)
         wanted = list(columns) if columns is not None else list(empty(name).columns)
         unknown = [column for column in wanted if column not in empty(name).columns]
@@ -252,7 +255,7 @@ class Lake:
             raise InputError(f"unknown column {', '.join(unknown)}", where=f"table '{name}'", allowed=", ".join(empty(name).columns))
         if not parts:
             return empty(name)[wanted]
-        key = TIME_COLUMN[name]
+        key = TIME_COLUMN.get(name, wanted[0])
         try:
             frames = [_read_part(self.root / p["path"], [*{key, *wanted}]) for p in parts]
         except (OSError, pa.ArrowInvalid) as error:
@@ -272,7 +275,7 @@ class Lake:
         return frame[keep].sort_values(key, kind="stable", ignore_index=True)[wanted]
 
     def query(self, sql: str) -> pd.DataFrame:
-        """Answer of a DuckDB query over the views ``samples``, ``jobs``, ``grid`` and ``forecasts``; times are UTC.
+        """Answer of a DuckDB query over the views ``samples``, ``jobs``, ``grid``, ``reference`` and ``forecasts``; times are UTC.
 
         Raises:
             InputError: DuckDB refuses the query.

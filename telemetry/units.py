@@ -13,6 +13,16 @@ CONVERSIONS: dict[str, dict[str, float]] = {
     "1": {"1": 1.0, "": 1.0, "ratio": 1.0, "%": 0.01, "percent": 0.01},
     "By": {"By": 1.0, "B": 1.0, "KiBy": 1024.0, "MiBy": 1024.0**2, "MiB": 1024.0**2, "GiBy": 1024.0**3, "GiB": 1024.0**3},
     "{request}": {"{request}": 1.0, "{requests}": 1.0, "1": 1.0, "": 1.0},
+    "1/s": {"1/s": 1.0, "{request}/s": 1.0, "1/min": 1 / 60, "1/(5min)": 1 / 300},
+    "{token}/s": {"{token}/s": 1.0},
+    "{token}": {"{token}": 1.0},
+    "{gpu}": {"{gpu}": 1.0},
+    "{job}": {"{job}": 1.0},
+    "USD/kWh": {"USD/kWh": 1.0, "USD/MWh": 1e-3},
+    "g/kWh": {"g/kWh": 1.0, "kg/kWh": 1e3, "kg/MWh": 1.0, "lb/kWh": 453.59237, "t/kWh": 1e6},
+    "Cel": {"Cel": 1.0},
+    "m/s": {"m/s": 1.0, "km/h": 1 / 3.6},
+    "{unstated}": {"{unstated}": 1.0},
 }
 
 
@@ -25,12 +35,14 @@ class Metric:
         counter: whether it only ever grows; counters enter the samples table as rates.
         rate: name of that rate, empty for gauges.
         rate_unit: unit of the rate.
+        signed: whether a value below 0 is a value like any other; else it cannot be true, and -1 marks a missing one.
     """
 
     unit: str
     counter: bool = False
     rate: str = ""
     rate_unit: str = ""
+    signed: bool = False
 
 
 METRICS: dict[str, Metric] = {
@@ -41,8 +53,35 @@ METRICS: dict[str, Metric] = {
     "hw.gpu.memory.usage": Metric("By"),
     "system.cpu.utilization": Metric("1"),
     "http.server.request.count": Metric("{request}", True, "http.server.request.rate", "1/s"),
+    # Rates that a source states itself, over the window that ends at the sample's time.
+    "http.server.request.rate": Metric("1/s"),
+    "gen_ai.input_tokens.rate": Metric("{token}/s"),
+    "gen_ai.output_tokens.rate": Metric("{token}/s"),
+    "gen_ai.input_tokens.mean": Metric("{token}"),
+    "gen_ai.output_tokens.mean": Metric("{token}"),
+    # Of a scheduler's queue, per virtual cluster.
+    "scheduler.gpus.running": Metric("{gpu}"),
+    "scheduler.gpus.pending": Metric("{gpu}"),
+    "scheduler.gpus.capacity": Metric("{gpu}"),
+    "scheduler.jobs.running": Metric("{job}"),
+    "scheduler.jobs.pending": Metric("{job}"),
+    # Of a grid zone or a place, over the step that begins at the sample's time.
+    "grid.price": Metric("USD/kWh", signed=True),
+    "grid.carbon_intensity": Metric("g/kWh"),
+    "grid.carbon_intensity.direct": Metric("g/kWh"),
+    # What one kWh more or less causes: below 0 where it lets a dirtier plant run less.
+    "grid.carbon_intensity.marginal": Metric("g/kWh", signed=True),
+    "grid.renewable_fraction": Metric("1"),
+    "grid.low_carbon_fraction": Metric("1"),
+    "grid.generation": Metric("W", signed=True),
+    "weather.temperature": Metric("Cel", signed=True),
+    "weather.relative_humidity": Metric("1"),
+    "weather.cloud_cover": Metric("1"),
+    "weather.wind_speed": Metric("m/s"),
+    # A number whose unit or statistic its source does not state; the device is the source's own name of it.
+    "source.value": Metric("{unstated}", signed=True),
 }
-SAMPLE_METRICS: tuple[str, ...] = tuple(m.rate or name for name, m in METRICS.items())
+SAMPLE_METRICS: tuple[str, ...] = tuple(dict.fromkeys(m.rate or name for name, m in METRICS.items()))
 
 
 def factor(unit: str, target: str, *, where: str) -> float:

@@ -12,6 +12,20 @@ from telemetry.readers.otlp import OtlpReader
 from telemetry.readers.prometheus import PrometheusReader
 from telemetry.readers.slurm import SlurmReader
 from telemetry.readers.swf import SwfReader
+from telemetry.readers.trace_cloud import AzureVmReader, HeliosReader, NabReader
+from telemetry.readers.trace_grid import (
+    AvertReader,
+    EiaReader,
+    ElectricityMapsReader,
+    ErcotDamReader,
+    IsoPriceReader,
+    OpenMeteoReader,
+    SgipMoerReader,
+    WindReader,
+)
+from telemetry.readers.trace_jobs import EagleReader, GaiaReader, OpenbReader, PhillyGavelReader
+from telemetry.readers.trace_power import AcmeReader, CcfReader, KeplerModelsReader, MlperfPowerReader, ZeusReader
+from telemetry.readers.trace_requests import AzureFunctionsReader, AzureLlmReader, BurstGptReader, MooncakeReader, ServeGenReader
 
 READERS: dict[str, Reader] = {
     reader.name: reader
@@ -24,6 +38,13 @@ READERS: dict[str, Reader] = {
         GridReader(),
         SwfReader(),
         JobsTableReader(),
+        # Public traces, one line a kind: jobs, queues and clouds, requests, power, grid.
+        *(OpenbReader(), PhillyGavelReader(), GaiaReader(), EagleReader()),
+        *(HeliosReader(), AzureVmReader(), NabReader()),
+        *(AzureLlmReader(), MooncakeReader(), ServeGenReader(), BurstGptReader(), AzureFunctionsReader()),
+        *(MlperfPowerReader(), KeplerModelsReader(), ZeusReader(), AcmeReader(), CcfReader()),
+        *(EiaReader(), ElectricityMapsReader(), IsoPriceReader(), OpenMeteoReader()),
+        *(SgipMoerReader(), ErcotDamReader(), WindReader(), AvertReader()),
     )
 }
 

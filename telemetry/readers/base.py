@@ -5,9 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import pandas as pd
 
@@ -24,19 +25,30 @@ class ReadContext:
         source: name that the rows carry in their ``source`` column and the report counts under.
         inventory: nodes with site and pool.
         max_grid_gap_s: longest gap of a price series that is filled; longer ones are refused.
+        options: what the reader's own ``options`` name.
     """
 
     source: str
     inventory: Inventory = field(default_factory=Inventory)
     max_grid_gap_s: int = 24 * 3600
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ReadResult:
-    """Canonical tables by name (``samples``, ``jobs``, ``grid``), and what was found on the way."""
+    """Canonical tables by name (``samples``, ``jobs``, ``grid``, ``reference``), and what was found on the way."""
 
     tables: dict[str, pd.DataFrame]
     quality: QualityReport
+
+
+class Mapped(NamedTuple):
+    """One name of a source, and what it becomes: a row of docs/telemetry.md."""
+
+    source: str
+    canonical: str
+    unit: str = ""
+    labels: str = ""
 
 
 class Reader(Protocol):
@@ -44,19 +56,42 @@ class Reader(Protocol):
 
     Every reader: times become UTC; the tables fit ``telemetry.schema``; what is dropped or repaired is counted; the same file gives the
     same result; ``InputError`` names file and place when the file cannot be read at all (missing, empty, cut short, another format).
+
+    A reader may also have ``mapping() -> Sequence[Mapped]``, ``options`` (name -> meaning) and ``companions`` (options that name files).
     """
 
-    name: str
-    reads: str  # one line for --help and errors
+    name: ClassVar[str]
+    reads: ClassVar[str]  # one line for --help and errors
+    # What its tests read, for docs/telemetry.md.
+    tested: ClassVar[str]
 
     def read(self, path: Path, context: ReadContext) -> ReadResult: ...
 
 
-def read_text(path: Path) -> str:
-    """Whole text of a plain or gzipped file (by content, not by name).
+def check_options(reader: Any, options: Mapping[str, Any], where: str) -> None:
+    """Refuse an option that the reader does not have.
 
     Raises:
-        InputError: missing, empty, corrupt or truncated gzip, not UTF-8.
+        InputError: names it and those that there are.
+    """
+    known: Mapping[str, str] = getattr(reader, "options", {})
+    unknown = sorted(str(name) for name in options if name not in known)
+    if unknown:
+        told = "; ".join(f"{name}: {meaning}" for name, meaning in known.items()) or "none"
+        raise InputError(f"unknown option '{unknown[0]}' of reader '{reader.name}'", where=where, allowed=told)
+
+
+def companions_of(reader: Any, context: ReadContext) -> Sequence[Path]:
+    """Files that the reader opens besides the one it is given, because an option names them."""
+    names: Sequence[str] = getattr(reader, "companions", ())
+    return [Path(str(context.options[name])) for name in names if name in context.options]
+
+
+def read_bytes(path: Path) -> bytes:
+    """Whole content of a plain or gzipped file (by content, not by name).
+
+    Raises:
+        InputError: missing, empty, corrupt or truncated gzip.
     """
     try:
         data = path.read_bytes()
@@ -69,6 +104,18 @@ def read_text(path: Path) -> str:
             raise InputError(f"corrupt or truncated gzip ({error})", where=str(path), remedy="export or copy the file again") from error
     elif path.suffix == ".gz" and data:
         raise InputError("corrupt gzip: the header is missing", where=str(path), remedy="export or copy the file again")
+    if not data.strip():
+        raise InputError("empty export", where=str(path), remedy="check the query and its time range")
+    return data
+
+
+def read_text(path: Path) -> str:
+    """Whole text of a plain or gzipped file (by content, not by name).
+
+    Raises:
+        InputError: missing, empty, corrupt or truncated gzip, not UTF-8.
+    """
+    data = read_bytes(path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
