@@ -14,7 +14,7 @@ from telemetry.cleaning import clean_samples
 from telemetry.errors import InputError
 from telemetry.quality import QualityReport
 from telemetry.raw import Labels, RawSamples, require_points, text_of
-from telemetry.readers.base import ReadContext, ReadResult, mapping_at, read_json
+from telemetry.readers.base import Mapped, ReadContext, ReadResult, mapping_at, read_json
 
 # name -> canonical metric, the exporter's own unit, whether 0 means "not supported"
 METRIC_NAMES: dict[str, tuple[str, str, bool]] = {
@@ -33,6 +33,16 @@ class PrometheusReader:
 
     name = "prometheus"
     reads = "Prometheus query_range answer (JSON, .gz)"
+    tested = "an export made in its documented form, damaged in many ways; the embedded sample"
+
+    def mapping(self) -> list[Mapped]:
+        """Rows of docs/telemetry.md."""
+        gpu = "node = Hostname, device = gpuN or gpuN/migM"
+        where = {"hw.power": gpu, "http.server.request.count": "service = service, service_name or job"}
+        return [
+            Mapped(name, metric, unit, "node = instance" if name.startswith("ipmi") else where.get(metric, gpu))
+            for name, (metric, unit, _) in METRIC_NAMES.items()
+        ]
 
     def read(self, path: Path, context: ReadContext) -> ReadResult:
         where = str(path)
