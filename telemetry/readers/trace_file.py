@@ -190,14 +190,15 @@ class Trace:
         """
         given = self.option("start")
         times, _ = utc_times([str(given)])
-        if given is None or not FIRST_S <= times.iloc[0].timestamp() < LAST_S:
+        start = times.iloc[0]
+        if given is None or start is pd.NaT or not FIRST_S <= start.timestamp() < LAST_S:
             raise InputError(
                 "option 'start' is missing" if given is None else f"option 'start' is {given!r}",
                 where=self.where,
                 allowed="a UTC time between 2000 and 2100, as in {start: 2023-01-01}",
                 remedy="the trace has no calendar: say what its second 0 stands for",
             )
-        return times.iloc[0]
+        return start
 
     def whole_number(self, name: str, default: int) -> int:
         """Option that is a whole number from 1.
