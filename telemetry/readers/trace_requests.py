@@ -145,9 +145,12 @@ class ServeGenReader(TraceReader):
 
     name = "servegen"
     reads = "ServeGen rates (chunk, timestamp, rate) or token histograms (chunk, timestamp, field, histogram) (.parquet, .csv)"
-    options = {"start": START}  # noqa: RUF012
+    options = {  # noqa: RUF012
+        "start": START,
+        "model": "name that goes before that of each client, so that the clients of several files are told apart; default: none",
+    }
     maps = (
-        Mapped("rate", "http.server.request.rate", "1/s", "service = client-CHUNK"),
+        Mapped("rate", "http.server.request.rate", "1/s", "service = client-CHUNK, after MODEL/ where that is given"),
         Mapped("histogram of input_tokens", "gen_ai.input_tokens.mean", "1", "same"),
         Mapped("histogram of output_tokens", "gen_ai.output_tokens.mean", "1", "same"),
     )
@@ -165,7 +168,8 @@ class ServeGenReader(TraceReader):
 
     def _clients(self, trace: Trace) -> pd.Series:
         trace.need_numbers({"chunk": (0.0, 1e6), "timestamp": (0.0, 1e10)})
-        return "client-" + trace.frame["chunk"].map("{:02.0f}".format)
+        model = str(trace.option("model", ""))
+        return (f"{model}/" if model else "") + "client-" + trace.frame["chunk"].map("{:02.0f}".format)
 
     def _histograms(self, trace: Trace) -> dict[str, pd.DataFrame]:
         trace.require("chunk", "timestamp", "field", "histogram")

@@ -156,7 +156,7 @@ def test_requests_tokens_and_queues_agree_with_the_files():
     rates = raw("servegen_m-small_trace.parquet")
     own = rates[(rates["chunk"] == 17) & (rates["timestamp"] == 600_000)]["rate"].iloc[0]
     end = str(pd.Timestamp("2024-01-01", tz="UTC") + pd.Timedelta(seconds=600_600))
-    assert value("servegen_m-small_trace.parquet", end, "http.server.request.rate", service="client-17") == own
+    assert value("servegen_m-small_trace.parquet", end, "http.server.request.rate", service="m-small/client-17") == own
     helios = raw("helios_earth_vc_sequence.parquet")
     at = helios[(helios["vc"] == "vcpDC") & (helios["time"] == "2020-05-17 12:34:00")].iloc[0]
     for column, metric in (("running_gpu_num", "scheduler.gpus.running"), ("pending_gpujob_num", "scheduler.jobs.pending")):
