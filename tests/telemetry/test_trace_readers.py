@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from telemetry.errors import InputError
 from telemetry.ingest import SourceSpec, ingest_sources
 from telemetry.lake import Lake
+from telemetry.raw import GOOD, SENTINEL, UNPARSEABLE, ColumnSamples, Labels, RawSamples
 from telemetry.readers import READERS, ReadContext
 from telemetry.readers.trace_requests import histogram_mean
 from telemetry.schema import TIME_COLUMN, validate
+from telemetry.units import METRICS
 
 NAMES = sorted(name for name, reader in READERS.items() if reader.__class__.__module__.rpartition(".")[2].startswith("trace_"))
 ODD = {
@@ -280,3 +282,27 @@ def test_original_json_lines_are_read_too(tmp_path, traces):
     samples = READERS["mooncake"].read(path, ReadContext("src", options={"start": "2026-01-05"})).tables["samples"]
     rates = samples[samples["metric"] == "http.server.request.rate"]["value"] * 60
     assert rates.round(9).tolist() == [2.0, 1.0, 0.0]
+
+
+def test_columns_and_single_points_come_to_the_same_arrays():
+    values = ["1.5", "-1", "", "oops", None, "inf", "-3"]
+    for metric in ("weather.temperature", "hw.power"):
+        labels = Labels(metric=metric, node="n", unit=METRICS[metric].unit)
+        single, columns = RawSamples("src"), ColumnSamples("src")
+        for index, item in enumerate(values):
+            single.add(labels, 1_767_571_200 + index, item)
+        times = pd.Series(pd.date_range("2026-01-05", periods=len(values), freq="s", tz="UTC"))
+        columns.add([labels], np.zeros(len(values), dtype=int), times, pd.Series(values, dtype=object))
+        one, other = single.arrays(where="here"), columns.arrays(where="here")
+        for name in ("group", "stream", "order", "time_ns", "bad_time", "value", "state", "scale"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+        signed = metric == "weather.temperature"
+        assert one.state.tolist() == [GOOD, GOOD if signed else SENTINEL, SENTINEL, UNPARSEABLE, SENTINEL, UNPARSEABLE, GOOD]
+
+
+def test_a_gap_of_a_century_is_counted_without_being_laid_out(read, traces):
+    frame = traces["kepler_models"][0].copy()
+    frame.loc[11, "timestamp"] = 4_102_444_000  # 2099
+    found = read("kepler_models", frame).quality.total()
+    assert found["scrape_gap"] == 1
+    assert found["scrape_gap_samples"] > 700_000_000
