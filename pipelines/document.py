@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 from envs.observation import CANDIDATE_FEATURES, GLOBAL_FEATURES, LIMIT, N_CANDIDATE_FEATURES, ObservationLayout
+from pipelines.telemetry_page import telemetry_page
 from pipelines.traces_page import traces_page
 
 OBSERVATION_PAGE = Path("docs/observation.md")
 TRACES_PAGE = Path("docs/traces.md")
+TELEMETRY_PAGE = Path("docs/telemetry.md")
 
 
 def observation_page() -> str:
@@ -48,7 +50,8 @@ def observation_page() -> str:
 
 def main() -> None:
     """Write the pages."""
-    for path, page in ((OBSERVATION_PAGE, observation_page()), (TRACES_PAGE, traces_page())):
+    pages = ((OBSERVATION_PAGE, observation_page()), (TRACES_PAGE, traces_page()), (TELEMETRY_PAGE, telemetry_page()))
+    for path, page in pages:
         fresh = path.with_suffix(".new")
         fresh.write_text(page)
         os.replace(fresh, path)

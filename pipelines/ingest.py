@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +25,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FileConfig:
-    """One export: where it is and who reads it; ``name`` is needed when two files have the same, ``mapping`` by the reader ``csv``."""
+    """One export: where it is and who reads it; ``name`` is needed when two files have the same; ``mapping`` by the reader ``csv``;
+    ``options`` are the reader's own."""
 
     path: str
     reader: str
     name: str = ""
     mapping: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.options, Mapping):
+            raise InputError(f"{self.options!r}", where=f"source.files, options of {self.path}", allowed="{name: value, ...}")
 
 
 @dataclass(frozen=True)
@@ -41,11 +47,13 @@ class SourceConfig:
         files: the exports.
         inventory: JSON file of nodes with site and pool; None = what the exports say.
         max_grid_gap_h: longest gap of a price series that is filled, hours.
+        root: folder that the paths of ``files`` may start with, as ``${source.root}``.
     """
 
     files: tuple[FileConfig, ...]
     inventory: str | None = None
     max_grid_gap_h: float = 24.0
+    root: str = ""
 
     def __post_init__(self) -> None:
         if not self.max_grid_gap_h >= 0:
@@ -95,7 +103,8 @@ def ingest(
     chosen, place = build(SourceConfig, source, "source"), build(LakeConfig, lake, "lake")
     inventory = load_inventory(Path(chosen.inventory)) if chosen.inventory is not None else None
     specs = [
-        SourceSpec(Path(file.path), file.reader, file.name, mapping=Path(file.mapping) if file.mapping else None) for file in chosen.files
+        SourceSpec(Path(file.path), file.reader, file.name, mapping=Path(file.mapping) if file.mapping else None, options=file.options)
+        for file in chosen.files
     ]
     target = place.open()
     with tqdm(total=len(specs), desc="ingest", unit="file", dynamic_ncols=True, leave=False) as bar:
@@ -119,12 +128,13 @@ def ingest(
 
 def summary(result: IngestResult) -> str:
     """Rows per source and table, flaws per source, as text."""
-    lines = [f"{'source':<28}{'table':<9}{'rows':>10}  flaws"]
+    width = max([27, *map(len, result.status)]) + 1
+    lines = [f"{'source':<{width}}{'table':<10}{'rows':>10}  flaws"]
     for source, status in result.status.items():
         found = result.quality.total(source)
         told = ", ".join(f"{flaw} {found[flaw]:,}" for flaw in FLAWS if flaw in found) or "none"
         for table, rows in sorted(result.quality.rows.get(source, {}).items()):
-            lines.append(f"{source:<28}{table:<9}{rows:>10,}  {told}{' (unchanged)' if status == 'unchanged' else ''}")
+            lines.append(f"{source:<{width}}{table:<10}{rows:>10,}  {told}{' (unchanged)' if status == 'unchanged' else ''}")
     for source in result.status:
         lines += [f"note: {source}: {what}: {count:,}" for what, count in sorted(result.quality.notes.get(source, {}).items())]
     lines.append("lake: " + ", ".join(f"{table} {rows:,} rows" for table, rows in result.rows.items()))

@@ -49,13 +49,15 @@ from telemetry.implausible import (
 from telemetry.limits import is_gpu, limit_w
 from telemetry.policy import DROP, REPAIR, QualityPolicy
 from telemetry.quality import QualityReport
-from telemetry.raw import GOOD, SENTINEL, UNPARSEABLE, Labels, Points, RawSamples
+from telemetry.raw import GOOD, SENTINEL, UNPARSEABLE, Labels, Points, PointSource
 from telemetry.schema import SAMPLE_COLUMNS
 from telemetry.units import METRICS
 
 DEFAULT_POLICY = QualityPolicy()
 # Share of a node's points that must lie on one phase before its clock is called constantly off.
 PHASE_SHARE = 0.8
+# Missing samples of a gap that are told hour by hour; a longer gap is most likely a wrong time, and is counted as a whole.
+MOST_LAID_OUT = 100_000
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Common:
 
 
 def clean_samples(
-    raw: RawSamples,
+    raw: PointSource,
     inventory: Inventory,
     quality: QualityReport,
     *,
@@ -361,8 +363,12 @@ class Cleaner:
         if not len(gaps.after):
             return
         self._count("scrape_gap", gaps.after)
-        times, of = gaps.missing_times()
+        long = gaps.samples > MOST_LAID_OUT
+        times, of = gaps.missing_times(np.flatnonzero(~long))
         self._count_groups("scrape_gap_samples", self.group[gaps.after][of], times)
+        for row in np.flatnonzero(long):
+            place = self.places[self.place[self.group[gaps.after[row]]]]
+            self.quality.add(self.source, "scrape_gap_samples", int(gaps.samples[row]), place)
         fills = gaps.fillable(self.is_counter[self.group[gaps.after]], self.policy)
         for row in gaps.longest():
             label = self.labels[self.group[gaps.after[row]]]

@@ -30,10 +30,11 @@ class Gaps:
     samples: np.ndarray
     step_ns: np.ndarray
 
-    def missing_times(self) -> tuple[np.ndarray, np.ndarray]:
-        """When the missing samples should have come [sum of samples], and the gap of each."""
-        gap = np.repeat(np.arange(len(self.after)), self.samples)
-        nth = np.arange(len(gap)) - np.repeat(np.cumsum(self.samples) - self.samples, self.samples) + 1
+    def missing_times(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """When the missing samples of the ``chosen`` gaps (positions) should have come [sum of samples], and the gap of each."""
+        samples = self.samples[chosen]
+        gap = np.repeat(chosen, samples)
+        nth = np.arange(len(gap)) - np.repeat(np.cumsum(samples) - samples, samples) + 1
         return self.start_ns[gap] + nth * self.step_ns[gap], gap
 
     def fillable(self, counter: np.ndarray, policy: QualityPolicy) -> np.ndarray:
@@ -90,8 +91,7 @@ def fill_gauges(gaps: Gaps, series: np.ndarray, time_ns: np.ndarray, value: np.n
     follows = np.minimum(at + 1, len(key) - 1)
     there = (key[at] == wanted) & (series[follows] == gaps.series) & (time_ns[follows] == gaps.end_ns)
     there &= gaps.fillable(np.zeros(len(at), dtype=bool), policy)
-    missing, gap = gaps.missing_times()
-    missing, gap = missing[there[gap]], gap[there[gap]]
+    missing, gap = gaps.missing_times(np.flatnonzero(there))
     before, after = value[at[gap]], value[follows[gap]]
     share = (missing - gaps.start_ns[gap]) / np.maximum(gaps.end_ns[gap] - gaps.start_ns[gap], 1)
     filled = before + (after - before) * share if policy.gap_fill == "linear" else before

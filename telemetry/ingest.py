@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from telemetry.lake import Lake, SourceTables
 from telemetry.policy import QualityPolicy
 from telemetry.quality import QualityReport
 from telemetry.readers import READERS, ReadContext, read_export, read_pieces, reader_named
-from telemetry.readers.base import PieceReader, Pieces, mapping_at, read_json
+from telemetry.readers.base import PieceReader, Pieces, check_options, companions_of, mapping_at, read_json
 from telemetry.readers.columnar import files_below
 from telemetry.readers.csv_mapping import load_mapping
 from telemetry.schema import TIME_COLUMN
@@ -37,7 +37,7 @@ class SourceSpec:
     """A file, or a spool of fetched windows, and who reads it; ``name`` (default: that of the path) is the rows' ``source``.
 
     ``window`` is that of a file of a spool: what the file holds outside of it is left out. ``mapping`` is the file that tells the reader
-    ``csv`` what the columns are.
+    ``csv`` what the columns are; ``options`` are what a reader is told besides (its ``options``).
     """
 
     path: Path
@@ -45,6 +45,7 @@ class SourceSpec:
     name: str = ""
     window: Window | None = None
     mapping: Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -143,17 +144,18 @@ def source_digest(spec: SourceSpec, context: ReadContext) -> str:
         told.append(spec.window.stem)
     if context.mapping is not None:
         told.append(context.mapping)
+    if spec.options:
+        told.append(json.dumps({"options": dict(spec.options)}, sort_keys=True, default=str))
     digest, path = hashlib.sha256(json.dumps(told, default=str).encode()), Path(spec.path)
-    try:
-        for file in files_below(path) if path.is_dir() else [path]:
-            if file != path:
-                digest.update(file.relative_to(path).as_posix().encode())
+    files = [*(files_below(path) if path.is_dir() else [path]), *companions_of(reader_named(spec.reader), context)]
+    for file in files:
+        if path.is_dir() and file.is_relative_to(path):
+            digest.update(file.relative_to(path).as_posix().encode())
+        try:
             with file.open("rb") as handle:
                 digest.update(hashlib.file_digest(handle, "sha256").digest())
-    except OSError as error:
-        raise InputError(
-            f"cannot be opened: {error.strerror}", where=str(spec.path), remedy="check the path and its permissions"
-        ) from error
+        except OSError as error:
+            raise InputError(f"cannot be opened: {error.strerror}", where=str(file), remedy="check the path and its permissions") from error
     return digest.hexdigest()
 
 
@@ -196,7 +198,7 @@ def ingest_sources(
     if twice:
         raise InputError(f"two files are named '{twice[0]}'", where="source.files", remedy="give each a name: {path:, reader:, name:}")
     for spec in sources:
-        reader_named(spec.reader)
+        check_options(reader_named(spec.reader), spec.options, f"source '{spec.source}'")
     files = [part for spec in sources for part in spec.parts()]
     held, fresh = lake.sources(), []
     clock, policy = now if now is not None else pd.Timestamp.now(tz="UTC"), policy or QualityPolicy()
@@ -206,7 +208,7 @@ def ingest_sources(
     for spec in files:
         context = ReadContext(
             spec.source, inventory or Inventory(), max_grid_gap_s, policy=policy, now=clock, scratch=scratch, progress=rows,
-            **_mapping(spec),
+            options=spec.options, **_mapping(spec),
         )  # fmt: skip
         digest = source_digest(spec, context)
         if held.get(spec.key) != digest or spec.key in early:
@@ -264,8 +266,11 @@ def _within(window: Window | None, tables: dict[str, pd.DataFrame]) -> dict[str,
     """Rows of the window alone: what a fetched file holds before it belongs to the file before."""
     if window is None:
         return tables
-    times = {name: frame[TIME_COLUMN[name]] for name, frame in tables.items()}
-    return {name: frame[(times[name] >= window.start) & (times[name] < window.end)] for name, frame in tables.items()}
+    kept = {}
+    for name, frame in tables.items():
+        time = frame[TIME_COLUMN[name]] if name in TIME_COLUMN else None
+        kept[name] = frame if time is None else frame[(time >= window.start) & (time < window.end)]
+    return kept
 
 
 def _unique_jobs(lake: Lake, fresh: Sequence[SourceTables], gone: Sequence[str]) -> None:

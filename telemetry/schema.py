@@ -5,8 +5,9 @@ nothing is known. ``samples.service`` and the ``pool`` columns go beyond what an
 counter belongs to, and the pool of the inventory; ``samples.filled`` says how a value that was not measured came about (``hold``,
 ``linear``; ``telemetry/policy.py``). ``jobs.workload`` names what a job computes (a network whose speed was measured on
 several GPU models), ``checkpoint_s`` is the time between its checkpoints and ``restart_s`` that of loading one, ``data_gib`` what has to be
-sent when it runs elsewhere than at ``data_site``, and ``nodes`` the nodes that it ran on, with spaces between them. The table ``forecasts``
-is written by commands (``telemetry/forecasts.py``).
+sent when it runs elsewhere than at ``data_site``, and ``nodes`` the nodes that it ran on, with spaces between them. ``reference`` holds
+published numbers that have no time: measurements in a laboratory, coefficients, distributions; ``item`` is ``key=value`` pairs joined by
+commas, the unit is that of the source. The table ``forecasts`` is written by commands (``telemetry/forecasts.py``).
 """
 
 from __future__ import annotations
@@ -43,8 +44,10 @@ JOB_COLUMNS: tuple[str, ...] = (
 )  # fmt: skip
 GRID_NUMBERS: tuple[str, ...] = ("price_usd_per_kwh", "carbon_g_per_kwh", "renewable_fraction", "temperature_c")
 GRID_COLUMNS: tuple[str, ...] = ("time", "site", *GRID_NUMBERS, "source")
+REFERENCE_COLUMNS: tuple[str, ...] = ("source", "item", "quantity", "value", "unit")
 FORECAST_QUANTILES: tuple[str, ...] = ("q10", "q20", "q30", "q40", "q50", "q60", "q70", "q80", "q90")
 FORECAST_COLUMNS: tuple[str, ...] = ("unique_id", "issued_at", "ds", *FORECAST_QUANTILES, "model", "version")
+# Of the tables that have a time at all.
 TIME_COLUMN: dict[str, str] = {"samples": "time", "jobs": "submit_time", "grid": "time", "samples_10min": "time", "samples_1h": "time"}
 # Samples made coarser: what the value was in a bin, and how many seconds of it the samples stand for (telemetry/lake/compaction.py).
 BIN_NUMBERS: tuple[str, ...] = ("min", "mean", "max", "last", "seconds")
@@ -130,6 +133,11 @@ GRID = pa.DataFrameSchema(
     strict=True,
     unique=["time", "site"],
 )
+REFERENCE = pa.DataFrameSchema(
+    {name: _number(nullable=False) if name == "value" else _text(name) for name in REFERENCE_COLUMNS},
+    strict=True,
+    unique=["source", "item", "quantity"],
+)
 SERIES = pa.DataFrameSchema({"unique_id": _text("unique_id"), "ds": pa.Column("datetime64[ns]"), "y": _number(nullable=False)}, strict=True)
 FORECASTS = pa.DataFrameSchema(
     {
@@ -147,8 +155,9 @@ FORECASTS = pa.DataFrameSchema(
     strict=True,
     unique=["unique_id", "issued_at", "ds", "version"],
 )
-SCHEMAS: dict[str, pa.DataFrameSchema] = {"samples": SAMPLES, "jobs": JOBS, "grid": GRID}
+SCHEMAS: dict[str, pa.DataFrameSchema] = {"samples": SAMPLES, "jobs": JOBS, "grid": GRID, "reference": REFERENCE}
 COLUMNS: dict[str, tuple[str, ...]] = {"samples": SAMPLE_COLUMNS, "jobs": JOB_COLUMNS, "grid": GRID_COLUMNS}
+COLUMNS["reference"] = REFERENCE_COLUMNS
 OUTPUTS: dict[str, pa.DataFrameSchema] = {"forecasts": FORECASTS}  # tables that are written by commands, not read from exports
 COLUMNS["forecasts"] = FORECAST_COLUMNS
 COLUMNS.update(dict.fromkeys(COMPACTED, BIN_COLUMNS))

@@ -32,7 +32,15 @@ CONVERSIONS: dict[str, dict[str, float]] = {
     "rpm": {"rpm": 1.0, "RPM": 1.0, "{revolutions}/min": 1.0, "Hz": 60.0},
     "{cpu}": {"{cpu}": 1.0, "1": 1.0, "": 1.0, "cores": 1.0, "m{cpu}": 1e-3, "n{cpu}": 1e-9},
     "{request}": {"{request}": 1.0, "{requests}": 1.0, "1": 1.0, "": 1.0},
-    "1/s": {"1/s": 1.0, "{request}/s": 1.0, "/s": 1.0, "1/min": 1 / 60, "/min": 1 / 60},
+    "1/s": {"1/s": 1.0, "{request}/s": 1.0, "/s": 1.0, "1/min": 1 / 60, "/min": 1 / 60, "1/(5min)": 1 / 300},
+    "{token}/s": {"{token}/s": 1.0},
+    "{token}": {"{token}": 1.0},
+    "{gpu}": {"{gpu}": 1.0},
+    "{job}": {"{job}": 1.0},
+    "USD/kWh": {"USD/kWh": 1.0, "USD/MWh": 1e-3},
+    "g/kWh": {"g/kWh": 1.0, "kg/kWh": 1e3, "kg/MWh": 1.0, "lb/kWh": 453.59237, "t/kWh": 1e6},
+    "m/s": {"m/s": 1.0, "km/h": 1 / 3.6},
+    "{unstated}": {"{unstated}": 1.0},
 }  # fmt: skip
 # Added after the factor, where the zeros of two scales differ.
 OFFSETS: dict[tuple[str, str], float] = {
@@ -57,6 +65,7 @@ class Metric:
         high: greatest value that can be true; watts are judged by the device's own limit instead (``telemetry/limits.py``).
         only: attribute and its value, where a metric is split by an attribute of which one value alone is wanted; points that carry another
             value are left out and told, those without the attribute are taken.
+        signed: whether -1 is a value like any other, and no mark of a missing one.
     """
 
     unit: str
@@ -67,6 +76,7 @@ class Metric:
     low: float = 0.0
     high: float = math.inf
     only: tuple[str, str] | None = None
+    signed: bool = False
 
     @property
     def kind(self) -> str:
@@ -102,8 +112,42 @@ METRICS: dict[str, Metric] = {
     "hw.gpu.memory.bandwidth.utilization": Metric("1", description="share of the time in which the GPU's memory moved data", high=1.0),
     "hw.gpu.speed": Metric("Hz", description="clock of the GPU"),
     "http.server.request.rate": Metric("1/s", description="requests answered, of exports that count per period, such as cloud monitors"),
-    "k8s.pod.power": Metric("W", description="what a pod is held to draw of a device", low=-math.inf),
+    "k8s.pod.power": Metric("W", description="what a pod is held to draw of a device"),
     "k8s.pod.energy": Metric("J", True, "k8s.pod.energy.rate", "W", description="what a pod is held to have drawn of a device"),
+    # Of requests, over the window that ends at the sample's time.
+    "gen_ai.input_tokens.rate": Metric("{token}/s", description="tokens of prompts"),
+    "gen_ai.output_tokens.rate": Metric("{token}/s", description="tokens generated"),
+    "gen_ai.input_tokens.mean": Metric("{token}", description="tokens of a prompt, on average"),
+    "gen_ai.output_tokens.mean": Metric("{token}", description="tokens generated for a request, on average"),
+    # Of a scheduler's queue, per virtual cluster.
+    "scheduler.gpus.running": Metric("{gpu}", description="GPUs of running jobs"),
+    "scheduler.gpus.pending": Metric("{gpu}", description="GPUs that waiting jobs ask for"),
+    "scheduler.gpus.capacity": Metric("{gpu}", description="GPUs that there are"),
+    "scheduler.jobs.running": Metric("{job}", description="running jobs"),
+    "scheduler.jobs.pending": Metric("{job}", description="waiting jobs"),
+    # Of a grid zone or a place, over the step that begins at the sample's time.
+    "grid.price": Metric("USD/kWh", description="wholesale price", low=-math.inf, signed=True),
+    "grid.carbon_intensity": Metric("g/kWh", description="CO2 equivalents of a kWh, over the plants' life cycle"),
+    "grid.carbon_intensity.direct": Metric("g/kWh", description="CO2 of a kWh, of burning alone"),
+    "grid.carbon_intensity.marginal": Metric(
+        "g/kWh",
+        description="CO2 of one kWh more or less; below 0 where it lets a dirtier plant run less",
+        low=-math.inf,
+        signed=True,
+    ),
+    "grid.renewable_fraction": Metric("1", description="share of renewable plants in the generation", high=1.0),
+    "grid.low_carbon_fraction": Metric("1", description="share of renewable and nuclear plants in the generation", high=1.0),
+    "grid.generation": Metric("W", description="generation by a kind of plant; below 0 where it stores", low=-math.inf, signed=True),
+    "weather.temperature": Metric("Cel", description="temperature outdoors", low=-90.0, high=70.0, signed=True),
+    "weather.relative_humidity": Metric("1", description="relative humidity outdoors", high=1.0),
+    "weather.cloud_cover": Metric("1", description="share of the sky in clouds", high=1.0),
+    "weather.wind_speed": Metric("m/s", description="speed of the wind"),
+    "source.value": Metric(
+        "{unstated}",
+        description="a number whose unit its source does not state; the device is the source's own name of it",
+        low=-math.inf,
+        signed=True,
+    ),
 }
 SAMPLE_METRICS: tuple[str, ...] = tuple(dict.fromkeys(m.rate or name for name, m in METRICS.items()))
 

@@ -59,6 +59,7 @@ class AzureMonitorCollector:
     timeout_s: float = 30.0
     attempts: int = 5
 
+    tested: ClassVar[str] = "a server of the test that speaks its REST interface"
     reader: ClassVar[str] = "azure_monitor"
     suffix: ClassVar[str] = "jsonl"
 

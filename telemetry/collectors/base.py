@@ -29,6 +29,8 @@ class Collector(Protocol):
 
     reader: ClassVar[str]
     suffix: ClassVar[str]
+    # What its tests ask, for docs/telemetry.md.
+    tested: ClassVar[str]
 
     def fetch(self, start: pd.Timestamp, end: pd.Timestamp) -> bytes:
         """Export of ``start <= time < end`` (UTC).

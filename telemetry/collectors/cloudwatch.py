@@ -45,6 +45,7 @@ class CloudWatchCollector:
     timeout_s: float = 30.0
     attempts: int = 5
 
+    tested: ClassVar[str] = "moto, which stands in for CloudWatch"
     reader: ClassVar[str] = "cloudwatch"
     suffix: ClassVar[str] = "json"
 

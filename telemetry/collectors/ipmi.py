@@ -48,6 +48,7 @@ class IpmiCollector:
     timeout_s: float = 20.0
     workers: int = 16
 
+    tested: ClassVar[str] = "a simulated BMC, asked by pyghmi"
     reader: ClassVar[str] = "ipmi"
     suffix: ClassVar[str] = "txt"
 

@@ -43,6 +43,7 @@ class PrometheusCollector:
         http: time-outs, retries, credentials.
     """
 
+    tested: ClassVar[str] = "a real Prometheus 2.42; a server of the test that fails in many ways"
     reader: ClassVar[str] = "prometheus"
     suffix: ClassVar[str] = "json"
 

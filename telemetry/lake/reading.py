@@ -31,7 +31,8 @@ def read_frame(
     columns: Sequence[str] | None,
     where: Mapping[str, str | Sequence[str]],
 ) -> pd.DataFrame:
-    """Rows of the parts with ``first <= time < last`` and those texts, sorted by time.
+    """Rows of the parts with ``first <= time < last`` and those texts, sorted by time; of a table without one
+    all, sorted by its first column.
 
     Raises:
         InputError: an unknown column, or a file that cannot be read.
@@ -41,7 +42,7 @@ def read_frame(
     unknown = [column for column in (*wanted, *where) if column not in known]
     if unknown:
         raise InputError(f"unknown column {', '.join(unknown)}", where=f"table '{name}'", allowed=", ".join(known))
-    key = TIME_COLUMN[name]
+    key = TIME_COLUMN.get(name, wanted[0])
     try:
         tables = [_read_part(storage, part["path"], [*{key, *wanted}], where, key, first, last) for part in parts]
     except (OSError, pa.ArrowException, duckdb.Error) as error:

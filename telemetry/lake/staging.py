@@ -30,6 +30,7 @@ SORT: tuple[str, ...] = ("metric", "node", "device", "service", "time")
 LEVEL = 1
 LANES = 2
 _ENCODINGS = {"time": "DELTA_BINARY_PACKED", "value": "PLAIN"}
+UNDATED = "1970-01-01"  # folder of the tables without a time
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class DayFiles:
         """Rows of any days."""
         if not len(table):
             return
-        for day, rows in _by_day(table, TIME_COLUMN[self._table]):
+        for day, rows in _by_day(table, TIME_COLUMN.get(self._table)):
             writer = self._writers.get(day)
             if writer is None:
                 writer = self._writers[day] = self._open(day, rows.schema)
@@ -173,8 +174,11 @@ class DayFiles:
         self._writers = {}
 
 
-def _by_day(table: pa.Table, time: str) -> Iterator[tuple[str, pa.Table]]:
-    """Days and their rows, which keep their order."""
+def _by_day(table: pa.Table, time: str | None) -> Iterator[tuple[str, pa.Table]]:
+    """Days and their rows, which keep their order; without a time, one day for all."""
+    if time is None:
+        yield UNDATED, table
+        return
     day = table.column(time).cast(pa.timestamp("us", tz="UTC"), safe=False).cast(pa.int64()).to_numpy() // DAY_US
     first = int(day[0])
     if (day == first).all():
@@ -192,9 +196,9 @@ def _day_name(day: int) -> str:
 
 
 def _sorted(table: str, frame: pd.DataFrame) -> pa.Table:
-    """Samples by series and time, so that a row group holds few metrics and nodes; other tables by time."""
-    by = list(SORT) if table == "samples" else [TIME_COLUMN[table]]
-    return pa.Table.from_pandas(frame.sort_values(by, kind="stable"), preserve_index=False)
+    """Samples by series and time, so that a row group holds few metrics and nodes; other tables by time, those without one as they come."""
+    by = list(SORT) if table == "samples" else [TIME_COLUMN[table]] if table in TIME_COLUMN else []
+    return pa.Table.from_pandas(frame.sort_values(by, kind="stable") if by else frame, preserve_index=False)
 
 
 def valid_piece(name: str, table: pa.Table, *, where: str) -> pa.Table:

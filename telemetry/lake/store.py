@@ -17,7 +17,7 @@ from telemetry.forecasts import ForecastTable
 from telemetry.lake.reading import TABLES, read_frame, run_query, utc
 from telemetry.lake.staging import SourceTables, Staged, stage
 from telemetry.quality import QualityReport
-from telemetry.schema import SCHEMAS
+from telemetry.schema import SCHEMAS, TIME_COLUMN
 from telemetry.storage import MISSING, Changed, LocalStorage, Storage, storage_of
 
 FORMAT = 1
@@ -82,9 +82,9 @@ class Lake:
         return QualityReport().merge(QualityReport.from_dict(entry["quality"]) for entry in entries)
 
     def rows(self) -> dict[str, int]:
-        """Rows per table; of the coarser ones where there are any."""
+        """Rows per table; of the coarser ones, and of those without a time, where there are any."""
         found = {table: sum(part["rows"] for part in self.parts(table)) for table in TABLES}
-        return {table: rows for table, rows in found.items() if rows or table in SCHEMAS}
+        return {table: rows for table, rows in found.items() if rows or (table in SCHEMAS and table in TIME_COLUMN)}
 
     # Writing
 
@@ -204,7 +204,7 @@ class Lake:
         Raises:
             InputError: unknown table or column, or a file of the lake is missing.
         """
-        first, last = utc(start), utc(end)
+        first, last = (utc(start), utc(end)) if name in TIME_COLUMN else (None, None)
         while True:
             _, before = self._manifest()
             parts = self.parts(name, first, last)

@@ -22,6 +22,20 @@ from telemetry.readers.prometheus_text import PrometheusTextReader
 from telemetry.readers.samples_table import SamplesTableReader
 from telemetry.readers.slurm import SlurmReader
 from telemetry.readers.swf import SwfReader
+from telemetry.readers.trace_cloud import AzureVmReader, HeliosReader, NabReader
+from telemetry.readers.trace_grid import (
+    AvertReader,
+    EiaReader,
+    ElectricityMapsReader,
+    ErcotDamReader,
+    IsoPriceReader,
+    OpenMeteoReader,
+    SgipMoerReader,
+    WindReader,
+)
+from telemetry.readers.trace_jobs import EagleReader, GaiaReader, OpenbReader, PhillyGavelReader
+from telemetry.readers.trace_power import AcmeReader, CcfReader, KeplerModelsReader, MlperfPowerReader, ZeusReader
+from telemetry.readers.trace_requests import AzureFunctionsReader, AzureLlmReader, BurstGptReader, MooncakeReader, ServeGenReader
 
 READERS: dict[str, Reader] = {
     reader.name: reader
@@ -39,6 +53,13 @@ READERS: dict[str, Reader] = {
         PrometheusTextReader(),
         SamplesTableReader(),
         CsvReader(),
+        # Public traces, one line a kind: jobs, queues and clouds, requests, power, grid.
+        *(OpenbReader(), PhillyGavelReader(), GaiaReader(), EagleReader()),
+        *(HeliosReader(), AzureVmReader(), NabReader()),
+        *(AzureLlmReader(), MooncakeReader(), ServeGenReader(), BurstGptReader(), AzureFunctionsReader()),
+        *(MlperfPowerReader(), KeplerModelsReader(), ZeusReader(), AcmeReader(), CcfReader()),
+        *(EiaReader(), ElectricityMapsReader(), IsoPriceReader(), OpenMeteoReader()),
+        *(SgipMoerReader(), ErcotDamReader(), WindReader(), AvertReader()),
     )
 }
 

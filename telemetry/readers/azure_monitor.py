@@ -19,7 +19,7 @@ from typing import Any
 from telemetry.errors import InputError
 from telemetry.quality import QualityReport
 from telemetry.raw import ALL_GPUS, Labels, RawSamples, require_points
-from telemetry.readers.base import ReadContext, ReadResult
+from telemetry.readers.base import Mapped, ReadContext, ReadResult
 from telemetry.readers.cloud import MEAN, RATE, CloudMetric, json_documents, period_value
 from telemetry.times import parse_time_s
 
@@ -74,7 +74,12 @@ class AzureMonitorReader:
     """See the module."""
 
     name = "azure_monitor"
+    tested = "records and answers made in their documented form, damaged in many ways"
     reads = "Azure diagnostic settings records, or answers of az monitor metrics list (.json, .jsonl, .gz)"
+
+    def mapping(self) -> list[Mapped]:
+        """Rows of docs/telemetry.md."""
+        return [Mapped(name, metric.metric, ", ".join(metric.units), f"of a {metric.place}") for name, metric in METRICS_READ.items()]
 
     def read(self, path: Path, context: ReadContext) -> ReadResult:
         where = str(path)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import pandas as pd
 import pyarrow as pa
@@ -17,7 +17,7 @@ from telemetry.cleaning import Inventory, clean_samples
 from telemetry.errors import InputError
 from telemetry.policy import QualityPolicy
 from telemetry.quality import QualityReport
-from telemetry.raw import RawSamples
+from telemetry.raw import PointSource
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class ReadContext:
         progress: called with what is being done, rows done and rows in all, by readers of big inputs.
         mapping: of the reader ``csv``: what its mapping file says.
         mapping_where: that file, for errors.
+        options: what the reader's own ``options`` name.
     """
 
     source: str
@@ -45,15 +46,16 @@ class ReadContext:
     progress: Callable[[str, int, int], None] | None = None
     mapping: Mapping[str, Any] | None = None
     mapping_where: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
-    def cleaned(self, raw: RawSamples, quality: QualityReport, *, where: str) -> pd.DataFrame:
+    def cleaned(self, raw: PointSource, quality: QualityReport, *, where: str) -> pd.DataFrame:
         """Canonical samples of raw points, by this context's inventory, policy and clock; see :func:`telemetry.cleaning.clean_samples`."""
         return clean_samples(raw, self.inventory, quality, where=where, policy=self.policy, now=self.now)
 
 
 @dataclass(frozen=True)
 class ReadResult:
-    """Canonical tables by name (``samples``, ``jobs``, ``grid``), and what was found on the way."""
+    """Canonical tables by name (``samples``, ``jobs``, ``grid``, ``reference``), and what was found on the way."""
 
     tables: dict[str, pd.DataFrame]
     quality: QualityReport
@@ -72,6 +74,15 @@ class Pieces:
     quality: QualityReport
 
 
+class Mapped(NamedTuple):
+    """One name of a source, and what it becomes: a row of docs/telemetry.md."""
+
+    source: str
+    canonical: str
+    unit: str = ""
+    labels: str = ""
+
+
 class Reader(Protocol):
     """Reads one export format.
 
@@ -80,10 +91,13 @@ class Reader(Protocol):
 
     A reader of big inputs has ``read_pieces(path, context) -> Pieces`` besides: the same rows and counts, in bounded memory. Its ``path``
     may be a folder.
+    A reader may also have ``mapping() -> Sequence[Mapped]``, ``options`` (name -> meaning) and ``companions`` (options that name files).
     """
 
-    name: str
-    reads: str  # one line for --help and errors
+    name: ClassVar[str]
+    reads: ClassVar[str]  # one line for --help and errors
+    # What its tests read, for docs/telemetry.md.
+    tested: ClassVar[str]
 
     def read(self, path: Path, context: ReadContext) -> ReadResult: ...
 
@@ -95,11 +109,30 @@ class PieceReader(Protocol):
     def read_pieces(self, path: Path, context: ReadContext) -> Pieces: ...
 
 
+def check_options(reader: Any, options: Mapping[str, Any], where: str) -> None:
+    """Refuse an option that the reader does not have.
+
+    Raises:
+        InputError: names it and those that there are.
+    """
+    known: Mapping[str, str] = getattr(reader, "options", {})
+    unknown = sorted(str(name) for name in options if name not in known)
+    if unknown:
+        told = "; ".join(f"{name}: {meaning}" for name, meaning in known.items()) or "none"
+        raise InputError(f"unknown option '{unknown[0]}' of reader '{reader.name}'", where=where, allowed=told)
+
+
+def companions_of(reader: Any, context: ReadContext) -> Sequence[Path]:
+    """Files that the reader opens besides the one it is given, because an option names them."""
+    names: Sequence[str] = getattr(reader, "companions", ())
+    return [Path(str(context.options[name])) for name in names if name in context.options]
+
+
 def read_bytes(path: Path) -> bytes:
     """Whole content of a plain or gzipped file (by content, not by name).
 
     Raises:
-        InputError: missing, corrupt or truncated gzip.
+        InputError: missing, empty, corrupt or truncated gzip.
     """
     try:
         data = path.read_bytes()
@@ -112,6 +145,8 @@ def read_bytes(path: Path) -> bytes:
             raise InputError(f"corrupt or truncated gzip ({error})", where=str(path), remedy="export or copy the file again") from error
     elif path.suffix == ".gz" and data:
         raise InputError("corrupt gzip: the header is missing", where=str(path), remedy="export or copy the file again")
+    if not data.strip():
+        raise InputError("empty export", where=str(path), remedy="check the query and its time range")
     return data
 
 

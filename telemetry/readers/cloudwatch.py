@@ -22,7 +22,7 @@ from telemetry.cleaning import Inventory
 from telemetry.errors import InputError
 from telemetry.quality import QualityReport
 from telemetry.raw import Labels, RawSamples, require_points
-from telemetry.readers.base import ReadContext, ReadResult, mapping_at
+from telemetry.readers.base import Mapped, ReadContext, ReadResult, mapping_at
 from telemetry.readers.cloud import MEAN, RATE, CloudMetric, finite, json_documents, period_value
 from telemetry.times import parse_time_s
 
@@ -108,7 +108,15 @@ class CloudWatchReader:
     """See the module."""
 
     name = "cloudwatch"
+    tested = "records and answers made in their documented form, damaged in many ways; answers of moto"
     reads = "CloudWatch metric stream JSON lines, or get-metric-data queries and answer in one object (.json, .jsonl, .gz)"
+
+    def mapping(self) -> list[Mapped]:
+        """Rows of docs/telemetry.md."""
+        return [
+            Mapped(name, metric.metric, ", ".join(metric.units), metric.namespace or "any namespace")
+            for name, metric in METRICS_READ.items()
+        ]
 
     def read(self, path: Path, context: ReadContext) -> ReadResult:
         where = str(path)

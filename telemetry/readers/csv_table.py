@@ -32,6 +32,7 @@ class CsvReader:
     """See the module."""
 
     name = "csv"
+    tested = "tables made with many mappings; a public CPU metric (NAB)"
     reads = "any CSV or Parquet table by a mapping file (.csv, .gz, .parquet)"
 
     def read(self, path: Path, context: ReadContext) -> ReadResult:

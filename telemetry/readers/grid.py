@@ -17,7 +17,7 @@ import pandas as pd
 from telemetry.errors import InputError
 from telemetry.quality import QualityReport
 from telemetry.raw import SENTINEL_TEXT
-from telemetry.readers.base import ReadContext, ReadResult, read_text
+from telemetry.readers.base import Mapped, ReadContext, ReadResult, read_text
 from telemetry.schema import GRID_NUMBERS, validate
 from telemetry.times import utc_times
 
@@ -31,6 +31,11 @@ class GridReader:
 
     name = "grid"
     reads = "grid CSV: time, site, price_usd_per_kwh, carbon_g_per_kwh (.csv, .gz)"
+    tested = "an export made in its documented form, damaged in many ways; the embedded sample"
+
+    def mapping(self) -> list[Mapped]:
+        """Rows of docs/telemetry.md."""
+        return [Mapped(name, f"grid.{name}", unit) for name, unit in zip(GRID_NUMBERS, ("USD/kWh", "g/kWh", "1", "Cel"), strict=True)]
 
     def read(self, path: Path, context: ReadContext) -> ReadResult:
         where, quality, source = str(path), QualityReport(), context.source

@@ -13,7 +13,7 @@ from telemetry.classes import WORKLOAD_CLASSES
 from telemetry.errors import InputError
 from telemetry.jobs import flag
 from telemetry.quality import QualityReport
-from telemetry.readers.base import ReadContext, ReadResult, read_text
+from telemetry.readers.base import Mapped, ReadContext, ReadResult, read_text
 from telemetry.schema import JOB_COLUMNS, JOB_NUMBERS, JOB_REQUIRED, JOB_STATES, JOB_TEXT, JOB_TIMES, validate
 from telemetry.times import utc_column
 
@@ -39,6 +39,11 @@ class JobsTableReader:
 
     name = "jobs_table"
     reads = "canonical jobs table (.csv, .csv.gz, .parquet)"
+    tested = "a table made in its documented form, damaged in many ways"
+
+    def mapping(self) -> list[Mapped]:
+        """Rows of docs/telemetry.md."""
+        return [Mapped("every column by its name", "jobs", "in the name")]
 
     def read(self, path: Path, context: ReadContext) -> ReadResult:
         frame, unread = read_jobs_table(path, source=context.source)

@@ -18,7 +18,7 @@ from typing import Any
 from telemetry.errors import InputError
 from telemetry.jobs import flag, gpu_model_name, jobs_frame, mig_share, number
 from telemetry.quality import QualityReport
-from telemetry.readers.base import ReadContext, ReadResult, mapping_at, read_json
+from telemetry.readers.base import Mapped, ReadContext, ReadResult, mapping_at, read_json
 from telemetry.readers.kubernetes_pods import is_pod, jobs_of_pods, pod_row
 from telemetry.times import parse_time_s
 
@@ -35,6 +35,17 @@ class KubernetesReader:
 
     name = "kubernetes"
     reads = "kubectl get jobs -o json, or get pods (.json, .gz)"
+    tested = "an export made in its documented form, damaged in many ways; the embedded sample"
+
+    def mapping(self) -> list[Mapped]:
+        """Rows of docs/telemetry.md."""
+        return [
+            Mapped("creationTimestamp, startTime, completionTime", "jobs.submit_time, start_time, end_time", "UTC"),
+            Mapped("spec.parallelism, nvidia.com/gpu", "jobs.workers, gpus", "1", "per worker"),
+            Mapped("activeDeadlineSeconds", "jobs.requested_duration_s", "s"),
+            Mapped("labels team, project, workload-class, queue-name", "jobs.team, project, workload_class, pool"),
+            Mapped("annotations deadline, max-watts, gpu-fraction", "jobs.deadline, max_watts, gpus"),
+        ]
 
     def read(self, path: Path, context: ReadContext) -> ReadResult:
         where = str(path)

@@ -14,7 +14,7 @@ from typing import Any
 from telemetry.errors import InputError
 from telemetry.quality import QualityReport
 from telemetry.raw import Labels, RawSamples, require_points
-from telemetry.readers.base import ReadContext, ReadResult, read_bytes, read_text
+from telemetry.readers.base import Mapped, ReadContext, ReadResult, read_bytes, read_text
 from telemetry.readers.otlp_points import MALFORMED, REQUESTS, Point, request_points
 from telemetry.readers.prometheus_series import Series, add_series
 from telemetry.readers.sums import add_sum
@@ -28,6 +28,15 @@ class OtlpReader:
 
     name = "otlp"
     reads = "OTLP metrics: JSON lines, one ExportMetricsServiceRequest a line (.jsonl, .gz), or protobuf (.binpb)"
+    reads = "OTLP/JSON lines, one ExportMetricsServiceRequest a line (.jsonl, .gz)"
+    tested = "requests of the OpenTelemetry SDK's own exporter, in protobuf; the embedded sample; made requests, damaged in many ways"
+
+    def mapping(self) -> list[Mapped]:
+        """Rows of docs/telemetry.md."""
+        return [
+            Mapped("every metric above, by its name", "samples", "as sent", "node = host.name, device = hw.type and hw.id"),
+            Mapped("http.server.request.count", "http.server.request.count", "as sent", "service = service.name"),
+        ]
 
     def read(self, path: Path, context: ReadContext) -> ReadResult:
         where = str(path)

@@ -12,8 +12,8 @@ from typing import Any
 from telemetry.errors import InputError
 from telemetry.quality import QualityReport
 from telemetry.raw import RawSamples, require_points
-from telemetry.readers.base import ReadContext, ReadResult, mapping_at, read_json
-from telemetry.readers.prometheus_metrics import METRIC_NAMES
+from telemetry.readers.base import Mapped, ReadContext, ReadResult, mapping_at, read_json
+from telemetry.readers.prometheus_metrics import METRIC_NAMES, exported_mapping
 from telemetry.readers.prometheus_series import Series, add_series
 
 
@@ -22,6 +22,11 @@ class PrometheusReader:
 
     name = "prometheus"
     reads = "Prometheus query_range answer (JSON, .gz)"
+    tested = "answers of a real Prometheus 2.42 that scrapes an exporter; the embedded sample; made answers, damaged in many ways"
+
+    def mapping(self) -> list[Mapped]:
+        """Rows of docs/telemetry.md."""
+        return exported_mapping()
 
     def read(self, path: Path, context: ReadContext) -> ReadResult:
         where = str(path)

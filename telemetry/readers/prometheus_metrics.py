@@ -33,6 +33,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from telemetry.raw import text_of
+from telemetry.readers.base import Mapped
 from telemetry.readers.ipmi import SUPPLY_SENSOR, TOTAL_SENSOR
 
 LabelSet = Mapping[str, str]
@@ -226,3 +227,9 @@ RANK: dict[str, int] = {name: rank for rank, name in enumerate(EXPORTED)}
 FREE_MEMORY, USED_MEMORY = "DCGM_FI_DEV_FB_FREE", "DCGM_FI_DEV_FB_USED"
 GPU_NUMBER, POD_LABELS, BMC_UP = "nvidia_smi_index", "kube_pod_labels", "ipmi_up"
 METRIC_NAMES: tuple[str, ...] = (*EXPORTED, FREE_MEMORY, GPU_NUMBER, POD_LABELS, BMC_UP)
+
+
+def exported_mapping() -> list[Mapped]:
+    """Rows of docs/telemetry.md; devices are in this module's table."""
+    places = {"gpu": "a GPU", "node": "the node or a part of it", "pod": "a pod", "pdu": "a PDU or a part of it", "service": "a service"}
+    return [Mapped(name, exported.metric, exported.unit, f"of {places[exported.of]}") for name, exported in EXPORTED.items()]

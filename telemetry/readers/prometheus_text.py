@@ -65,6 +65,7 @@ class PrometheusTextReader:
     """See the module."""
 
     name = "prometheus_text"
+    tested = "text written by prometheus-client; made scrapes, damaged in many ways"
     reads = "Prometheus text exposition or OpenMetrics with times, or '# scraped at TIME' before each scrape (.prom, .txt, .gz)"
 
     def read(self, path: Path, context: ReadContext) -> ReadResult:

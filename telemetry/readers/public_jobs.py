@@ -35,10 +35,14 @@ def read_openb(path: Path | str, *, start: str, duration: str = "run", first_day
     Returns:
         Canonical jobs sorted by submit time, and counts of what was dropped: ``never_scheduled``, ``no_duration``, ``before_first_day``.
     """
-    if duration not in ("run", "lifetime"):
-        raise InputError(f"duration '{duration}'", where="read_openb", allowed="run, lifetime")
     names = ("name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli", "qos", "creation_time", "deletion_time", "scheduled_time")
-    raw = _read(path, names)
+    return openb_jobs(_read(path, names), start=start, duration=duration, first_day=first_day)
+
+
+def openb_jobs(raw: pd.DataFrame, *, start: str, duration: str = "run", first_day: float = 0.0) -> tuple[pd.DataFrame, dict[str, int]]:
+    """As :func:`read_openb`, of a table that is read."""
+    if duration not in ("run", "lifetime"):
+        raise InputError(f"duration '{duration}'", where="openb", allowed="run, lifetime")
     early = raw["creation_time"] < first_day * 86_400
     ran = raw["scheduled_time"].notna() | (duration == "lifetime")
     begin = raw["scheduled_time"] if duration == "run" else raw["creation_time"]
@@ -76,7 +80,11 @@ def read_gaia(path: Path | str, *, start: str, first_tile: bool = True) -> tuple
     Returns:
         Canonical jobs sorted by submit time, and counts (``repeated_tiles`` rows dropped).
     """
-    raw = _read(path, ("arrival_time", "length", "cpus"))
+    return gaia_jobs(_read(path, ("arrival_time", "length", "cpus")), start=start, first_tile=first_tile)
+
+
+def gaia_jobs(raw: pd.DataFrame, *, start: str, first_tile: bool = True) -> tuple[pd.DataFrame, dict[str, int]]:
+    """As :func:`read_gaia`, of a table that is read."""
     kept = raw[raw["arrival_time"] < GAIA_PERIOD_H] if first_tile else raw
     jobs = pd.DataFrame(
         {
@@ -105,7 +113,11 @@ def read_eagle(path: Path | str) -> tuple[pd.DataFrame, dict[str, int]]:
         Canonical jobs sorted by submit time, and counts (``other_state`` and ``no_duration`` rows dropped).
     """
     names = ("job_id", "user", "account", "wallclock_req", "nodes_req", "processors_req", "gpus_req", "submit_time", "run_time", "state")
-    raw = _read(path, names)
+    return eagle_jobs(_read(path, names))
+
+
+def eagle_jobs(raw: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """As :func:`read_eagle`, of a table that is read; with ``start_time`` and ``end_time`` where it has them."""
     known = raw["state"].isin(EAGLE_STATES)
     positive = raw["run_time"] > 0
     kept = raw[known & positive]
@@ -125,6 +137,9 @@ def read_eagle(path: Path | str) -> tuple[pd.DataFrame, dict[str, int]]:
             "state": kept["state"].map(EAGLE_STATES),
         }
     )
+    for name in ("start_time", "end_time"):
+        if name in kept:
+            jobs[name] = kept[name]
     return _sorted(jobs), {"other_state": int((~known).sum()), "no_duration": int((known & ~positive).sum())}
 
 

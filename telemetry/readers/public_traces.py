@@ -51,11 +51,27 @@ def read_philly_gavel(
     """
     raw = _read(jobs_path, ("vc", "job_type", "total_steps", "arrival_time", "scale_factor"))
     table = _read(throughputs_path, ("worker_type", "job_type", "scale_factor", "throughput"))
+    unknown = sorted(set(vcs) - set(raw["vc"]))
+    if unknown:
+        raise InputError(f"unknown virtual cluster '{unknown[0]}'", where=str(jobs_path), allowed=", ".join(sorted(raw["vc"].unique())))
+    jobs, counts = philly_jobs(raw, table, start=start, gpus_per_worker=gpus_per_worker, vcs=vcs, max_duration_s=max_duration_s)
+    if request_seed is not None:
+        jobs["requested_duration_s"] = model_requests(jobs["duration_s"].to_numpy(), request_seed)
+    return jobs, counts
+
+
+def philly_jobs(
+    raw: pd.DataFrame,
+    table: pd.DataFrame,
+    *,
+    start: pd.Timestamp | str,
+    gpus_per_worker: int = GPUS_PER_SERVER,
+    vcs: tuple[str, ...] = (),
+    max_duration_s: int | None = None,
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """As :func:`read_philly_gavel`, of jobs and throughputs that are read."""
     raw = raw.assign(job_id=raw["vc"] + "-" + raw.groupby("vc").cumcount().map("{:05d}".format))
     if vcs:
-        unknown = sorted(set(vcs) - set(raw["vc"]))
-        if unknown:
-            raise InputError(f"unknown virtual cluster '{unknown[0]}'", where=str(jobs_path), allowed=", ".join(sorted(raw["vc"].unique())))
         raw = raw[raw["vc"].isin(vcs)]
     v100 = table[table["worker_type"] == "v100"].sort_values("scale_factor")
     joined = pd.merge_asof(
@@ -89,10 +105,7 @@ def read_philly_gavel(
             "project": kept["job_type"].str.replace(r" \(batch size \d+\)", "", regex=True),
         }
     )
-    jobs = jobs.sort_values(["submit_time", "job_id"], ignore_index=True)
-    if request_seed is not None:
-        jobs["requested_duration_s"] = model_requests(jobs["duration_s"].to_numpy(), request_seed)
-    return jobs, counts
+    return jobs.sort_values(["submit_time", "job_id"], ignore_index=True), counts
 
 
 def model_requests(duration_s: np.ndarray, seed: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from typing import Any
 from telemetry.errors import InputError
 from telemetry.jobs import flag, gpu_model_name, jobs_frame, mig_share, number
 from telemetry.quality import QualityReport
-from telemetry.readers.base import ReadContext, ReadResult, read_text
+from telemetry.readers.base import Mapped, ReadContext, ReadResult, read_text
 
 REQUIRED = ("JobID", "Submit", "Start", "End", "State")
 STATES = {
@@ -43,6 +43,17 @@ class SlurmReader:
 
     name = "slurm"
     reads = "sacct --parsable2 with header (.txt, .gz)"
+    tested = "an export made in its documented form, damaged in many ways; the embedded sample"
+
+    def mapping(self) -> list[Mapped]:
+        """Rows of docs/telemetry.md."""
+        return [
+            Mapped("JobID, Submit, Start, End, State", "jobs.job_id, submit_time, start_time, end_time, state", "UTC without a zone"),
+            Mapped("ElapsedRaw, TimelimitRaw", "jobs.duration_s, requested_duration_s", "s, min"),
+            Mapped("ReqTRES, NNodes", "jobs.gpus, cpus, memory_gib, workers", "gres/gpu or gres/shard, cpu, mem", "per worker"),
+            Mapped("Account, Partition", "jobs.team, pool"),
+            Mapped("Comment", "jobs.workload_class, project, priority, deadline, max_watts, workers, preemptible", "key=value;"),
+        ]
 
     def read(self, path: Path, context: ReadContext) -> ReadResult:
         where = str(path)

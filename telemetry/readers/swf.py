@@ -16,7 +16,7 @@ import pandas as pd
 from telemetry.errors import InputError
 from telemetry.jobs import jobs_frame
 from telemetry.quality import QualityReport
-from telemetry.readers.base import ReadContext, ReadResult, read_text
+from telemetry.readers.base import Mapped, ReadContext, ReadResult, read_text
 
 FIELDS = 18
 GPUS_PER_WORKER = 8
@@ -28,6 +28,16 @@ class SwfReader:
 
     name = "swf"
     reads = "Standard Workload Format (.swf, .gz)"
+    tested = "a log made in its documented form, damaged in many ways"
+
+    def mapping(self) -> list[Mapped]:
+        """Rows of docs/telemetry.md."""
+        return [
+            Mapped("fields 1, 2, 4", "jobs.job_id, submit_time, duration_s", "s"),
+            Mapped("field 8, else 5", "jobs.gpus, workers", "processors as GPUs"),
+            Mapped("field 9, else 4", "jobs.requested_duration_s", "s"),
+            Mapped("field 11", "jobs.state"),
+        ]
 
     def read(self, path: Path, context: ReadContext) -> ReadResult:
         where = str(path)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -223,6 +225,171 @@ CSV_MAPPING = {
     "labels": {"node": "Host"},
     "values": {"Leistung": {"metric": "hw.power", "unit": "W"}},
 }
+
+
+HOURS = [iso(T0 + 3600 * h) for h in range(24)]
+START = {"start": "2026-01-05"}
+WEEKDAY = {"Year": 2026, "Month": 1, "Day": 5}
+ZEUS = {"dataset": "cifar100", "network": ["a", "b"], "batch_size": 1024, "optimizer": "adam"}
+
+# Reader of a public trace -> small table of its form, and the options that it needs.
+TRACES: dict[str, tuple[pd.DataFrame, dict[str, object]]] = {
+    "openb": (
+        pd.DataFrame(
+            {
+                "name": ["p0", "p1", "p2"], "cpu_milli": [12000, 6000, 500], "memory_mib": [16384, 0, 512], "num_gpu": [1, 1, 0],
+                "gpu_milli": [1000, 460, 0], "qos": ["LS", "BE", "LS"], "creation_time": [0, 60, 120], "deletion_time": [600, 4000, 500],
+                "scheduled_time": [0.0, 61.0, 130.0],
+            }
+        ),
+        START,
+    ),
+    "philly_gavel": (
+        pd.DataFrame(
+            {
+                "vc": ["a", "a", "b"], "job_type": "LM (batch size 80)", "total_steps": [100, 200, 300], "arrival_time": [0.0, 6.5, 60.0],
+                "scale_factor": [1, 2, 12],
+            }
+        ),
+        START,
+    ),
+    "gaia": (pd.DataFrame({"arrival_time": [0.0, 0.5, 3.0], "length": [0.75, 19.0, 1.0], "cpus": [4, 2, 8]}), START),
+    "eagle": (
+        pd.DataFrame(
+            {
+                "job_id": [1, 1, 2], "user": "u", "account": "acc", "wallclock_req": 7200.0, "nodes_req": [10, 1, 2],
+                "processors_req": [10, 4, 2], "gpus_req": [0, 2, 4], "submit_time": "2026-01-05 08:00:00",
+                "start_time": "2026-01-05 08:01:00", "end_time": "2026-01-05 09:01:00", "run_time": 3600.0, "state": "COMPLETED",
+            }
+        ),
+        {},
+    ),
+    "helios": (
+        pd.DataFrame(
+            {
+                "vc": ["x"] * 12 + ["y"] * 12, "time": [f"2026-01-05 00:{m:02d}:00" for m in range(12)] * 2, "running_gpu_num": 3,
+                "pending_gpu_num": [0, 1] * 12, "total_gpu_num": 16, "running_gpujob_num": 2, "pending_gpujob_num": 1,
+            }
+        ),
+        {},
+    ),
+    "azure_vm": (pd.DataFrame({"cpu_usage": np.arange(24) + 6e6, "assigned_mem": 2e6}), START),
+    "nab": (pd.DataFrame({"timestamp": [h.replace("T", " ")[:19] for h in HOURS], "value": np.arange(24) / 4.0}), {}),
+    "azure_llm": (
+        pd.DataFrame(
+            {
+                "TIMESTAMP": [f"2026-01-05 18:{m:02d}:{s:02d}.9799600" for m in range(4) for s in (3, 40)],
+                "ContextTokens": range(8), "GeneratedTokens": 2,
+            }
+        ),
+        {},
+    ),
+    "mooncake": (pd.DataFrame({"timestamp": [0, 100, 60_000, 185_000], "input_length": [7, 8, 9, 1], "output_length": 2}), START),
+    "servegen": (
+        pd.DataFrame({"chunk": [0] * 6 + [1] * 6, "timestamp": [600 * k for k in range(6)] * 2, "rate": np.arange(12) / 8, "cv": 0.5}),
+        START,
+    ),
+    "burstgpt": (
+        pd.DataFrame(
+            {
+                "Timestamp": [5, 45, 118, 200], "Model": ["ChatGPT", "GPT-4"] * 2, "Request tokens": [472, 1087, 10, 3],
+                "Response tokens": [18, 230, 0, 1], "Total tokens": [490, 1317, 10, 4], "Log Type": "Conversation log",
+            }
+        ),
+        START,
+    ),
+    "azure_functions": (
+        pd.DataFrame(
+            {"HashOwner": "o", "HashApp": "a", "HashFunction": ["f1", "f2"], "Trigger": "queue"} | {str(m): [m, 0] for m in range(1, 11)}
+        ),
+        START,
+    ),
+    "mlperf_power": (
+        pd.DataFrame(
+            {
+                "system": "sys", "benchmark": "bert", "scenario": "Offline", "phase": "run_1",
+                "Time": [f"01-05-2026 18:00:{s:02d}.364" for s in range(12)], "Watts": np.arange(12) + 600.25,
+            }
+        ),
+        {},
+    ),
+    "kepler_models": (pd.DataFrame({"timestamp": [T0 + 3 * k for k in range(12)], "platform_power": 190.0 + np.arange(12)}), {}),
+    "zeus": (pd.DataFrame({**ZEUS, "power_limit": [100, 125], "time_per_epoch": [11.5, 10.0], "average_power": [86.5, 91.0]}), {}),
+    "acme": (pd.DataFrame({"file": "gpu_power", "curve": 0, "x": [15.4, 58.2, 60.0], "y": [0.0, 50.0, 100.0]}), {}),
+    "ccf": (pd.DataFrame({"Architecture": ["Haswell", "Skylake"], "Min Watts": [1.9, 0.6], "Max Watts": 6.0, "GB/Chip": 27.3}), {}),
+    "eia": (
+        pd.DataFrame(
+            {"timestamp": HOURS, "avg_CI": 222.3} | dict.fromkeys(("WND", "SUN", "WAT", "OIL", "NG", "COL", "NUC", "OTH"), 100.0)
+        ),
+        {},
+    ),
+    "electricitymaps": (
+        pd.DataFrame(
+            {
+                "Datetime (UTC)": HOURS, "Zone Id": ["A"] * 12 + ["B"] * 12, "Carbon Intensity gCO₂eq/kWh (direct)": 238.71,
+                "Carbon Intensity gCO₂eq/kWh (LCA)": 317.31, "Low Carbon Percentage": 44.72, "Renewable Percentage": 33.74,
+                "Data Estimated": False,
+            }
+        ),
+        {},
+    ),
+    "iso_price": (pd.DataFrame({"zone": "A", "Datetime (UTC)": HOURS, "Price (USD/MWh)": np.arange(24) * 5.0 - 6.0}), {}),
+    "openmeteo": (
+        pd.DataFrame(
+            {
+                "zone": "A", "time": [h[:16] for h in HOURS], "temperature_2m": np.arange(24) - 5.0, "relative_humidity_2m": 92,
+                "cloudcover": 49, "windspeed_10m": 3.6, "utc_offset_seconds": -7200,
+            }
+        ),
+        {},
+    ),
+    "sgip_moer": (pd.DataFrame({"time": HOURS, "moer": np.arange(24) / 64}), {}),
+    "ercot_dam": (
+        pd.DataFrame(
+            {
+                "Delivery Date": "01/05/2026", "Hour Ending": [f"{h:02d}:00" for h in range(1, 25)], "Repeated Hour Flag": "N",
+                "Settlement Point": "HB_WEST", "Settlement Point Price": np.arange(24) - 3.0,
+            }
+        ),
+        {},
+    ),
+    "wind": (pd.DataFrame({**WEEKDAY, "Hour": np.arange(24), "Minute": 0, "wind speed at 100m (m/s)": np.arange(24) / 2}), {}),
+    "avert": (pd.DataFrame({"Month": 1, "Timestamp": np.arange(24), "CA": 1.11, "TE": np.arange(24) / 8 - 1}), START),
+}  # fmt: skip
+
+
+def table_bytes(frame: pd.DataFrame, kind: str) -> bytes:
+    """A table as a file of ``kind`` parquet or csv."""
+    if kind == "csv":
+        return frame.to_csv(index=False).encode()
+    out = io.BytesIO()
+    frame.to_parquet(out, index=False)
+    return out.getvalue()
+
+
+for index, (trace, (table, _)) in enumerate(TRACES.items()):
+    kind = ("csv", "parquet")[index % 2]
+    CLEAN[trace] = (f"{trace}_A.{kind}", table_bytes(table, kind))
+# Reader -> the options without which it cannot read its clean export.
+CLEAN_OPTIONS: dict[str, dict[str, object]] = {trace: options for trace, (_, options) in TRACES.items()}
+
+
+@pytest.fixture
+def traces() -> dict[str, tuple[pd.DataFrame, dict[str, object]]]:
+    """Reader of a public trace -> a small table of its form, and options."""
+    return TRACES
+
+
+@pytest.fixture
+def as_file():
+    """A table as the bytes of a file of a kind."""
+    return table_bytes
+
+
+@pytest.fixture
+def told(context):
+    """The context that a reader needs for its clean export."""
+    return lambda reader: replace(context, options=CLEAN_OPTIONS.get(reader, {}))
 
 
 @pytest.fixture

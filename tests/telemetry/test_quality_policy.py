@@ -147,13 +147,16 @@ def test_a_file_with_times_in_the_future_is_read_again_until_they_have_come(tmp_
 
 
 @pytest.mark.parametrize("name", sorted(READERS))
-def test_every_reader_of_samples_goes_by_the_policy_and_the_clock(name, clean, tmp_path, context):
+def test_every_reader_of_samples_goes_by_the_policy_and_the_clock(name, clean, tmp_path, told):
     path = tmp_path / clean[name][0]
     path.write_bytes(clean[name][1])
+    context = told(name)
     tables = read_export(name, path, context).tables
     if "samples" not in tables:
         pytest.skip("reads no samples")
-    inside = dataclasses.replace(context, policy=QualityPolicy(future_timestamp="drop"), now=START)
+    inside = dataclasses.replace(
+        context, policy=QualityPolicy(future_timestamp="drop"), now=tables["samples"]["time"].min() - pd.Timedelta("1D")
+    )
     result = read_export(name, path, inside) if name != "ipmi" else None
     if result is None:  # which refuses a file without any reading
         with pytest.raises(InputError, match="no block has a power reading"):

@@ -72,7 +72,9 @@ def test_rates_have_names_of_their_own():
     assert told == {name: rates[name] for name in told}
 
 
-@pytest.mark.parametrize("name", sorted(name for name, metric in METRICS.items() if not metric.counter and metric.unit != "W"))
+@pytest.mark.parametrize(
+    "name", sorted(n for n, m in METRICS.items() if not m.counter and m.unit != "W" and (m.low > -math.inf or m.high < math.inf))
+)
 def test_values_outside_the_bounds_of_a_metric_are_counted_and_dropped(name):
     metric = METRICS[name]
     inside, high = (0.5, 1.0) if metric.unit == "1" else (20.0, metric.high)
