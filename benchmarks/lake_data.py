@@ -43,7 +43,7 @@ class Fleet:
     def inventory(self) -> dict[str, dict[str, object]]:
         """Nodes for ``load_inventory``: four pools at two sites."""
         names = self.nodes
-        pools = [("east", "east-h100"), ("east", "east-a100"), ("west", "west-h100"), ("west", "west-b200")]
+        pools = [("east", "east-h100"), ("east", "east-h200"), ("west", "west-h100"), ("west", "west-b200")]
         found = {}
         for index, name in enumerate(names):
             site, pool = pools[index * len(pools) // len(names)]

@@ -280,7 +280,7 @@ class Cleaner:
         if not len(self):
             return []
         wanted = [i for i, identity in enumerate(self.identities) if identity[0] in OF_PEERS]
-        first = np.searchsorted(self.series, np.arange(len(self.identities) + 1))
+        first = np.searchsorted(self.series, np.arange(len(self.identities) + 1, dtype=self.series.dtype))
         found = []
         for index in wanted:
             own = slice(first[index], first[index + 1])

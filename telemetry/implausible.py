@@ -140,13 +140,15 @@ def energy_mismatches(
     end, begin = time_ns[counters[close]], time_ns[counters[close - 1]]
     joules = per_s * ((end - begin) / NS_PER_S)
     of = series[counters[close]]
+    numbers = np.arange(len(identities) + 1, dtype=series.dtype)
+    starts, own_starts = np.searchsorted(series, numbers), np.searchsorted(of, numbers)
     power = {identity[1:]: index for index, identity in enumerate(identities) if identity[0] == "hw.power"}
     found = []
     for index, identity in enumerate(identities):
         other = power.get(identity[1:]) if identity[0] == "hw.energy" else None
         if other is None:
             continue
-        own, watts = (slice(*np.searchsorted(codes, [code, code + 1])) for codes, code in ((of, index), (series, other)))
+        own, watts = slice(own_starts[index], own_starts[index + 1]), slice(starts[other], starts[other + 1])
         count, work, counted = energy_and_work(end[own], begin[own], joules[own], time_ns[watts], value[watts])
         if count >= MIN_INTERVALS and abs(work - counted) > share * max(work, counted):
             found.append("/".join(part for part in (identity[1] or identity[3], identity[2]) if part))
