@@ -24,9 +24,9 @@ from pipelines.cli import hydra_command
 from pipelines.fit_power_plot import curve_figure
 from pipelines.ingest import LakeConfig
 from telemetry.classes import WORKLOAD_CLASSES
-from telemetry.cleaning import Inventory
 from telemetry.errors import InputError
 from telemetry.ingest import load_inventory
+from telemetry.inventory import Inventory
 from telemetry.lake import Lake
 from telemetry.power_pairs import POWER, Pairs, node_pairs, pair_samples
 

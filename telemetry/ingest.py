@@ -14,8 +14,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from telemetry.cleaning import Inventory, NodeInfo
 from telemetry.errors import InputError, NoPointsError
+from telemetry.inventory import Inventory, NodeInfo
 from telemetry.lake import Lake, SourceTables
 from telemetry.policy import QualityPolicy
 from telemetry.quality import QualityReport

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from telemetry.cleaning import Inventory
 from telemetry.collectors.base import UnavailableError
 from telemetry.errors import InputError
+from telemetry.inventory import Inventory
 from telemetry.readers.cloudwatch import METRICS_READ, metric_named
 
 # Quota of one GetMetricData call; more points than one call may return come on further pages.

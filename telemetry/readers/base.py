@@ -13,8 +13,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import pandas as pd
 import pyarrow as pa
 
-from telemetry.cleaning import Inventory, clean_samples
+from telemetry.cleaning import clean_samples
 from telemetry.errors import InputError
+from telemetry.inventory import Inventory
 from telemetry.policy import QualityPolicy
 from telemetry.quality import QualityReport
 from telemetry.raw import PointSource

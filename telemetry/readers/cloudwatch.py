@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from telemetry.cleaning import Inventory
 from telemetry.errors import InputError
+from telemetry.inventory import Inventory
 from telemetry.quality import QualityReport
 from telemetry.raw import Labels, RawSamples, require_points
 from telemetry.readers.base import Mapped, ReadContext, ReadResult, mapping_at

@@ -19,7 +19,7 @@ Other columns are not read. A folder is read in the order of its files' names (s
 ``key=value`` folders, as Hive and Spark lay them out, are columns. Names that begin with ``.`` or ``_`` are left out.
 
 Memory does not grow with the rows: :mod:`telemetry.spill` sorts them into buckets of whole nodes, and each bucket goes through the same
-:class:`telemetry.cleaning.Cleaner` as every other format, told the steps and the phase that were counted over all buckets before. So the
+:class:`telemetry.cleaner.Cleaner` as every other format, told the steps and the phase that were counted over all buckets before. So the
 result does not depend on the size of the buckets. A single node with more rows than a bucket is held whole.
 """
 
@@ -34,7 +34,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from telemetry.cleaning import Cleaner, Common, common_phase, most_common, no_time, note_unknown
+from telemetry.cleaner import Cleaner, Common, common_phase, most_common
+from telemetry.cleaning import no_time, note_unknown
 from telemetry.errors import InputError
 from telemetry.implausible import Typical, unit_factors
 from telemetry.quality import QualityReport
@@ -91,7 +92,7 @@ class SamplesTableReader:
     def read(self, path: Path, context: ReadContext) -> ReadResult:
         quality = QualityReport()
         cleaners = list(_cleaners(path, context, quality, None))
-        return ReadResult({"samples": cleaners[0].frame()}, quality)
+        return ReadResult({"samples": cleaners[0].cleaned().frame()}, quality)
 
     def read_pieces(self, path: Path, context: ReadContext, piece_rows: int = PIECE_ROWS) -> Pieces:
         """The same in parts of about ``piece_rows`` rows at most, by node; each part is of one metric, sorted by series and time."""
@@ -99,7 +100,7 @@ class SamplesTableReader:
 
         def tables() -> Iterator[tuple[str, pa.Table]]:
             for cleaner in _cleaners(path, context, quality, piece_rows):
-                for table in cleaner.tables():
+                for table in cleaner.cleaned().tables():
                     yield "samples", table
 
         return Pieces(tables(), quality)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from telemetry.cleaning import Inventory, NodeInfo
+from telemetry.inventory import Inventory, NodeInfo
 from telemetry.readers import ReadContext
 
 sys.path.insert(0, str(Path(__file__).parent))  # makers beside this file: tests are collected in importlib mode, without packages

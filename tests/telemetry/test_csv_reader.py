@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from odd_json import spoiled
 
 from pipelines import ingest as command
-from telemetry.cleaning import Inventory
 from telemetry.errors import InputError
 from telemetry.ingest import SourceSpec, ingest_sources
+from telemetry.inventory import Inventory
 from telemetry.lake import Lake
 from telemetry.readers import READERS, ReadContext
 from telemetry.readers.csv_mapping import checked, load_mapping

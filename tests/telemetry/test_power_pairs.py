@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from telemetry.cleaning import Inventory
+from telemetry.inventory import Inventory
 from telemetry.power_pairs import kinds_of, node_pairs, pair_samples
 from telemetry.readers import ReadContext, reader_named
 

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from telemetry.cleaning import Inventory, NodeInfo, clean_samples
+from telemetry.cleaning import clean_samples
 from telemetry.counters import counter_rates
 from telemetry.implausible import Typical, unit_factors
+from telemetry.inventory import Inventory, NodeInfo
 from telemetry.policy import POLICIES, QualityPolicy
 from telemetry.quality import FLAWS, QualityReport
 from telemetry.raw import Labels, RawSamples

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telemetry.cleaning import Inventory, clean_samples
+from telemetry.cleaning import clean_samples
 from telemetry.counters import counter_rates
 from telemetry.errors import InputError
+from telemetry.inventory import Inventory
 from telemetry.policy import FILLS, POLICIES, QualityPolicy
 from telemetry.quality import QualityReport
 from telemetry.raw import Labels, RawSamples

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from telemetry.cleaning import Cleaner, Common, Inventory
+from telemetry.cleaner import Cleaner, Common
 from telemetry.errors import InputError
+from telemetry.inventory import Inventory
 from telemetry.quality import QualityReport
 from telemetry.raw import Labels, Points
 from telemetry.readers import READERS

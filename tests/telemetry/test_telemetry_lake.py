@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from telemetry import ingest as ingest_module
-from telemetry.cleaning import Inventory
 from telemetry.errors import InputError
 from telemetry.ingest import SourceSpec, ingest_sources, load_inventory
+from telemetry.inventory import Inventory
 from telemetry.lake import Lake, SourceTables
 from telemetry.quality import QualityReport
 from telemetry.schema import SCHEMAS, empty, validate

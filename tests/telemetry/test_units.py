@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telemetry.cleaning import Inventory, clean_samples
+from telemetry.cleaning import clean_samples
 from telemetry.errors import InputError
+from telemetry.inventory import Inventory
 from telemetry.quality import QualityReport
 from telemetry.raw import Labels, RawSamples
 from telemetry.readers.otlp_points import request_points
