@@ -177,6 +177,7 @@ def report(found: Characterised) -> dict[str, Any]:
         "stated_with_readings": of(stated[stated["readings"] > 0]),
         "disagreements": len(disagreements(table)),
         "suggestions": len(suggestions(table)),
+        "without_board_limit": sum(len(p.seconds) > 0 and not np.isfinite(p.power_share).any() for p in found.profiles),
     }
     if found.validation is not None:
         v = found.validation
@@ -208,6 +209,11 @@ def summary(value: Mapping[str, Any]) -> str:
     lines.append(
         f"{value['disagreements']:,} answers disagree with the stated class; {value['suggestions']:,} jobs without one got a suggestion"
     )
+    if value["without_board_limit"]:
+        lines.append(
+            f"note: {value['without_board_limit']:,} jobs have readings but no known board limit; name their nodes in inventory= "
+            "(and their boards in boards=)"
+        )
     return "\n".join(lines)
 
 
