@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gzip
 import hashlib
 import importlib.util
@@ -33,16 +34,23 @@ TOKENS = (b"-", b"9", b",", b"|", b"\n", b"NaN", b"e9", b'"', b".", b"{", b"}", 
 MODULES = ["telemetry.readers", "telemetry.raw", "telemetry.cleaning", "telemetry.times"]
 
 
+@functools.cache
+def seed_kit() -> Any:
+    """The clean exports and what their readers are told besides."""
+    place = REPOSITORY / "tests" / "telemetry" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("fuzz_seeds", place)
+    assert spec is not None and spec.loader is not None  # noqa: PT018
+    kit = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(kit)
+    return kit
+
+
 def seeds(reader: str, seed_file: Path | None) -> tuple[str, list[bytes]]:
     """File name and contents to begin with."""
     if seed_file is not None:
         name, data = seed_file.name, seed_file.read_bytes()
     else:
-        place = REPOSITORY / "tests" / "telemetry" / "conftest.py"
-        spec = importlib.util.spec_from_file_location("fuzz_seeds", place)
-        assert spec is not None and spec.loader is not None  # noqa: PT018
-        kit = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(kit)
+        kit = seed_kit()
         if reader not in kit.CLEAN:
             raise SystemExit(f"no reader '{reader}'; allowed: {', '.join(kit.CLEAN)}")
         name, data = kit.CLEAN[reader]
@@ -58,7 +66,9 @@ class Target:
         from telemetry.readers import ReadContext, reader_named
         from telemetry.schema import validate
 
-        self.reader, self.context, self.refusal, self.validate = reader_named(reader), ReadContext("fuzz"), InputError, validate
+        kit = seed_kit()
+        self.context = ReadContext("fuzz", options=kit.CLEAN_OPTIONS.get(reader, {}), mapping=kit.CSV_MAPPING, mapping_where="mapping")
+        self.reader, self.refusal, self.validate = reader_named(reader), InputError, validate
         self.path, self.keep = folder / name, keep
         self.executions = self.read = self.refused = 0
         self.crashes: dict[str, dict[str, Any]] = {}
@@ -128,6 +138,9 @@ def run_random(target: Target, first: list[bytes], seconds: float, seed: int) ->
 def run_atheris(arguments: argparse.Namespace) -> None:
     """In a process of its own, since libFuzzer does not return: writes the report and ends."""
     import atheris
+
+    import telemetry.sorting
+    import telemetry.spill
 
     with atheris.instrument_imports(include=MODULES):
         import telemetry.readers  # noqa: F401
