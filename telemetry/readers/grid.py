@@ -46,6 +46,9 @@ class GridReader:
             raise InputError(
                 f"missing column {', '.join(missing)}", where=f"{where}, line 1", allowed=", ".join((*REQUIRED, *GRID_NUMBERS[2:]))
             )
+        twice = sorted({name for name in (*REQUIRED, *GRID_NUMBERS) if head.count(name) > 1})
+        if twice:
+            raise InputError(f"column {', '.join(twice)} twice", where=f"{where}, line 1", remedy="keep one of them, or rename the other")
         quality.saw(source, points=sum(1 for row in rows[1:] if row))
         whole = [row for row in rows[1:] if len(row) == len(head)]
         quality.add(source, "unparseable", sum(1 for row in rows[1:] if row and len(row) != len(head)))

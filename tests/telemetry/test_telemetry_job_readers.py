@@ -220,6 +220,12 @@ def test_grid_long_gap_and_blank_start_are_refused(read, make):
         read("grid", make["text"]([make["grid_head"].replace("price_usd", "price_eur"), *rows]))
 
 
+def test_grid_column_that_comes_twice_is_refused(read, make):
+    lines = [f"{make['grid_head']},price_usd_per_kwh", *(f"{row},0.5" for row in make["grid"]())]
+    with pytest.raises(InputError, match=r"column price_usd_per_kwh twice.*line 1|line 1.*column price_usd_per_kwh twice"):
+        read("grid", make["text"](lines))
+
+
 def test_grid_disorder_duplicates_negative_prices_and_bad_values(read, make):
     rows = [*make["grid"](30), *make["grid"](30, "east")]
     rows[3] = rows[3].replace(",0.030,203,", ",-0.030,203,")
