@@ -51,7 +51,17 @@ def day(seed: int = 1) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     def frame(metric: str, value: np.ndarray, node: np.ndarray, device: np.ndarray, pods: np.ndarray) -> pd.DataFrame:
         table = pd.DataFrame({"time": pd.Series(np.tile(stamp, len(value))).astype(UTC), "value": value.ravel().astype(float)})
-        constant = {"metric": metric, "unit": "W", "site": "west", "pool": "p", "service": "", "namespace": "", "team": "", "project": ""}
+        constant = {
+            "metric": metric,
+            "unit": "W",
+            "site": "west",
+            "pool": "p",
+            "service": "",
+            "namespace": "",
+            "team": "",
+            "project": "",
+            "filled": "",
+        }
         for name, text in constant.items():
             table[name] = pd.Categorical([text]).repeat(len(table))
         node_names = np.array([f"n{i:04d}" for i in range(NODES)], dtype=object)

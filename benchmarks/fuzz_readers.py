@@ -31,7 +31,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TOKENS = (b"-", b"9", b",", b"|", b"\n", b"NaN", b"e9", b'"', b".", b"{", b"}", b"[", b"]", b":", b"null", b"\x00", b"\xff", b" ", b"1e400")
-MODULES = ["telemetry.readers", "telemetry.raw", "telemetry.cleaning", "telemetry.times"]
+MODULES = ["telemetry.readers", "telemetry.raw", "telemetry.cleaning", "telemetry.cleaner", "telemetry.times"]
 
 
 @functools.cache
