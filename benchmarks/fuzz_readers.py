@@ -67,7 +67,7 @@ class Target:
         from telemetry.schema import validate
 
         kit = seed_kit()
-        self.context = ReadContext("fuzz", options=kit.CLEAN_OPTIONS.get(reader, {}), mapping=kit.CSV_MAPPING, mapping_where="mapping")
+        self.context = ReadContext("fuzz", options=kit.CLEAN_OPTIONS.get(reader, {}))
         self.reader, self.refusal, self.validate = reader_named(reader), InputError, validate
         self.path, self.keep = folder / name, keep
         self.executions = self.read = self.refused = 0

@@ -25,13 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FileConfig:
-    """One export: where it is and who reads it; ``name`` is needed when two files have the same; ``mapping`` by the reader ``csv``;
-    ``options`` are the reader's own."""
+    """One export: where it is and who reads it; ``name`` is needed when two files have the same; ``options`` are the reader's own."""
 
     path: str
     reader: str
     name: str = ""
-    mapping: str = ""
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -102,10 +100,7 @@ def ingest(
     """
     chosen, place = build(SourceConfig, source, "source"), build(LakeConfig, lake, "lake")
     inventory = load_inventory(Path(chosen.inventory)) if chosen.inventory is not None else None
-    specs = [
-        SourceSpec(Path(file.path), file.reader, file.name, mapping=Path(file.mapping) if file.mapping else None, options=file.options)
-        for file in chosen.files
-    ]
+    specs = [SourceSpec(Path(file.path), file.reader, file.name, options=file.options) for file in chosen.files]
     target = place.open()
     with tqdm(total=len(specs), desc="ingest", unit="file", dynamic_ncols=True, leave=False) as bar:
 

@@ -22,7 +22,6 @@ from telemetry.quality import QualityReport
 from telemetry.readers import READERS, ReadContext, read_export, read_pieces, reader_named
 from telemetry.readers.base import PieceReader, Pieces, check_options, companions_of, mapping_at, read_json
 from telemetry.readers.columnar import files_below
-from telemetry.readers.csv_mapping import load_mapping
 from telemetry.schema import TIME_COLUMN
 from telemetry.spool import Spool, Window
 from telemetry.storage import LocalStorage
@@ -36,15 +35,14 @@ DEFAULT_MAX_GRID_GAP_S = 24 * 3600
 class SourceSpec:
     """A file, or a spool of fetched windows, and who reads it; ``name`` (default: that of the path) is the rows' ``source``.
 
-    ``window`` is that of a file of a spool: what the file holds outside of it is left out. ``mapping`` is the file that tells the reader
-    ``csv`` what the columns are; ``options`` are what a reader is told besides (its ``options``).
+    ``window`` is that of a file of a spool: what the file holds outside of it is left out. ``options`` are what a reader is told besides
+    (its ``options``).
     """
 
     path: Path
     reader: str
     name: str = ""
     window: Window | None = None
-    mapping: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -142,8 +140,6 @@ def source_digest(spec: SourceSpec, context: ReadContext) -> str:
     ]
     if spec.window is not None:
         told.append(spec.window.stem)
-    if context.mapping is not None:
-        told.append(context.mapping)
     if spec.options:
         told.append(json.dumps({"options": dict(spec.options)}, sort_keys=True, default=str))
     digest, path = hashlib.sha256(json.dumps(told, default=str).encode()), Path(spec.path)
@@ -208,7 +204,7 @@ def ingest_sources(
     for spec in files:
         context = ReadContext(
             spec.source, inventory or Inventory(), max_grid_gap_s, policy=policy, now=clock, scratch=scratch, progress=rows,
-            options=spec.options, **_mapping(spec),
+            options=spec.options,
         )  # fmt: skip
         digest = source_digest(spec, context)
         if held.get(spec.key) != digest or spec.key in early:
@@ -223,15 +219,6 @@ def ingest_sources(
     else:
         lake.tidy()
     return IngestResult(lake.quality().of(names), lake.rows(), status, lake.data_hash())
-
-
-def _mapping(spec: SourceSpec) -> dict[str, Any]:
-    """What the context is told of a mapping file."""
-    if spec.mapping is None:
-        return {}
-    if spec.reader != "csv":
-        raise InputError(f"reader {spec.reader} takes no mapping", where=f"source.files, {spec.path}", allowed="mapping: of reader csv")
-    return {"mapping": load_mapping(spec.mapping), "mapping_where": str(spec.mapping)}
 
 
 def _read(spec: SourceSpec, context: ReadContext, digest: str) -> SourceTables:

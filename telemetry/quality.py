@@ -215,23 +215,6 @@ class QualityReport:
         """A report of some sources alone."""
         return QualityReport(**{f.name: {n: getattr(self, f.name)[n] for n in names if n in getattr(self, f.name)} for f in fields(self)})
 
-    def _cells(self) -> list[list[str]]:
-        """Table of sources by flaws; first row and column are headings."""
-        flaws = [flaw for flaw in FLAWS if flaw in self.total()]
-        table = [["source", "rows", *flaws]]
-        for source in self.sources():
-            total = self.total(source)
-            rows = sum(self.rows.get(source, {}).values())
-            table.append([source, f"{rows:,}", *(f"{total[f]:,}" if f in total else "-" for f in flaws)])
-        return table
-
-    def to_markdown(self) -> str:
-        """Sources by flaws, then notes."""
-        head, *body = self._cells()
-        lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in body), ""]
-        lines += [f"- {source}: {what}: {count:,}" for source, notes in sorted(self.notes.items()) for what, count in sorted(notes.items())]
-        return "\n".join(lines) + "\n"
-
     def to_html(self) -> str:
         """A page of its own: sources, devices over time, gaps, notes, and what each flaw means."""
         return page(self.to_dict(), FLAWS)

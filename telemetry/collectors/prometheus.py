@@ -27,7 +27,6 @@ LOG = logging.getLogger(__name__)
 MAX_POINTS = 11_000
 MATCHER = r'[a-zA-Z_][a-zA-Z0-9_]*\s*(?:=~|!~|!=|=)\s*"(?:[^"\\]|\\.)*"'
 SELECTOR = re.compile(rf"\s*(?:{MATCHER}(?:\s*,\s*{MATCHER})*)?\s*,?\s*")
-METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 
 
 @dataclass(frozen=True)

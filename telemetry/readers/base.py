@@ -33,8 +33,6 @@ class ReadContext:
         now: the clock that times of samples are held against; None = they are not, and a file is read alike at any time.
         scratch: folder for what does not fit in memory; None = that of temporary files.
         progress: called with what is being done, rows done and rows in all, by readers of big inputs.
-        mapping: of the reader ``csv``: what its mapping file says.
-        mapping_where: that file, for errors.
         options: what the reader's own ``options`` name.
     """
 
@@ -45,8 +43,6 @@ class ReadContext:
     now: pd.Timestamp | None = None
     scratch: Path | None = None
     progress: Callable[[str, int, int], None] | None = None
-    mapping: Mapping[str, Any] | None = None
-    mapping_where: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def cleaned(self, raw: PointSource, quality: QualityReport, *, where: str) -> pd.DataFrame:
@@ -124,9 +120,9 @@ def check_options(reader: Any, options: Mapping[str, Any], where: str) -> None:
 
 
 def companions_of(reader: Any, context: ReadContext) -> Sequence[Path]:
-    """Files that the reader opens besides the one it is given, because an option names them."""
+    """Files that the reader opens besides the one it is given, because an option names them (one that says it all itself names none)."""
     names: Sequence[str] = getattr(reader, "companions", ())
-    return [Path(str(context.options[name])) for name in names if name in context.options]
+    return [Path(context.options[name]) for name in names if isinstance(context.options.get(name), str)]
 
 
 def read_bytes(path: Path) -> bytes:

@@ -52,7 +52,6 @@ KEYS = {
     "jobs": ("table", "delimiter", "decimal", "thousands", "missing", "time", "constants", "fields"),
     "grid": ("table", "delimiter", "decimal", "thousands", "missing", "time", "constants", "fields"),
 }
-MAX_DEPTH = 6
 
 
 @dataclass(frozen=True)
@@ -86,10 +85,11 @@ class TakenField:
 
 @dataclass(frozen=True)
 class CsvMapping:
-    """See the module."""
+    """See the module; ``where`` it was written, for errors."""
 
     table: str
     time: TimeRule
+    where: str
     delimiter: str = ","
     decimal: str = "."
     thousands: str = ""
@@ -143,6 +143,7 @@ def checked(value: Mapping[str, Any], where: str) -> CsvMapping:
     allowed = {"samples": LABELS, "jobs": JOB_COLUMNS, "grid": GRID_COLUMNS}[table]
     common: dict[str, Any] = {
         "table": table,
+        "where": where,
         "time": _time(value.get("time", {}), f"{where}, time", table),
         "thousands": thousands,
         "missing": frozenset(str(item).strip().lower() for item in missing),

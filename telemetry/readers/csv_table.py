@@ -1,17 +1,17 @@
 """Any table in CSV (plain or gzipped) or Parquet, by a mapping of its columns; see ``csv_mapping`` for what a mapping says.
 
-``{path: meter.csv, reader: csv, mapping: meter.yaml}``. Columns that the mapping does not name are left out and told. A time or number that
-cannot be read is ``unparseable``, a text that means no value ``sentinel``; both are dropped. Rows of one series are judged in their order
-in the file.
+``{path: meter.csv, reader: csv, options: {mapping: meter.yaml}}``. Columns that the mapping does not name are left out and told. A time or
+number that cannot be read is ``unparseable``, a text that means no value ``sentinel``; both are dropped. Rows of one series are judged in
+their order in the file.
 """
 
 from __future__ import annotations
 
 import difflib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -20,8 +20,8 @@ from telemetry.errors import InputError
 from telemetry.jobs import flag, jobs_frame
 from telemetry.quality import QualityReport
 from telemetry.raw import Labels, RawSamples, require_points
-from telemetry.readers.base import ReadContext, ReadResult, read_text
-from telemetry.readers.csv_mapping import LABELS, UNIX, CsvMapping, Measure, TimeRule, checked
+from telemetry.readers.base import ReadContext, ReadResult, check_options, read_text
+from telemetry.readers.csv_mapping import LABELS, UNIX, CsvMapping, Measure, TimeRule, checked, load_mapping
 from telemetry.readers.grid import grid_table
 from telemetry.schema import GRID_NUMBERS, JOB_NUMBERS, JOB_TIMES
 
@@ -33,15 +33,16 @@ class CsvReader:
 
     name = "csv"
     tested = "tables made with many mappings; a public CPU metric (NAB)"
-    reads = "any CSV or Parquet table by a mapping file (.csv, .gz, .parquet)"
+    reads = "any CSV or Parquet table by a mapping (.csv, .gz, .parquet)"
+    options: ClassVar[Mapping[str, str]] = {
+        "mapping": "what the columns are: a YAML or JSON file, or the same written here (docs/exports.md)"
+    }
+    companions: ClassVar[Sequence[str]] = ("mapping",)
 
     def read(self, path: Path, context: ReadContext) -> ReadResult:
         where = str(path)
-        if context.mapping is None:
-            raise InputError(
-                "no mapping", where=where, remedy="name one: {path: FILE, reader: csv, mapping: FILE.yaml}; see docs/exports.md"
-            )
-        mapping = checked(context.mapping, context.mapping_where or "mapping")
+        check_options(self, context.options, where)
+        mapping = _mapping(context.options.get("mapping"), where)
         frame = _loaded(path, mapping)
         quality = QualityReport()
         self._columns(frame, mapping, where, quality, context)
@@ -63,6 +64,18 @@ class CsvReader:
         for name in have:
             if name not in mapping.columns():
                 quality.note(context.source, f"column '{name}', which the mapping does not name")
+
+
+def _mapping(given: Any, where: str) -> CsvMapping:
+    if isinstance(given, str):
+        return checked(load_mapping(Path(given)), given)
+    if isinstance(given, Mapping):
+        return checked(given, f"{where}, mapping")
+    raise InputError(
+        "no mapping" if given is None else f"mapping {given!r}",
+        where=where,
+        remedy="name one: {path: FILE, reader: csv, options: {mapping: FILE.yaml}}; see docs/exports.md",
+    )
 
 
 def _loaded(path: Path, mapping: CsvMapping) -> pd.DataFrame:
@@ -207,7 +220,7 @@ def _fields(frame: pd.DataFrame, mapping: CsvMapping, context: ReadContext, qual
     """Canonical jobs or grid."""
     missing = [name for name in NEEDED[mapping.table] if name not in mapping.fields and name not in mapping.constants]
     if missing:
-        raise InputError(f"no field {', '.join(missing)}", where=context.mapping_where or "mapping", allowed="fields: {NAME: COLUMN}")
+        raise InputError(f"no field {', '.join(missing)}", where=mapping.where, allowed="fields: {NAME: COLUMN}")
     times = JOB_TIMES if mapping.table == "jobs" else ("time",)
     plain = set(JOB_NUMBERS if mapping.table == "jobs" else GRID_NUMBERS)
     columns: dict[str, Any] = {name: [text] * len(frame) for name, text in mapping.constants.items()}

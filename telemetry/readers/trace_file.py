@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -329,7 +330,7 @@ def reference_tables(
     return {"reference": validate("reference", frame[list(REFERENCE_COLUMNS)], where=trace.where)}
 
 
-class TraceReader:
+class TraceReader(ABC):
     """Base of the readers of public traces; a reader says what its tables are.
 
     Attributes:
@@ -353,9 +354,9 @@ class TraceReader:
         quality = QualityReport()
         return ReadResult(self.tables(loaded(path, context, quality)), quality)
 
+    @abstractmethod
     def tables(self, trace: Trace) -> dict[str, pd.DataFrame]:
         """Canonical tables of the loaded file."""
-        raise NotImplementedError
 
     def mapping(self) -> Sequence[Mapped]:
         """Rows of docs/telemetry.md."""

@@ -371,7 +371,7 @@ for index, (trace, (table, _)) in enumerate(TRACES.items()):
     kind = ("csv", "parquet")[index % 2]
     CLEAN[trace] = (f"{trace}_A.{kind}", table_bytes(table, kind))
 # Reader -> the options without which it cannot read its clean export.
-CLEAN_OPTIONS: dict[str, dict[str, object]] = {trace: options for trace, (_, options) in TRACES.items()}
+CLEAN_OPTIONS: dict[str, dict[str, object]] = {trace: options for trace, (_, options) in TRACES.items()} | {"csv": {"mapping": CSV_MAPPING}}
 
 
 @pytest.fixture
@@ -412,4 +412,4 @@ def make():
 @pytest.fixture
 def context() -> ReadContext:
     nodes = {f"n{i}": NodeInfo("west", "west-a100", "A100", 1) for i in range(3)}
-    return ReadContext("src", Inventory(nodes, shards_per_gpu=4), mapping=CSV_MAPPING, mapping_where="map.yaml")
+    return ReadContext("src", Inventory(nodes, shards_per_gpu=4))
