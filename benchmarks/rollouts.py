@@ -2,8 +2,7 @@
 
 python -m benchmarks.rollouts [--populations 40] [--windows 2] [--points 8] [--seed 1] [--traces DIR] [--out outputs/rollouts.json]
 
-A population: jobs of Philly's first three weeks from some of its large virtual clusters, run times stretched, thinned or copied to a load
-between 0.12 and 1.0, moved by hours, under prices and intensities of 2021. At random decisions the planner's choice and up to three
+Populations: ``benchmarks/populations.py``. At random decisions the planner's choice and up to three
 alternatives are played to the window's end under the same future (``envs/rollouts.py``). LightGBM then learns the advantage, clipped to
 1 USD, from the observation, and is judged on populations that it has not seen.
 """
@@ -19,50 +18,18 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.agent import CLUSTER
-from benchmarks.agent_data import WEEK, grid_of
 from benchmarks.forecast_data import traces_root
-from benchmarks.simulator_worlds import capacity
-from envs.cluster import ClusterSpec
+from benchmarks.populations import populations
 from envs.cluster_io import load_cluster
 from envs.heuristics import JUDGES
 from envs.observation import ObservationLayout
 from envs.reward import RewardSpec
 from envs.rollouts import Labels, rollout_labels
-from envs.windows import WindowTables, cut_windows, prepare_jobs
-from envs.world import build_world
-from envs.worlds.transform import scale_load
 from pipelines.cli import CONF_DIR
 from pipelines.evaluation_report import plain
-from pipelines.stages.real_traces import LONGEST_JOB_S, PHILLY, PHILLY_START, REQUEST_SEED, THROUGHPUTS
 from pipelines.workspace import write_json
-from telemetry.readers.public_traces import read_philly_gavel
 
-START = pd.Timestamp(PHILLY_START, tz="UTC")
-WEEKS, LEAST_JOBS, LOADS, STRETCH = 3, 100, (0.12, 1.0), 0.5
-GRID_NAMES, WEEKS_BACK = ("CAISO", "NYIS", "CAISO+NYIS"), (14, 60)
-WINDOW_S, CLIP_USD, FOLDS = 48 * 3600, 1.0, 5
-
-
-def population(jobs: pd.DataFrame, grids: dict[str, pd.DataFrame], cluster: ClusterSpec, count: int, seed: int) -> list[WindowTables]:
-    """``count`` windows of one population."""
-    rng = np.random.default_rng(seed)
-    sizes = jobs["team"].value_counts()
-    teams = sorted(sizes[sizes >= LEAST_JOBS].index)
-    some = jobs[jobs["team"].isin(rng.choice(teams, int(rng.integers(1, len(teams) + 1)), replace=False))]
-    stretch, moved = float(np.exp(rng.uniform(-STRETCH, STRETCH))), pd.Timedelta(hours=int(rng.integers(24)))
-    into = (some["submit_time"] - START + moved) % pd.Timedelta(weeks=WEEKS)
-    some = some.assign(
-        duration_s=np.minimum(some["duration_s"] * stretch, LONGEST_JOB_S),
-        requested_duration_s=some["requested_duration_s"] * stretch,
-        submit_time=START + into,
-    ).sort_values(["submit_time", "job_id"], ignore_index=True)
-    load = float(np.exp(rng.uniform(*np.log(LOADS))))
-    offered = (some["duration_s"] * some["gpus"] * some["workers"]).sum() / 3600 / (WEEKS * 7 * 24 * capacity(cluster))
-    some = scale_load(some, load / offered, seed)
-    grid, back = grids[str(rng.choice(list(grids)))], WEEK * int(rng.integers(*WEEKS_BACK))
-    grid = grid.assign(time=grid["time"] + back)
-    grid = grid[(grid["time"] >= START - 2 * WEEK) & (grid["time"] < START + (WEEKS + 2) * WEEK)].reset_index(drop=True)
-    return cut_windows(prepare_jobs(some, cluster), grid, WINDOW_S, count, seed, START, START + WEEKS * WEEK)
+CLIP_USD, FOLDS = 1.0, 5
 
 
 def features(labels: Labels, layout: ObservationLayout) -> np.ndarray:
@@ -96,14 +63,7 @@ def foretold(x: np.ndarray, y: np.ndarray, group: np.ndarray, question: np.ndarr
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Labels of all populations and what they show."""
     root, cluster, reward, judge = options.traces or traces_root(), load_cluster(CLUSTER, CONF_DIR), RewardSpec(), JUDGES["planner"]
-    jobs, _ = read_philly_gavel(
-        root / PHILLY, root / THROUGHPUTS, start=PHILLY_START, max_duration_s=LONGEST_JOB_S, request_seed=REQUEST_SEED
-    )
-    jobs["workload_class"] = np.where(jobs["gpus"] * jobs["workers"] <= 1, "fine_tuning", "training")
-    jobs = jobs[jobs["submit_time"] < START + WEEKS * WEEK].reset_index(drop=True)
-    grids = {name: grid_of(root, name, tuple(site.name for site in cluster.sites))[0] for name in GRID_NAMES}
-    seeds = [1000 * options.seed + k for k in range(options.populations)]
-    world = build_world(cluster, [window for seed in seeds for window in population(jobs, grids, cluster, options.windows, seed)])
+    world = populations(root, cluster, options.populations, options.windows, options.seed)
     began = time.process_time()
     labels = rollout_labels(world, judge, reward, points=options.points, seed=options.seed)
     spent = time.process_time() - began
