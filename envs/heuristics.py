@@ -89,10 +89,12 @@ HOLD = Parameter("hold_s", 300, 7200, log=True)
 
 PLANNER_SPACE = (
     SLEEP,
+    HOLD,
+    Parameter("review_s", 450, 3600, log=True),
     Parameter("expected_share", 0.1, 1.2),
     Parameter("padded_share", 0.3, 1.5),
     Parameter("node_weight", 0.1, 1.5),
-    Parameter("share_weight", 0.0, 1.5),
+    Parameter("share_weight", 0.0, 2.5),
     Parameter("hold_margin", 0.0, 0.6),
     Parameter("move_margin", 0.0, 0.6),
     Parameter("overbooked_usd_per_gpu_hour", 0.003, 0.3, log=True),
@@ -105,17 +107,18 @@ def _judges() -> dict[str, Judge]:
     urgent = replace(packed, queue_order="priority")
     planner = replace(
         urgent,
-        sleep_after_s=60,
-        hold_s=1800,
-        review_s=1800,
+        sleep_after_s=45,
+        hold_s=900,
+        review_s=900,
+        price_forecast="last_week",
         plans=True,
-        expected_share=0.5,
-        padded_share=0.6,
-        node_weight=0.5,
-        share_weight=1.2,
-        hold_margin=0.13,
-        move_margin=0.15,
-        overbooked_usd_per_gpu_hour=0.005,
+        expected_share=0.6,
+        padded_share=0.8,
+        node_weight=0.35,
+        share_weight=1.9,
+        hold_margin=0.06,
+        move_margin=0.03,
+        overbooked_usd_per_gpu_hour=0.03,
     )
     judges = (
         Judge("k8s_default", spread, ROOMIEST, "least allocated node, pool with most free GPUs, full power, nodes never sleep"),
