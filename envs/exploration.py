@@ -14,8 +14,8 @@ import numpy as np
 
 from envs.explain import preferences
 from envs.heuristics import Judge
-from envs.kernel_choosers import GREEDY, LOOKAHEAD, PLANNER
-from envs.observation import CANDIDATE_FEATURES, GLOBAL_FEATURES, GREEDY_SCORE, PLANNED, SCORE, ObservationLayout
+from envs.kernel_choosers import BEST_NODE, GREEDY, LOOKAHEAD, PLANNER
+from envs.observation import CANDIDATE_FEATURES, GLOBAL_FEATURES, GREEDY_SCORE, PLANNED, PREFERRED_POOL, SCORE, ObservationLayout
 from envs.state import Policy
 from telemetry.errors import InputError
 
@@ -101,6 +101,17 @@ def ranks(policy: Policy, rows: np.ndarray, layout: ObservationLayout) -> np.nda
         return np.where(open_, values, -np.inf)
     known = [preferences(policy, row, layout) for row in rows]
     return None if any(values is None for values in known) else np.array(known)
+
+
+def blind_spot(policy: Policy, rows: np.ndarray, layout: ObservationLayout) -> str:
+    """Why ``policy`` cannot answer questions that were put to another, or empty: they lack plans, or the pool of its node rule."""
+    candidates, several = layout.candidates(rows), layout.mask(rows).sum(axis=1) > 1
+    if policy.settings.plans and several.any() and not candidates[several][..., PLANNED].any():
+        return f"'{policy.name}' decides by plans, and the policy that was asked keeps none"
+    split = layout.n_candidates * layout.n_candidate_features
+    if getattr(policy, "chooser", None) == BEST_NODE and not rows[:, split + PREFERRED_POOL].any():
+        return f"'{policy.name}' decides by its node rule, and the policy that was asked has another"
+    return ""
 
 
 def answer_features(rows: np.ndarray, layout: ObservationLayout) -> tuple[np.ndarray, np.ndarray]:
