@@ -30,7 +30,7 @@ from envs.heuristics import JUDGES
 from envs.kernel import run_policy
 from envs.logged_play import Target, forced_play, logged_play
 from envs.observation import ObservationLayout
-from envs.off_policy import ESTIMATES, LoggedDecisions, OverlapLimits, direct_model, evaluate_target
+from envs.off_policy import ESTIMATES, LoggedDecisions, OverlapLimits, compare_answers, direct_model, evaluate_target
 from envs.reward import RewardSpec
 from envs.windows import cut_windows, prepare_jobs
 from envs.world import World, build_world
@@ -170,11 +170,13 @@ def by_window(world: World, explore: Exploration, reward: RewardSpec, options: a
             predicted = direct_model(log, "ridge", seed=r)
             limits = OverlapLimits(effective=20.0, largest=0.2)
             one = evaluate_target(log, wanted, predicted, limits=limits, samples=options.samples, seed=r, refuse=False)
-            rows.append({e: (one.value[e].mean, one.value[e].low, one.value[e].high) for e in ("ips", "snips", "dr")})
+            gap = compare_answers(log, predicted, 1, 0, samples=options.samples, seed=r)["dr"]
+            shown = {"change": gap, **{e: one.value[e] for e in ("ips", "snips", "dr")}}
+            rows.append({e: (interval.mean, interval.low, interval.high) for e, interval in shown.items()})
         entry: dict[str, Any] = {"target": name, "truth_usd": truth, "change_usd": change}
-        for e in ("ips", "snips", "dr"):
+        for e in ("ips", "snips", "dr", "change"):
             means, lows, highs = (np.array([row[e][k] for row in rows]) for k in range(3))
-            entry[e] = _score(means, lows, highs, truth)
+            entry[e] = _score(means, lows, highs, change if e == "change" else truth)
         found.append(entry)
     return found
 
@@ -275,7 +277,7 @@ def lines_of(found: Mapping[str, Any]) -> list[str]:
     if found["by_window"]:
         lines += ["", f"{'by window':<20} {'truth':>8} {'change':>8}  {'estimate':<8} {'bias':>8} {'width':>8} {'inside':>8}"]
     for entry in found["by_window"]:
-        for e in ("ips", "snips", "dr"):
+        for e in ("ips", "snips", "dr", "change"):
             score = entry[e]
             lines.append(
                 f"{entry['target']:<20} {entry['truth_usd']:>8.2f} {entry['change_usd']:>+8.2f}  {e:<8} {score['bias']:>+8.2f} "

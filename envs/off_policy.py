@@ -284,6 +284,20 @@ def evaluate_target(
     )
 
 
+def compare_answers(
+    log: LoggedDecisions, predicted: np.ndarray, one: int, other: int, *, level: float = 0.95, samples: int = 2000, seed: int = 0
+) -> dict[str, Interval]:
+    """Mean cost of answer ``one`` less that of ``other``, for answers that are whole policies drawn by chance: ``ips`` and ``dr``."""
+    parts = []
+    for answer in (one, other):
+        hit = (log.action == answer) / log.propensities[:, answer]
+        parts.append([hit * log.cost_usd, predicted[:, answer] + hit * (log.cost_usd - predicted[:, answer])])
+    gap = np.column_stack([first - second for first, second in zip(*parts, strict=True)])
+    sums = _sums(log, np.column_stack([gap, np.zeros(len(gap)), np.ones(len(gap))]))
+    values, _ = _intervals(sums[:, :3], np.repeat(sums[:, 3:], 3, axis=1), level, samples, seed)
+    return {"ips": values[0], "dr": values[1]}
+
+
 # ---------------------------------------------------------------- intervals
 
 

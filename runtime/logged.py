@@ -52,8 +52,10 @@ class Logging:
 
     def arm_of(self, job: JobRequest) -> tuple[str, str]:
         """The arm that answers this job, and why it is not the drawn one."""
-        unit = "" if self.split is None else job.team if self.split.unit == "team" else job.job_id
-        return arm_in_force(self.split, unit, self.folder)
+        if self.split is None:
+            return "champion", ""
+        units = {"team": job.team, "pod": job.job_id, "day": datetime.now(UTC).strftime("%Y-%m-%d")}
+        return arm_in_force(self.split, units[self.split.unit], self.folder)
 
 
 def promoted(alias: str, tracking_uri: str) -> tuple[Policy, Manifest, str]:

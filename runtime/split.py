@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from telemetry.errors import InputError
 
-UNITS: tuple[str, ...] = ("team", "pod")
+UNITS: tuple[str, ...] = ("team", "pod", "day")
 WHOLE = 1000
 
 
@@ -24,7 +24,8 @@ class Split:
         experiment: its name, which salts the digests.
         share_permille: units that take part, of a thousand.
         challenger_permille: units of the challenger's arm, of a thousand that take part; changing it moves units: begin another experiment.
-        unit: ``team`` (one team always sees one arm) or ``pod`` (finer, but a team's pods differ).
+        unit: ``team`` (one team always sees one arm), ``pod`` (finer, but a team's pods differ), or ``day`` (UTC; the whole cluster is one
+            arm's for a day, so that arms do not compete for the same nodes).
     """
 
     experiment: str

@@ -87,7 +87,7 @@ def test_probabilities_of_arms():
         ({"share_permille": 1001}, "0 to 1000"),
         ({"share_permille": 0.5}, "whole number"),
         ({"challenger_permille": 0}, "1 to 999"),
-        ({"unit": "node"}, "team, pod"),
+        ({"unit": "node"}, "team, pod, day"),
     ],
 )
 def test_impossible_splits_are_refused(change, said):
