@@ -1,13 +1,13 @@
 """Off-policy estimates against simulated truth: how often the truth lies in the interval, bias and width, and what they leave out.
 
 python -m benchmarks.off_policy [--replays 100] [--windows 40] [--pool 50] [--load 0.4] [--seed 1] [--model lightgbm] [--explore wide]
-                                [--truth-runs 12] [--truth-share 0.3] [--traces DIR] [--out outputs/off_policy.json]
+                                [--truth-runs 12] [--truth-share 0.3] [--truth JSON] [--traces DIR] [--out outputs/off_policy.json]
 
 The pool: 24-hour windows of eight weeks of Philly's jobs on the two-site cluster, prices of CAISO and NYISO. A replay draws windows from it
 with replacement; the look-ahead judge plays them, exploring, and logs. *Truth*: at a random share of the decisions of independent runs over
 the whole pool the target's answer is forced, and the logging policy plays on with the same draws (``envs/logged_play.py``). *Throughout*:
 the target itself plays the pool. *By window*: the policy is drawn anew for every window, by a fair coin; there a window is one decision,
-and the truth is the pool's mean objective under the target.
+and the truth is the pool's objective a GPU-hour asked for under the target.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from benchmarks.agent import CLUSTER
 from benchmarks.agent_data import grid_of, held_out_jobs
@@ -36,7 +37,8 @@ from envs.windows import cut_windows, prepare_jobs
 from envs.world import World, build_world
 from pipelines.cli import CONF_DIR
 from pipelines.evaluation_report import plain
-from pipelines.workspace import write_json
+from pipelines.workspace import read_json, write_json
+from registry.plots import INK, PALETTE, new_figure, styled
 
 GRID, DAY_S, LOGGER = "CAISO+NYIS", 24 * 3600, "lookahead"
 EXPLORE: dict[str, Exploration] = {
@@ -154,7 +156,7 @@ def by_window(world: World, explore: Exploration, reward: RewardSpec, options: a
     )
     for name in BY_WINDOW:
         target = run_policy(world, JUDGES[name], reward).objective_usd
-        truth, change = float(target.mean()), float(target.mean() - logged.mean())
+        truth, change = float(target.sum() / hours.sum()), float((target.sum() - logged.mean(axis=0).sum()) / hours.sum())
         rows = []
         for r in range(options.replays):
             rng = np.random.default_rng(10**5 * options.seed + r)
@@ -165,12 +167,12 @@ def by_window(world: World, explore: Exploration, reward: RewardSpec, options: a
             features = np.concatenate([x * np.array([1.0, 0.0])[:, None], x * np.array([0.0, 1.0])[:, None]], axis=2)
             features = np.concatenate([features, np.broadcast_to([[[0.0], [1.0]]], (len(windows), 2, 1))], axis=2)
             half = np.full((len(windows), 2), 0.5)
-            log = LoggedDecisions(half, arm, cost, np.arange(len(windows)), features, hours[windows])
+            log = LoggedDecisions(half, arm, cost, np.arange(len(windows)), features, hours[windows], hours[windows])
             wanted = np.tile([0.0, 1.0], (len(windows), 1))
             predicted = direct_model(log, "ridge", seed=r)
             limits = OverlapLimits(effective=20.0, largest=0.2)
             one = evaluate_target(log, wanted, predicted, limits=limits, samples=options.samples, seed=r, refuse=False)
-            gap = compare_answers(log, predicted, 1, 0, samples=options.samples, seed=r)["dr"]
+            gap = compare_answers(log, predicted, 1, 0, samples=options.samples, seed=r)["snips"]
             shown = {"change": gap, **{e: one.value[e] for e in ("ips", "snips", "dr")}}
             rows.append({e: (interval.mean, interval.low, interval.high) for e, interval in shown.items()})
         entry: dict[str, Any] = {"target": name, "truth_usd": truth, "change_usd": change}
@@ -197,6 +199,28 @@ def scored(frame: pd.DataFrame, truth: Mapping[str, Any]) -> list[dict[str, Any]
     return found
 
 
+@styled
+def coverage_figure(found: Mapping[str, Any]) -> Figure:
+    """For each target the intervals of all replays that concluded, by weights alone and doubly robust, around the truth."""
+    frame = pd.DataFrame(found["replays"])
+    names = [entry["target"] for entry in found["targets"] if entry["difference.dr"] is not None]
+    figure, panels = new_figure(3.0 * len(names), 6.0, nrows=2, ncols=len(names), sharex="col")
+    for column, name in enumerate(names):
+        kept = frame[(frame["target"] == name) & (frame["refused"] == "")]
+        truth = found["truth"]["change"][name]["usd"]
+        for row, estimate in enumerate(("ips", "dr")):
+            mean, low, high = (kept[f"difference.{estimate}{edge}"].to_numpy() for edge in ("", ".low", ".high"))
+            order, panel = np.argsort(mean), panels[row, column]
+            inside = (low <= truth) & (truth <= high)
+            for at, k in enumerate(order):
+                panel.plot([low[k], high[k]], [at, at], color=PALETTE[0] if inside[k] else PALETTE[1], linewidth=1.0)
+            panel.axvline(truth, color=INK, linewidth=1.0)
+            panel.set_title(f"{name}\n{estimate}: {inside.sum()} of {len(kept)}", fontsize=9)
+            panel.set_yticks([])
+        panels[1, column].set_xlabel("USD a decision, to the log", fontsize=9)
+    return figure
+
+
 def _score(means: np.ndarray, lows: np.ndarray, highs: np.ndarray, truth: float) -> dict[str, float]:
     inside = (lows <= truth) & (truth <= highs)
     return {
@@ -219,7 +243,7 @@ def measure(options: argparse.Namespace, progress: Callable[[str], None] = print
     """Everything that is measured."""
     world, reward, explore = pool_of(options), RewardSpec(), EXPLORE[options.explore]
     began = time.process_time()
-    truth = truths(world, explore, reward, options)
+    truth = truths(world, explore, reward, options) if options.truth is None else read_json(options.truth)["truth"]
     progress(f"truth after {time.process_time() - began:.0f} s of one core")
     whole = throughout(world, reward, options)
     rows: list[dict[str, Any]] = []
@@ -275,13 +299,13 @@ def lines_of(found: Mapping[str, Any]) -> list[str]:
     for name, gap in found["throughout"].items():
         lines.append(f"{name:<20} {gap['first_order_usd']:>18.2f} ± {gap['first_order_se']:<7.2f} {gap['throughout_usd']:>12.2f}")
     if found["by_window"]:
-        lines += ["", f"{'by window':<20} {'truth':>8} {'change':>8}  {'estimate':<8} {'bias':>8} {'width':>8} {'inside':>8}"]
+        lines += ["", f"{'by window, USD a GPU-h':<20} {'truth':>8} {'change':>8}  {'estimate':<8} {'bias':>8} {'width':>8} {'inside':>8}"]
     for entry in found["by_window"]:
         for e in ("ips", "snips", "dr", "change"):
             score = entry[e]
             lines.append(
-                f"{entry['target']:<20} {entry['truth_usd']:>8.2f} {entry['change_usd']:>+8.2f}  {e:<8} {score['bias']:>+8.2f} "
-                f"{score['width']:>8.2f} {score['inside']:>4}/{score['of']}"
+                f"{entry['target']:<20} {entry['truth_usd']:>8.4f} {entry['change_usd']:>+8.4f}  {e:<8} {score['bias']:>+8.4f} "
+                f"{score['width']:>8.4f} {score['inside']:>4}/{score['of']}"
             )
     return lines
 
@@ -295,10 +319,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--switched", type=int, default=120, help="windows of a replay in which the policy is drawn by window; 0 = none")
     parser.add_argument("--load", type=float, default=0.4, help="offered GPU-hours over those that there are")
     parser.add_argument("--truth-share", type=float, default=0.3)
+    parser.add_argument("--truth", type=Path, default=None, help="take the truth from what an earlier run with the same worlds wrote")
     parser.add_argument("--model", choices=("lightgbm", "ridge", "none"), default="lightgbm")
     parser.add_argument("--explore", choices=list(EXPLORE), default="wide")
     parser.add_argument("--traces", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("outputs/off_policy.json"))
+    parser.add_argument("--plot", type=Path, default=None, help="draw the intervals of all replays into this file")
     return parser.parse_args(arguments)
 
 
@@ -308,6 +334,8 @@ def main(arguments: list[str] | None = None) -> int:
     found = measure(options)
     print("\n".join(lines_of(found)))
     write_json(options.out, plain(found))
+    if options.plot is not None:
+        coverage_figure(found).savefig(options.plot, dpi=110)
     print(f"\nwritten: {options.out}")
     return 0
 

@@ -48,6 +48,8 @@ class LoggedDecisions:
         cluster: which decisions depend on each other, int64 ``[N]``.
         features: what is known of each answer when it is given, float ``[N, A, F]``.
         scale_usd: how large costs of each decision are, as known when it is taken, float64 ``[N]``; None = all alike.
+        size: what estimates are a mean over, above 0, float64 ``[N]``: USD a decision (None, 1 each), or a job or GPU-hour of a decision on
+            a whole day. It must not depend on the answer.
 
     Raises:
         InputError: shapes that do not go together, propensities that are none, or an answer that had none.
@@ -59,6 +61,7 @@ class LoggedDecisions:
     cluster: np.ndarray
     features: np.ndarray
     scale_usd: np.ndarray | None = None
+    size: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n, answers = self.propensities.shape
@@ -84,6 +87,11 @@ class LoggedDecisions:
     @property
     def clusters(self) -> int:
         return len(np.unique(self.cluster))
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """``size``, or 1 each, float64 ``[N]``."""
+        return np.ones(len(self.action)) if self.size is None else np.asarray(self.size, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -271,10 +279,9 @@ def evaluate_target(
         "dr": plan + correction,
         "switch_dr": plan + np.where(w <= switch_weight, correction, 0.0),
     }
-    one = np.ones(len(cost))
-    sums = _sums(log, np.column_stack([*columns.values(), cost, w, one]))
+    sums = _sums(log, np.column_stack([*columns.values(), cost, w * log.sizes, log.sizes]))
     below = np.column_stack([sums[:, -2] if name == "snips" else sums[:, -1] for name in (*columns, "logged")])
-    intervals = _intervals(sums[:, : len(columns) + 1], below, level, samples, seed)
+    intervals = _intervals(sums[:, : len(columns) + 1], below, sums[:, -1], level, samples, seed)
     names = [*columns, "logged"]
     return Evaluation(
         overlap,
@@ -287,15 +294,19 @@ def evaluate_target(
 def compare_answers(
     log: LoggedDecisions, predicted: np.ndarray, one: int, other: int, *, level: float = 0.95, samples: int = 2000, seed: int = 0
 ) -> dict[str, Interval]:
-    """Mean cost of answer ``one`` less that of ``other``, for answers that are whole policies drawn by chance: ``ips`` and ``dr``."""
-    parts = []
+    """Cost of answer ``one`` less that of ``other``, for answers that are whole policies drawn by chance: ``snips`` and ``dr``."""
+    columns, sizes = [], []
     for answer in (one, other):
         hit = (log.action == answer) / log.propensities[:, answer]
-        parts.append([hit * log.cost_usd, predicted[:, answer] + hit * (log.cost_usd - predicted[:, answer])])
-    gap = np.column_stack([first - second for first, second in zip(*parts, strict=True)])
-    sums = _sums(log, np.column_stack([gap, np.zeros(len(gap)), np.ones(len(gap))]))
-    values, _ = _intervals(sums[:, :3], np.repeat(sums[:, 3:], 3, axis=1), level, samples, seed)
-    return {"ips": values[0], "dr": values[1]}
+        columns += [hit * log.cost_usd, predicted[:, answer] + hit * (log.cost_usd - predicted[:, answer])]
+        sizes += [hit * log.sizes, log.sizes]
+    above, below = _sums(log, np.column_stack(columns)), _sums(log, np.column_stack(sizes))
+    found = {}
+    for at, name in enumerate(("snips", "dr")):
+        pair = [at, at + 2]  # differences are to the last column
+        _, gaps = _intervals(above[:, pair], below[:, pair], below[:, 3], level, samples, seed)
+        found[name] = gaps[0]
+    return found
 
 
 # ---------------------------------------------------------------- intervals
@@ -319,11 +330,19 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return ratio, spread
 
 
-def _intervals(above: np.ndarray, below: np.ndarray, level: float, samples: int, seed: int) -> tuple[list[Interval], list[Interval]]:
+def effective_clusters(sizes: np.ndarray) -> float:
+    """How many clusters of one size are as good as those of ``sizes`` ``[G]``: the worst case of Carter, Schnepel and Steigerwald 2017."""
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+
+def _intervals(
+    above: np.ndarray, below: np.ndarray, sizes: np.ndarray, level: float, samples: int, seed: int
+) -> tuple[list[Interval], list[Interval]]:
     """Intervals of each ratio and of its difference to the last one (the logged mean), over clusters.
 
-    The wider of two on each side: the linearised one with Student's t of G - 1 degrees, and the percentiles of a cluster bootstrap
-    (Cameron, Gelbach and Miller 2008), which follow the skewness of costs.
+    The wider of two on each side: the linearised one with Student's t of as many degrees as there are effective clusters less 1 (a crowded
+    day among thirty leaves few of them), and the percentiles of a cluster bootstrap (Cameron, Gelbach and Miller 2008), which follow the
+    skewness of costs.
     """
     g, k = above.shape
     ratio, se = _ratio(above, below)
@@ -331,7 +350,7 @@ def _intervals(above: np.ndarray, below: np.ndarray, level: float, samples: int,
         scaled = (above - ratio * below) / below.sum(axis=0)
     gap = scaled - scaled[:, -1:]
     gap_se = np.sqrt(g / max(g - 1, 1) * (gap**2).sum(axis=0)) if g > 1 else np.full(k, np.inf)
-    t = float(stats.t.ppf(0.5 + level / 2, max(g - 1, 1)))
+    t = float(stats.t.ppf(0.5 + level / 2, max(effective_clusters(sizes) - 1, 1.0)))
     low, high = ratio - t * se, ratio + t * se
     difference = ratio - ratio[-1]
     gap_low, gap_high = difference - t * gap_se, difference + t * gap_se

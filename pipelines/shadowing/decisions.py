@@ -131,8 +131,8 @@ def chances_of(policy: Policy, explore: Exploration, questions: Questions) -> np
 def groups_of(questions: Questions, unit: str, experiment: str | None) -> tuple[LoggedDecisions, pd.DataFrame]:
     """Days or teams as single decisions between the champion (answer 0) and the challenger (answer 1), and a table of them.
 
-    What one cost is the mean bill of its jobs, each from its first decision; what is known before is how many jobs it had and the GPU-hours
-    that they asked for.
+    What one cost is the bills of its jobs, each from its first decision, and its size how many there were; what is known of it whatever the
+    arm is that number and the GPU-hours that they asked for.
 
     Raises:
         InputError: no experiment, or one unit in both arms.
@@ -153,18 +153,19 @@ def groups_of(questions: Questions, unit: str, experiment: str | None) -> tuple[
         first.assign(hours=hours.astype(float), key=first[column])
         .groupby("key")
         .agg(arm=("arm", "first"), arms=("arm", "nunique"), chance=("arm_propensity", "first"), jobs=("job_id", "size"),
-             hours=("hours", "sum"), cost_usd=("objective_usd", "mean"))
+             hours=("hours", "sum"), cost_usd=("objective_usd", "sum"))
         .reset_index()
     )  # fmt: skip
     if (mixed := table[table["arms"] > 1]).shape[0]:
         raise InputError(f"{unit} '{mixed['key'].iloc[0]}' in both arms", where=f"experiment '{experiment}'", remedy=f"split by {unit}")
     arm = (table["arm"] == "challenger").to_numpy(dtype=np.int64)
+    jobs = table["jobs"].to_numpy(dtype=float)
     mine = table["chance"].to_numpy(dtype=float)
     chances = np.where(arm[:, None] == np.arange(2), mine[:, None], 1.0 - mine[:, None])
     x = np.column_stack([np.log1p(table["jobs"]), np.log1p(table["hours"] / table["jobs"])])
     features = np.concatenate([x[:, None] * (np.arange(2) == a)[None, :, None] for a in range(2)], axis=2)
     features = np.concatenate([features, np.broadcast_to(np.eye(2), (len(table), 2, 2))], axis=2)
-    return LoggedDecisions(chances, arm, table["cost_usd"].to_numpy(dtype=float), np.arange(len(table)), features), table
+    return LoggedDecisions(chances, arm, table["cost_usd"].to_numpy(dtype=float), np.arange(len(table)), features, jobs, jobs), table
 
 
 def outcomes_of(frame: pd.DataFrame, watched: Mapping[str, Any], reference: Mapping[str, Any]) -> pd.DataFrame:
