@@ -63,12 +63,12 @@ class Excess:
 def excess_of(values: np.ndarray, watched: np.ndarray, alpha: float, *, largest: float = 1.0) -> Excess:
     """Bounds of the mean of the ``watched`` (bool ``[n]``) less that of the others, over observations in the order in which they came.
 
-    All bounds hold at once with probability 1 - ``alpha`` (each arm's with half of it).
+    The lower bound holds at every moment at once with probability 1 - ``alpha``, and so does the upper one.
     """
     values, watched = np.asarray(values, dtype=np.float64), np.asarray(watched, dtype=np.bool_)
     sides = []
     for arm in (watched, ~watched):
-        found = bounds_of(values[arm], alpha / 2, largest=largest)
+        found = bounds_of(values[arm], alpha, largest=largest)
         at = np.cumsum(arm) - 1
         sides.append(
             [np.where(at >= 0, part[np.maximum(at, 0)] if len(part) else 0.0, np.nan) for part in (found.mean, found.low, found.high)]

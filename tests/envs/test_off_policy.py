@@ -10,7 +10,9 @@ from envs.off_policy import (
     LoggedDecisions,
     NoOverlapError,
     OverlapLimits,
+    compare_answers,
     direct_model,
+    effective_clusters,
     evaluate_target,
     overlap_of,
     weights_of,
@@ -133,6 +135,47 @@ def test_a_policy_that_never_explored_says_nothing_of_another():
     with pytest.raises(NoOverlapError, match=r"no overlap: .* were never given by the logging policy.*it never explored"):
         evaluate_target(log, other, np.zeros_like(other))
     assert not overlap_of(log, log.propensities).refusals
+
+
+def days(seed, count=80, gap=0.5):
+    """Whole days drawn between two policies: bills of a day, and how many jobs it had, which are few or many."""
+    rng = np.random.default_rng(seed)
+    arm, jobs = rng.integers(0, 2, count), rng.integers(5, 80, count).astype(float)
+    cost = jobs * (2 + 0.2 * rng.normal(size=count) + gap * arm)
+    features = np.concatenate(
+        [np.broadcast_to(np.log(jobs)[:, None, None], (count, 2, 1)), np.broadcast_to(np.eye(2), (count, 2, 2))], axis=2
+    )
+    return LoggedDecisions(np.full((count, 2), 0.5), arm, cost, np.arange(count), features, jobs, jobs)
+
+
+def test_a_day_counts_by_its_size():
+    log = days(1)
+    found = evaluate_target(log, np.tile([0.0, 1.0], (80, 1)), direct_model(log, "ridge"), limits=LOOSE)
+    mine = log.action == 1
+    assert found.value["snips"].mean == pytest.approx(log.cost_usd[mine].sum() / log.size[mine].sum())
+    for name in ("snips", "dr"):
+        assert found.value[name].holds(2.5)
+        assert found.value[name].width < 0.3
+    assert found.value["ips"].width > 3 * found.value["snips"].width
+
+
+def test_arms_are_compared_with_an_interval_that_holds():
+    inside = {"snips": 0, "dr": 0}
+    for seed in range(40):
+        log = days(seed)
+        gap = compare_answers(log, direct_model(log, "ridge", seed=seed), 1, 0, samples=200, seed=seed)
+        for name, interval in gap.items():
+            inside[name] += interval.holds(0.5)
+    assert min(inside.values()) >= 34
+    back = compare_answers(log, direct_model(log, "ridge", seed=39), 0, 1, samples=0)
+    there = compare_answers(log, direct_model(log, "ridge", seed=39), 1, 0, samples=0)
+    assert back["snips"].mean == pytest.approx(-there["snips"].mean)
+    assert back["snips"].high == pytest.approx(-there["snips"].low)
+
+
+def test_one_crowded_day_leaves_few_effective_ones():
+    assert effective_clusters(np.full(30, 7.0)) == pytest.approx(30)
+    assert effective_clusters(np.array([1.0] * 29 + [100.0])) < 2
 
 
 @pytest.mark.parametrize(
