@@ -15,7 +15,7 @@ from envs.observation import ObservationLayout
 from envs.state import Policy
 from telemetry.errors import InputError
 
-BUDGET_S = 0.25
+BUDGET_S = 1.0
 
 
 @dataclass(frozen=True)

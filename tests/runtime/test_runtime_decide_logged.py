@@ -25,6 +25,7 @@ from runtime.state_file import read_state
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "deploy" / "examples"
 NAME = "scheduling-policy"
+NAMED = ("--shadow", "greedy_cost", "planner", "k8s_default")
 
 
 def run(capsys, uri, *more, job=EXAMPLES / "job.json"):
@@ -47,7 +48,7 @@ def two_versions(tmp_path, publish, empty_database):
 def test_a_decision_is_logged_with_what_challengers_said_and_stays_the_same(judge_registry, tmp_path, capsys):
     uri = judge_registry.tracking_uri
     _, plain, _ = run(capsys, uri)
-    status, answer, _ = run(capsys, uri, "--decision-log", tmp_path / "log", "--shadow", "greedy_cost", "planner", "k8s_default")
+    status, answer, _ = run(capsys, uri, "--decision-log", tmp_path / "log", "--shadow-budget", 60, *NAMED)
     assert status == 0
     same = set(plain) - {"notices"}
     assert {key: answer[key] for key in same} == {key: plain[key] for key in same}

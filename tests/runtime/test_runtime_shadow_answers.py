@@ -41,7 +41,7 @@ class Says:
         return np.array([self.action])
 
 
-def ask(*challengers, budget_s=5.0):
+def ask(*challengers, budget_s=60.0):
     return shadow_answers(challengers, row(), LAYOUT, ALLOWED, budget_s=budget_s)
 
 
@@ -80,7 +80,7 @@ def test_a_slow_one_is_left_behind_and_those_after_it_are_not_asked():
             gate.wait(20)
             return np.array([1])
 
-    said = ask(Challenger("a", Says(1, log=log)), Challenger("b", Hangs()), Challenger("c", Says(3, log=log)), budget_s=0.5)
+    said = ask(Challenger("a", Says(1, log=log)), Challenger("b", Hangs()), Challenger("c", Says(3, log=log)), budget_s=2.0)
     gate.set()
     assert said[0].action == 1
     assert "no answer within" in said[1].error
@@ -92,7 +92,7 @@ def test_a_challenger_sees_only_what_is_allowed_and_cannot_touch_the_question():
     question, policy = row(), Says(0)
     LAYOUT.candidates(question[None])[0, 2, 0] = 1.0
     before = question.copy()
-    shadow_answers([Challenger("a", Says(spoil=True)), Challenger("b", policy)], question, LAYOUT, ALLOWED)
+    shadow_answers([Challenger("a", Says(spoil=True)), Challenger("b", policy)], question, LAYOUT, ALLOWED, budget_s=60.0)
     np.testing.assert_array_equal(question, before)
     np.testing.assert_array_equal(LAYOUT.mask(policy.seen)[0], ALLOWED)
 
@@ -100,11 +100,11 @@ def test_a_challenger_sees_only_what_is_allowed_and_cannot_touch_the_question():
 def test_a_planner_without_plans_is_not_asked():
     question = row()
     LAYOUT.candidates(question[None])[0, :, PLANNED] = 0.0
-    (said,) = shadow_answers([Challenger("planner", JUDGES["planner"])], question, LAYOUT, ALLOWED)
+    (said,) = shadow_answers([Challenger("planner", JUDGES["planner"])], question, LAYOUT, ALLOWED, budget_s=60.0)
     assert said.action is None
     assert "decides by plans" in said.error
     LAYOUT.candidates(question[None])[0, :, PLANNED] = [0.0, 0.5, 0.0, 1.0, 0.0]
-    assert shadow_answers([Challenger("planner", JUDGES["planner"])], question, LAYOUT, ALLOWED)[0].action == 0
+    assert shadow_answers([Challenger("planner", JUDGES["planner"])], question, LAYOUT, ALLOWED, budget_s=60.0)[0].action == 0
 
 
 def test_a_budget_is_above_zero():
