@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,22 @@ import pandas as pd
 from envs.candidates import Candidate
 from envs.cluster import ClusterSpec
 from envs.cluster_io import cluster_from_mapping
+from envs.exploration import Exploration
 from envs.reward import RewardSpec
 from envs.shield import ShieldConfig
 from envs.shield_io import load_shield
 from envs.shielded import Ages, judge_named
 from envs.state import Policy
-from registry.loading import VerificationError, load_policy
+from registry.loading import VerificationError
 from registry.manifest import Manifest
 from registry.mlflow_client import DEFAULT_URI
 from runtime.ages import ages_of, carried_forward
 from runtime.decision import Decision, decide
 from runtime.forecasts import expectation_lines, expectations
 from runtime.jobs import JobRefusedError, JobRequest, read_job
+from runtime.logged import ALIASES, Logging, challengers_of, listen, promoted, write
+from runtime.shadow import BUDGET_S
+from runtime.split import UNITS, Split
 from runtime.state_file import StateFile, read_state, time_of
 from telemetry.errors import InputError
 
@@ -44,6 +49,10 @@ such as joulewise.io/max-watts (any domain). STATE.json is described in runtime/
 Hard rules hold whatever the policy proposes, and a judge answers in its place when the state or its prices are too old or cannot be
 read: --shield SHIELD.yaml sets limits and margins (deploy/examples/shield.yaml, docs/shield.md). The answer says so.
 
+With --decision-log every decision is logged with the probability of every answer (registry/decision_log.py); --shadow names challengers
+that hear the same question after it is answered; --explore lets answers stray among what the shield leaves, so that the log can be
+learned from; --experiment splits teams or pods between champion and challenger by a stable hash (docs/shadow.md).
+
 exit status: 0 decided, {EXIT_INPUT} state or argument unusable, {EXIT_REFUSED} job refused, {EXIT_UNVERIFIED} no model that can be trusted
 
 examples:
@@ -51,6 +60,7 @@ examples:
   python -m runtime.decide pod.json --state now.json --json
   python -m runtime.decide pod.json --tracking-uri http://mlflow:5000 --fallback
   python -m runtime.decide pod.json --state now.json --shield shield.yaml --explain
+  python -m runtime.decide pod.json --state now.json --decision-log decisions --shadow challenger planner --explore 0.05:0.02
 """
 
 
@@ -67,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shield=ShieldConfig() if options.shield is None else load_shield(options.shield),
             now=None if options.now is None else time_of(options.now, "--now"),
             explained=options.explain,
+            logging=_logging(options),
         )
     except JobRefusedError as refusal:
         return _fail(options.json, EXIT_REFUSED, "refused", str(refusal))
@@ -89,11 +100,13 @@ def answer_for(
     shield: ShieldConfig | None = None,
     now: pd.Timestamp | None = None,
     explained: bool = False,
+    logging: Logging | None = None,
 ) -> dict[str, Any]:
     """The whole answer as plain data.
 
     Args:
         shield: margins, floors, limits of age, and the judge that answers beyond them.
+        logging: whether and where the decision is logged, who listens, how far it may stray, and which experiment runs.
         now: by which ages are measured; None = this machine's clock, or the example state's own time when no ``state`` is given.
 
     Raises:
@@ -101,7 +114,7 @@ def answer_for(
         VerificationError: no policy, or a promoted model fails its checks, and no ``fallback`` is wanted.
         InputError: the state file cannot be used.
     """
-    config = shield or ShieldConfig()
+    config, logging = shield or ShieldConfig(), logging or Logging()
     request = read_job(job)
     notices = list(request.notes)
     example = state is None
@@ -110,7 +123,9 @@ def answer_for(
         notices.append(f"no --state given: the example state of {state.name} is used")
     seen = read_state(state)
     clock = now if now is not None else seen.time if example else pd.Timestamp.now(tz="UTC")
-    policy, manifest, doubt = _policy(tracking_uri, fallback, config, notices)
+    arm, why = logging.arm_of(request)
+    notices += [why] if why else []
+    policy, manifest, version, arm, doubt = _policy(tracking_uri, fallback, config, arm, notices)
     rows: list[dict[str, Any]] = []
     if forecasts:
         try:
@@ -120,19 +135,41 @@ def answer_for(
             if not fallback:
                 raise
             notices.append(f"no forecast: {error}")
-    decision = _decide(request, seen, policy, manifest, config, ages_of(seen, clock), explained)
-    return _answer(decision, manifest, rows, notices, doubt)
+    explore = Exploration() if doubt else logging.explore
+    decision = _decide(request, seen, policy, manifest, config, ages_of(seen, clock), explained, explore)
+    listeners = challengers_of(logging.shadow, tracking_uri, notices)
+    if arm == "challenger":
+        listeners = [one for one in listeners if one.name != "challenger"]
+    answers = listen(decision, listeners, logging.budget_s)
+    written = write(logging, decision, request, version, arm, answers, notices)
+    answer = _answer(decision, manifest, rows, notices, doubt)
+    if logging.split is not None:
+        answer["arm"] = arm
+    if answers:
+        answer["shadow"] = [one.plain() for one in answers]
+    return answer if written is None else answer | {"decision_id": written}
 
 
-def _policy(tracking_uri: str, fallback: bool, config: ShieldConfig, notices: list[str]) -> tuple[Policy, Manifest | None, str]:
-    """The promoted policy with its manifest, or the fallback, None, and why there is no other."""
+def _policy(
+    tracking_uri: str, fallback: bool, config: ShieldConfig, arm: str, notices: list[str]
+) -> tuple[Policy, Manifest | None, str, str, str]:
+    """The arm's policy with manifest and version, and the arm that answers; or the fallback, None, and why there is no other.
+
+    A challenger that cannot be trusted leaves its unit to the champion, outside the comparison.
+    """
+    if arm == "challenger":
+        try:
+            return *promoted("challenger", tracking_uri), arm, ""
+        except (VerificationError, InputError) as doubt:
+            notices.append(f"the champion answers for the challenger: {doubt}")
+            arm = "outside"
     try:
-        return *load_policy(tracking_uri=tracking_uri), ""
+        return *promoted("champion", tracking_uri), arm, ""
     except (VerificationError, InputError) as doubt:
         if not fallback:
             raise doubt if isinstance(doubt, VerificationError) else VerificationError(str(doubt)) from doubt
         notices.append(f"FALLBACK: the judge '{config.fallback}' decides, because {doubt}")
-        return judge_named(config.fallback), None, str(doubt)
+        return judge_named(config.fallback), None, "", "outside" if arm == "challenger" else arm, str(doubt)
 
 
 def _decide(
@@ -143,9 +180,13 @@ def _decide(
     config: ShieldConfig,
     ages: Ages,
     explained: bool,
+    explore: Exploration,
 ) -> Decision:
     snapshot = carried_forward(seen.snapshot(request, _cluster(seen, manifest)))
-    return decide(snapshot, request.job_id, policy, _reward(manifest), shield=config, ages=ages, explained=explained)
+    return decide(
+        snapshot, request.job_id, policy, _reward(manifest), shield=config, ages=ages, explained=explained, explore=explore,
+        uniform=random.random(),
+    )  # fmt: skip
 
 
 def _cluster(seen: StateFile, manifest: Manifest | None) -> ClusterSpec:
@@ -161,7 +202,8 @@ def _reward(manifest: Manifest | None) -> RewardSpec:
 
 
 def _answer(decision: Decision, manifest: Manifest | None, rows: list[dict[str, Any]], notices: list[str], doubt: str) -> dict[str, Any]:
-    content = asdict(decision)
+    content = asdict(replace(decision, question=None))
+    del content["question"]
     if doubt:
         content["fallback"] = {**decision.fallback, "used": True, "reason": doubt}
     content["decision"] = decision.chosen.verb
@@ -188,6 +230,7 @@ def render(answer: dict[str, Any]) -> str:
         lines += ["", *explanation_lines(answer["explanation"])]
     if answer["forecasts"]:
         lines += ["", "expected:", *(f"  {line}" for line in expectation_lines(answer["forecasts"]))]
+    lines += [f"shadow {one['name']}: {one['error'] or 'answers ' + str(one['action'])}" for one in answer.get("shadow", ())]
     lines += [f"note: {notice}" for notice in answer["notices"]]
     return "\n".join(lines)
 
@@ -237,6 +280,18 @@ def _fail(as_json: bool, status: int, word: str, reason: str) -> int:
     return status
 
 
+def _logging(options: argparse.Namespace) -> Logging:
+    explore = Exploration()
+    if options.explore is not None:
+        try:
+            temperature, epsilon = (float(part) for part in options.explore.split(":"))
+        except ValueError as error:
+            raise InputError(f"'{options.explore}'", where="--explore", allowed="TEMPERATURE:EPSILON, such as 0.05:0.02") from error
+        explore = Exploration(temperature=temperature, epsilon=epsilon)
+    split = None if options.experiment is None else Split(options.experiment, options.share, unit=options.unit)
+    return Logging(options.decision_log, tuple(options.shadow), options.shadow_budget, explore, split)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m runtime.decide",
@@ -256,6 +311,15 @@ def _parser() -> argparse.ArgumentParser:
         "--now", metavar="TIME", help="time by which ages are measured (default: this machine's clock; for the example state its own)"
     )
     parser.add_argument("--explain", action="store_true", help="add the shares of the features in the choice against the runner-up")
+    parser.add_argument("--decision-log", type=Path, metavar="FOLDER", help="append the decision to the log in this folder")
+    parser.add_argument(
+        "--shadow", nargs="+", default=[], metavar="NAME", help=f"challengers that listen: judges, or {', '.join(ALIASES)} of the registry"
+    )
+    parser.add_argument("--shadow-budget", type=float, default=BUDGET_S, metavar="S", help="seconds for all of them (default: %(default)s)")
+    parser.add_argument("--explore", metavar="T:EPSILON", help="let the answer stray: softmax temperature and share of even draws")
+    parser.add_argument("--experiment", metavar="NAME", help="split between champion and challenger by a stable hash")
+    parser.add_argument("--share", type=int, default=0, metavar="PERMILLE", help="units that take part in the experiment, of a thousand")
+    parser.add_argument("--unit", choices=UNITS, default="team", help="what is split (default: %(default)s)")
     parser.add_argument("--no-forecasts", action="store_true", help="do not load the forecasters, which are shown but do not decide")
     return parser
 

@@ -9,15 +9,37 @@ import numpy as np
 
 from envs.candidates import Candidate, candidates_of, gpu_watts, iso_time, objective_parts, place_of, why_masked
 from envs.explain import explain, preferences, probabilities, score_parts
+from envs.exploration import Exploration, drawn
 from envs.kernel import Simulator
+from envs.observation import ObservationLayout
 from envs.reward import RewardSpec
 from envs.shield import RULE_WORDS, RULES, ShieldConfig
+from envs.shield_rows import KEPT
 from envs.shielded import ANSWERED_BY, Ages, ShieldedDecisions, ShieldedPolicy, shielded
 from envs.snapshot import Snapshot, forecast_integral, grid_column, rejection, restore
 from envs.state import Policy
 from runtime.jobs import JobRefusedError
 
 DAY_S = 86_400
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was put to the policy, and with which probability it would have answered what.
+
+    Attributes:
+        row: the observation, float32 ``[D]``, with only the answers in ``allowed`` (bool ``[A]``: mask and shield) open.
+        propensities: of every answer, float64 ``[A]``.
+        action: the answer given.
+        answered_by: one of ``envs.shielded.ANSWERED_BY``, or ``explored``.
+    """
+
+    row: np.ndarray
+    layout: ObservationLayout
+    allowed: np.ndarray
+    propensities: np.ndarray
+    action: int
+    answered_by: str
 
 
 @dataclass(frozen=True)
@@ -31,6 +53,7 @@ class Decision:
             policy proposed, None when the proposal stands; ``proposed``, its name; ``counts`` of this and of the decisions ahead.
         fallback: ``used``, ``reason`` and ``policy``: whether a judge answered in the policy's place, why, and which it is.
         explanation: shares of the features in the choice against the runner-up (``envs.explain``), when asked for and there are two.
+        question: what was answered, for the log; None when nothing was asked.
     """
 
     job_id: str
@@ -44,6 +67,7 @@ class Decision:
     shield: dict[str, Any]
     fallback: dict[str, Any]
     explanation: dict[str, Any] | None = None
+    question: Question | None = None
 
 
 def decide(
@@ -55,12 +79,16 @@ def decide(
     shield: ShieldConfig | None = None,
     ages: Ages | None = None,
     explained: bool = False,
+    explore: Exploration | None = None,
+    uniform: float = 0.0,
 ) -> Decision:
     """Ask ``policy``, behind the shield, about ``job_id``, after the jobs that come before it in the policy's queue order.
 
     Args:
         ages: of the snapshot and of the newest price; beyond the limits of ``shield`` its fallback answers.
         explained: whether the decision carries an explanation.
+        explore: how far the answer may stray among what the shield leaves, drawn by ``uniform`` in [0, 1); None = not at all. Answers of
+            the fallback, and those on jobs ahead, never stray.
 
     Raises:
         JobRefusedError: no empty cluster could run the job within its limits.
@@ -81,23 +109,50 @@ def decide(
         return _blocked(simulator, target, guarded, tuple(ahead), guarded.too_old(ages))
     observed = observation.copy()
     answer = guarded.decide(observed, simulator.layout, ages)
-    action = int(answer.actions[0])
+    question = _question(simulator.layout, guarded, answer, explore or Exploration(), uniform)
+    action, own = question.action, int(answer.actions[0])
     candidates = _marked(candidates_of(simulator), simulator, guarded, answer, observed)
     chosen = candidates[action]
+    strayed = () if action == own else (_strayed(question, candidates[own]),)
     others = sorted((c for c in candidates if c.action != action), key=lambda c: (not c.allowed, c.objective_usd or 0.0, c.action))
     return Decision(
         job_id,
         iso_time(simulator, simulator.state.time_s[0]),
         chosen,
         False,
-        (*_interventions(answer, candidates, guarded), *_reasons(simulator, target, chosen, candidates)),
+        (*_interventions(answer, candidates, guarded), *strayed, *_reasons(simulator, target, chosen, candidates)),
         tuple(others),
         tuple(ahead),
         policy.name,
         _shield_record(answer, candidates, guarded),
         _fallback_record(answer.reasons[0], guarded, answered=ANSWERED_BY[answer.answered_by[0]]),
-        _explanation(simulator, guarded, answer, candidates) if explained else None,
+        _explanation(simulator, guarded, answer, candidates) if explained and not strayed else None,
+        question,
     )
+
+
+# ---------------------------------------------------------------- exploration
+
+
+def _question(
+    layout: ObservationLayout, guarded: ShieldedPolicy, answer: ShieldedDecisions, explore: Exploration, uniform: float
+) -> Question:
+    """The question as answered; the draw comes after the shield, so that nothing it removes can be drawn."""
+    allowed, answered = answer.removed[0] == KEPT, ANSWERED_BY[answer.answered_by[0]]
+    row = answer.rows[:1].copy()
+    layout.candidates(row)[0][~allowed] = 0.0
+    if answer.reasons[0] or not answered.startswith("policy"):
+        explore, answered = Exploration(), "fallback" if answer.reasons[0] else answered
+    chances = explore.propensities(guarded.policy, row, layout, allowed=allowed[None], own=answer.actions[:1])
+    action = int(drawn(chances, np.array([uniform]))[0])
+    if action != answer.actions[0]:
+        answered = "explored"
+    return Question(row[0], layout, allowed, chances[0], action, answered)
+
+
+def _strayed(question: Question, own: Candidate) -> str:
+    chance = question.propensities[question.action]
+    return f"explored: drawn with probability {chance:.3f} in place of the policy's own choice ({own.name})"
 
 
 # ---------------------------------------------------------------- shield, fallback, explanation
