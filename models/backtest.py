@@ -36,6 +36,11 @@ from telemetry.errors import InputError
 NAIVES = ("persistence", "seasonal_naive")
 KEEPING = ("memory", "files", "none")
 Progress = Callable[[str, int, int], None]
+Watch = Callable[[str, int, float], None]
+
+
+class StoppedError(Exception):
+    """Raised by ``watch`` to end a backtest early; it goes on to the caller."""
 
 
 def run_backtest(
@@ -49,6 +54,7 @@ def run_backtest(
     partials: PartialResults | None = None,
     forecasts: str = "memory",
     plan: OriginPlan | None = None,
+    watch: Watch | None = None,
 ) -> BacktestResult:
     """Score forecasters by rolling origin.
 
@@ -62,6 +68,8 @@ def run_backtest(
         partials: keeps finished chunks under ``backtest_key``, from which a killed backtest goes on; None keeps nothing.
         forecasts: ``memory`` keeps them as frames in the result, ``files`` as Parquet files in ``partials``, ``none`` keeps only scores.
         plan: origins shared with another backtest, which no key of ``partials`` knows; None plans them for these series.
+        watch: called with forecaster, origins walked and the WQL over them, after each origin of a forecaster that is walked in one chunk
+            from one fit; it may raise ``StoppedError``.
 
     Returns:
         Scores of all forecasters; one that raises is reported with its error and does not stop the others.
@@ -80,7 +88,7 @@ def run_backtest(
     if plan is not None and partials is not None:
         raise InputError("origins of another backtest", where="backtest", allowed="a plan of its own where partial results are kept")
     plan = plan or plan_origins(store, config, season_length)
-    job = _Job(store, freq, config, plan, season_length, engine or Serial(), forecasts)
+    job = _Job(store, freq, config, plan, season_length, engine or Serial(), forecasts, watch)
     scores = {}
     for name in dict.fromkeys([*NAIVES, *members]):
         scores[name] = _score_one(name, members.get(name, {}), job, partials, progress or _silent)
@@ -105,8 +113,17 @@ class _Job:
     """The windows of a backtest and where its pieces run: what all forecasters share."""
 
     def __init__(
-        self, store: SeriesStore, freq: str, config: BacktestConfig, plan: OriginPlan, season_length: int, engine: Engine, forecasts: str
+        self,
+        store: SeriesStore,
+        freq: str,
+        config: BacktestConfig,
+        plan: OriginPlan,
+        season_length: int,
+        engine: Engine,
+        forecasts: str,
+        watch: Watch | None = None,
     ) -> None:
+        self.watch = watch
         self.store, self.config, self.plan, self.engine, self.forecasts = store, config, plan, engine, forecasts
         self.common = {"freq": freq, "horizon": config.horizon, "season_length": season_length, "seed": config.seed}
         ends = store.ends_ns if plan.align == "end" else np.full(len(store), store.ends_ns.max())
@@ -241,6 +258,8 @@ def _score_one(name: str, options: dict[str, Any], job: _Job, partials: PartialR
         scored.fits = len(job.plan.segments(job.config.refit_every))
         if job.forecasts == "memory":
             scored.forecasts = in_order([result.forecasts for _, result in sorted(results.items())])
+    except StoppedError:
+        raise
     except Exception as error:  # one forecaster's failure is its own result
         return ForecasterScore(name, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
     return scored
@@ -292,7 +311,9 @@ def _map(
     engine = member.engine
     tasks = (member.task(segment, numbers, chunk) for chunk in todo)
     if isinstance(engine, Serial):
-        for place, result in engine.map(partial(run_chunk, tick=lambda: count.add(1)), tasks, fitted):
+        watch = member.job.watch if len(member.chunks) == 1 and len(numbers) == len(member.job.plan.all) else None
+        watched = {"watch": partial(watch, member.name)} if watch else {}
+        for place, result in engine.map(partial(run_chunk, tick=lambda: count.add(1), **watched), tasks, fitted):
             yield todo[place], result
     else:
         for place, result in engine.map(run_chunk, tasks, fitted):

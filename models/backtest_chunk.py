@@ -21,6 +21,7 @@ from models.calibrated import CalibratedForecaster
 from models.catalog import make_forecaster
 from models.conformal import AdaptiveIntervals
 from models.member import PanelForecaster
+from models.metrics import quantile_loss, ratio
 from models.score_sums import ScoreSums, sum_scores
 from models.series import Panel, concat_frames
 from models.series_store import known_before, known_between
@@ -113,13 +114,16 @@ class ChunkResult:
     forecasts: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
-def run_chunk(task: ChunkTask, fitted: Fitted | None, tick: Callable[[], None] | None = None) -> ChunkResult:
+def run_chunk(
+    task: ChunkTask, fitted: Fitted | None, tick: Callable[[], None] | None = None, watch: Callable[[int, float], None] | None = None
+) -> ChunkResult:
     """Walk the origins of a task.
 
     Args:
         task: what to do.
         fitted: learned from all series at the task's first origin; without a forecaster, one is fitted on the series of the chunk.
         tick: called after each origin.
+        watch: called after each origin with the number of origins walked and the WQL over all of them.
 
     Raises:
         InputError: a forecast is not one row per series and step.
@@ -145,6 +149,8 @@ def run_chunk(task: ChunkTask, fitted: Fitted | None, tick: Callable[[], None] |
         paths.put(number, forecast)
         if tick:
             tick()
+        if watch:
+            watch(number + 1, paths.wql())
     sums = sum_scores(paths.actual, paths.quantiles, paths.issued, task.scales, task.numbers, task.calibration, task.origins)
     fallbacks = dict(getattr(forecaster, "fallbacks", {}))
     return ChunkResult(sums, seconds, fallbacks, paths.to_frame() if task.keep else pd.DataFrame())
@@ -213,6 +219,12 @@ class Paths:
             first = int(self.issued[number, i]) + 1
             came = panel.values[i][first : first + horizon]
             self.actual[number, i, : len(came)] = came
+
+    def wql(self) -> float:
+        """Weighted quantile loss of what was forecast so far; NaN before any value came."""
+        seen = np.isfinite(self.actual)
+        actual = self.actual[seen]
+        return ratio(float(quantile_loss(actual, self.quantiles[seen]).sum()), float(np.abs(actual).sum()))
 
     def to_frame(self) -> pd.DataFrame:
         """Scored rows: ``unique_id, issued_at, ds, q10 ... q90, model, y, step, origin, part``, by origin, series and step."""
