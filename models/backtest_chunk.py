@@ -156,6 +156,25 @@ def run_chunk(
     return ChunkResult(sums, seconds, fallbacks, paths.to_frame() if task.keep else pd.DataFrame())
 
 
+def run_fold(
+    task: ChunkTask, fitted: None, tick: Callable[[], None] | None = None, watch: Callable[[int, float], None] | None = None
+) -> ChunkResult:
+    """Fit on all series, which are the task's, and walk its origins: a fold that needs nothing from the others."""
+    spent, known = Seconds(), known_before(task.panel, task.last - task.offsets[0] + 1)
+    result = run_chunk(task, Fitted(fit_pooled(task.member, task.options, known, spent)), tick, watch)
+    result.seconds.add(spent)
+    return result
+
+
+def fit_pooled(name: str, options: dict[str, Any], known: Panel, spent: Seconds) -> PanelForecaster:
+    """A forecaster fitted on all series, without their history; adds the time to ``spent``."""
+    with spent.spent_on("fit"):
+        fitted = make_forecaster(name, **options)
+        assert isinstance(fitted, PanelForecaster)
+        fitted.fit_panel(known)
+        return fitted.for_history(Panel(known.step_ns))
+
+
 def _begin(task: ChunkTask, known: Panel, fitted: Fitted | None) -> Forecaster:
     if fitted and fitted.forecaster:
         return fitted.forecaster.for_history(known)

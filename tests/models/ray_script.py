@@ -5,19 +5,21 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from series_makers import daily, series_frame
+from test_backtest_scale import CONFIG, IN_CHUNKS, LIGHTGBM, MEMBERS, assert_same_scores, fleet
 
 from models.backtest import run_backtest
-from models.backtest_plan import BacktestConfig
+from models.backtest_plan import plan_origins
 from models.engine import make_engine
+from models.series_store import frame_batches, read_store
+from models.validation import validation_of
 from telemetry.errors import InputError
 
 MARKS = Path(sys.argv[1])
-CONFIG = BacktestConfig(horizon=6, origins=4, calibration_origins=2, chunk_series=2)
 
 
 def number(task, shared):
@@ -45,10 +47,35 @@ def slow(task, shared):
     return (np.random.default_rng(task).normal(size=1000) * shared).sum()
 
 
-def scores(engine=None):
-    frame = series_frame({f"s{k}": daily(300, k) for k in range(6)})
-    result = run_backtest(frame, "10min", ["seasonal_naive", "empirical_persistence"], CONFIG, engine=engine, forecasts="none")
-    return {name: (score.error, score.overall["wql"], score.calibration["wql"]) for name, score in result.scores.items()}
+def same_backtest(engine):
+    """Pooled and per-series members in chunks of series, then in folds."""
+    for members, config in ((MEMBERS, IN_CHUNKS), ({"lightgbm": LIGHTGBM}, replace(CONFIG, refit_every=3))):
+        here, there = (run_backtest(fleet(), "10min", members, config, engine=one, forecasts="none") for one in (None, engine))
+        assert_same_scores(here, there)
+
+
+def same_trials(engine):
+    """Trials of a sweep, pruned ones among them."""
+    from omegaconf import OmegaConf
+
+    from pipelines.cli import compose_config
+    from pipelines.sweeping.scoring import Question, run_trial
+    from pipelines.sweeping.space import space_of
+    from pipelines.sweeping.study import Task
+
+    series = fleet()
+    plan = plan_origins(read_store(frame_batches(series), "10min"), CONFIG, 144)
+    family = validation_of(series, "10min", CONFIG, plan)
+    cfg = compose_config("sweep", ["forecaster=lightgbm", "forecaster.max_train_rows=800", "forecaster.threads=1"])
+    question = Question(space_of(cfg), OmegaConf.to_container(cfg, resolve=True), MARKS, {"t": family}, {"t": {}}, family.origins, {})
+    hopeless = tuple({"state": "complete", "value": 0.01, "intermediate": dict.fromkeys(range(1, 9), 0.01)} for _ in range(5))
+    values = [{"forecaster.lightgbm.n_estimators": n} for n in (5, 9)]
+    tasks = [Task(5 + k, values[k], "median", family.origins, hopeless if k else ()) for k in range(2)]
+    found = []
+    for one in (make_engine("local"), engine):
+        found.append({k: (o.state, o.value, o.intermediate, o.error) for k, o in one.map(run_trial, tasks, question)})
+    assert found[0] == found[1]
+    assert [found[0][k][0] for k in range(2)] == ["complete", "pruned"]
 
 
 def killed_worker():
@@ -58,7 +85,8 @@ def killed_worker():
     with make_engine("ray", 2) as engine:
         assert dict(engine.map(number, range(8), 1.5)) == expected
         assert (MARKS / "tried-3").exists(), "no worker was killed"
-        assert scores(engine) == scores()
+        same_backtest(engine)
+        same_trials(engine)
         with pytest.raises(InputError, match="no such value"):
             list(engine.map(wrong, [0]))
         assert len(list(MARKS.glob("wrong-*"))) == 1, "what a task raises is not tried again"

@@ -232,9 +232,11 @@ def test_the_command_searches_records_and_hands_the_best_to_the_main_job(tmp_pat
     monkeypatch.setattr(command, "run_stages", lambda config: trained.append(config))
     monkeypatch.setattr(command, "closing_lines", lambda config, workspace, seconds: ["closing"])
     always = [
-        "target=workload", "target.horizon=6", "forecaster=lightgbm", "forecaster.max_train_rows=800", "forecaster.threads=1", "engine.workers=1",
+        "target=workload", "target.horizon=6", "forecaster=lightgbm", "forecaster.max_train_rows=800", "forecaster.threads=1",
+        "engine.workers=1",
         "backtest.origins=6", "backtest.calibration_origins=4", f"output_dir={tmp_path}/out", f"registry.tracking_uri=sqlite:///{tmp_path}/m.db",
-        "registry.artifact_root=null", "sweep.trials=4", "sweep_space.parameters={forecaster.lightgbm.n_estimators: {low: 4, high: 60, whole: true}}",
+        "registry.artifact_root=null", "sweep.trials=4",
+        "sweep_space.parameters={forecaster.lightgbm.n_estimators: {low: 4, high: 60, whole: true}}",
     ]  # fmt: skip
     sweep = command.sweep_of(compose_config("sweep", always))
     with pytest.raises(InputError, match="none was begun"):
