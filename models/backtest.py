@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.backtest_chunk import ChunkResult, ChunkTask, Fitted, Seconds, corrections_at, in_order, run_chunk
+from models.backtest_chunk import ChunkResult, ChunkTask, Fitted, Seconds, corrections_at, fit_pooled, in_order, run_chunk, run_fold
 from models.backtest_plan import BacktestConfig, OriginPlan, plan_origins
 from models.backtest_scores import BacktestResult, ForecasterScore, skill
 from models.calibrated import REPLAY_SERIES, CalibratedForecaster
@@ -29,13 +29,18 @@ from models.engine import Engine, Serial
 from models.member import PanelForecaster
 from models.partial_results import MemberResults, PartialResults, digest, source_digest, store_digest
 from models.score_sums import ScoreSums
-from models.series import Panel, default_season_length, seasonal_scale
+from models.series import default_season_length, seasonal_scale
 from models.series_store import SeriesStore, frame_batches, known_before, read_store
 from telemetry.errors import InputError
 
 NAIVES = ("persistence", "seasonal_naive")
 KEEPING = ("memory", "files", "none")
 Progress = Callable[[str, int, int], None]
+Watch = Callable[[str, int, float], None]
+
+
+class StoppedError(Exception):
+    """Raised by ``watch`` to end a backtest early; it goes on to the caller."""
 
 
 def run_backtest(
@@ -49,6 +54,7 @@ def run_backtest(
     partials: PartialResults | None = None,
     forecasts: str = "memory",
     plan: OriginPlan | None = None,
+    watch: Watch | None = None,
 ) -> BacktestResult:
     """Score forecasters by rolling origin.
 
@@ -62,6 +68,8 @@ def run_backtest(
         partials: keeps finished chunks under ``backtest_key``, from which a killed backtest goes on; None keeps nothing.
         forecasts: ``memory`` keeps them as frames in the result, ``files`` as Parquet files in ``partials``, ``none`` keeps only scores.
         plan: origins shared with another backtest, which no key of ``partials`` knows; None plans them for these series.
+        watch: called with forecaster, origins walked and the WQL over them, after each origin of a forecaster that is walked in one chunk
+            from one fit; it may raise ``StoppedError``.
 
     Returns:
         Scores of all forecasters; one that raises is reported with its error and does not stop the others.
@@ -80,7 +88,7 @@ def run_backtest(
     if plan is not None and partials is not None:
         raise InputError("origins of another backtest", where="backtest", allowed="a plan of its own where partial results are kept")
     plan = plan or plan_origins(store, config, season_length)
-    job = _Job(store, freq, config, plan, season_length, engine or Serial(), forecasts)
+    job = _Job(store, freq, config, plan, season_length, engine or Serial(), forecasts, watch)
     scores = {}
     for name in dict.fromkeys([*NAIVES, *members]):
         scores[name] = _score_one(name, members.get(name, {}), job, partials, progress or _silent)
@@ -105,8 +113,17 @@ class _Job:
     """The windows of a backtest and where its pieces run: what all forecasters share."""
 
     def __init__(
-        self, store: SeriesStore, freq: str, config: BacktestConfig, plan: OriginPlan, season_length: int, engine: Engine, forecasts: str
+        self,
+        store: SeriesStore,
+        freq: str,
+        config: BacktestConfig,
+        plan: OriginPlan,
+        season_length: int,
+        engine: Engine,
+        forecasts: str,
+        watch: Watch | None = None,
     ) -> None:
+        self.watch = watch
         self.store, self.config, self.plan, self.engine, self.forecasts = store, config, plan, engine, forecasts
         self.common = {"freq": freq, "horizon": config.horizon, "season_length": season_length, "seed": config.seed}
         ends = store.ends_ns if plan.align == "end" else np.full(len(store), store.ends_ns.max())
@@ -162,7 +179,8 @@ class _Member:
         self.per_series = self.prototype.per_series
         in_chunks = self.per_series or isinstance(self.prototype, PanelForecaster)
         self.chunks = self.job.chunks(self.job.config.chunk_series if in_chunks else len(self.job.store))
-        self.engine = self.job.engine if len(self.chunks) > 1 else Serial()  # one chunk is not worth a process
+        parts = len(self.chunks) * (1 if self.fitted_before else len(self.job.plan.segments(self.job.config.refit_every)))
+        self.engine = self.job.engine if parts > 1 else Serial()  # one part is not worth a process
 
     @property
     def pooled(self) -> bool:
@@ -174,19 +192,22 @@ class _Member:
         """Whether anything of it is learned from all series before they are parted."""
         return self.pooled or (isinstance(self.prototype, PanelForecaster) and self.prototype.learns_youth and len(self.chunks) > 1)
 
+    @property
+    def fitted_before(self) -> bool:
+        """Whether a fit has to be there before its chunks are parted; else fits and their chunks run in any order, side by side."""
+        return self.learns_from_all and len(self.chunks) > 1
+
     def fit(self, numbers: range, spent: Seconds) -> Fitted:
         """What is learned from all series at the first of these origins; adds the time to ``spent``."""
         job = self.job
         offsets = tuple(job.plan.all[k] for k in numbers)
+        known = known_before(job.store.panel(), job.cuts(offsets[0]))
         if not self.pooled:
             with spent.spent_on("fit"):
-                return Fitted(young=self.prototype.learn_youth(known_before(job.store.panel(), job.cuts(offsets[0]))))
-        with spent.spent_on("fit"):
-            fitted = make_forecaster(self.name, **self.options)
-            fitted.fit_panel(known_before(job.store.panel(), job.cuts(offsets[0])))
-            fitted = fitted.for_history(Panel(job.store.step_ns))
-        if len(self.chunks) == 1 or not isinstance(fitted, CalibratedForecaster):
-            return Fitted(fitted)  # one chunk holds the series that it would be corrected on
+                return Fitted(young=self.prototype.learn_youth(known))
+        fitted = fit_pooled(self.name, self.options, known, spent)
+        if not isinstance(fitted, CalibratedForecaster):
+            return Fitted(fitted)
         with spent.spent_on("predict"):
             chosen = np.unique(np.linspace(0, len(job.store) - 1, min(len(job.store), REPLAY_SERIES)).astype(np.int64))
             return Fitted(fitted, corrections_at(fitted, job.store.select(chosen), job.last[chosen], offsets))
@@ -241,6 +262,8 @@ def _score_one(name: str, options: dict[str, Any], job: _Job, partials: PartialR
         scored.fits = len(job.plan.segments(job.config.refit_every))
         if job.forecasts == "memory":
             scored.forecasts = in_order([result.forecasts for _, result in sorted(results.items())])
+    except StoppedError:
+        raise
     except Exception as error:  # one forecaster's failure is its own result
         return ForecasterScore(name, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
     return scored
@@ -248,38 +271,44 @@ def _score_one(name: str, options: dict[str, Any], job: _Job, partials: PartialR
 
 def _run_member(member: _Member, kept: MemberResults | None, progress: Progress) -> tuple[dict[tuple[int, int], ChunkResult], Seconds]:
     """Results by segment and chunk, and the time of the fits on all series."""
-    job, seconds, results = member.job, Seconds(), {}
+    job, seconds = member.job, Seconds()
     segments = job.plan.segments(job.config.refit_every)
     count = _Count(progress, member.name, len(member.chunks) * len(job.plan.all))
-    for segment, numbers in enumerate(segments):
-        todo = []
-        for chunk in range(len(member.chunks)):
-            found = kept.read(segment, chunk, forecasts=job.forecasts != "none") if kept else None
-            if found is None:
-                todo.append(chunk)
-                continue
-            if job.forecasts == "memory":
-                found.forecasts = pd.read_parquet(kept.forecast_file(segment, chunk))
-            results[segment, chunk] = found
-            count.add(len(numbers))
-        spent, fitted = _fit(member, segment, numbers, kept, needed=bool(todo))
-        seconds.add(spent)
-        for chunk, result in _map(member, segment, numbers, todo, fitted, count):
+    places = [(segment, chunk) for segment in range(len(segments)) for chunk in range(len(member.chunks))]
+    results = _kept_results(places, kept, job.forecasts)
+    count.add(sum(len(segments[segment]) for segment, _ in results))
+    todo = [place for place in places if place not in results]
+    for part in [[place for place in todo if place[0] == segment] for segment in range(len(segments))] if member.fitted_before else [todo]:
+        fitted = _fit(member, segments[part[0][0]], part[0][0], kept) if part and member.fitted_before else None
+        for place, result in _map(member, segments, part, fitted, count):
             if kept:
-                kept.write(segment, chunk, result)
+                kept.write(*place, result)
             if job.forecasts == "files":
                 result.forecasts = pd.DataFrame()
-            results[segment, chunk] = result
+            results[place] = result
+        if fitted:
+            seconds.add(fitted[0])
+    if kept and member.fitted_before:  # fits of an earlier run whose pieces are all done
+        for segment in {segment for segment, _ in places} - {segment for segment, _ in todo}:
+            seconds.add(kept.read_fit(segment) or Seconds())
     return results, seconds
 
 
-def _fit(member: _Member, segment: int, numbers: range, kept: MemberResults | None, *, needed: bool) -> tuple[Seconds, Fitted | None]:
-    """A fit on all series, if the member has one, and its time; not repeated for pieces that are all done."""
+def _kept_results(places: list[tuple[int, int]], kept: MemberResults | None, forecasts: str) -> dict[tuple[int, int], ChunkResult]:
+    """What an earlier run of this backtest had finished."""
+    results = {}
+    for place in places:
+        found = kept.read(*place, forecasts=forecasts != "none") if kept else None
+        if kept and found is not None:
+            if forecasts == "memory":
+                found.forecasts = pd.read_parquet(kept.forecast_file(*place))
+            results[place] = found
+    return results
+
+
+def _fit(member: _Member, numbers: range, segment: int, kept: MemberResults | None) -> tuple[Seconds, Fitted]:
+    """A fit on all series and its time."""
     spent = Seconds()
-    if not member.learns_from_all:
-        return spent, None
-    if not needed:
-        return (kept and kept.read_fit(segment)) or spent, None
     fitted = member.fit(numbers, spent)
     if kept:
         kept.write_fit(segment, spent)
@@ -287,17 +316,20 @@ def _fit(member: _Member, segment: int, numbers: range, kept: MemberResults | No
 
 
 def _map(
-    member: _Member, segment: int, numbers: range, todo: list[int], fitted: Fitted | None, count: _Count
-) -> Iterator[tuple[int, ChunkResult]]:
-    engine = member.engine
-    tasks = (member.task(segment, numbers, chunk) for chunk in todo)
+    member: _Member, segments: list[range], todo: list[tuple[int, int]], fitted: tuple[Seconds, Fitted] | None, count: _Count
+) -> Iterator[tuple[tuple[int, int], ChunkResult]]:
+    """Results of pieces, by segment and chunk, as they finish."""
+    engine, shared = member.engine, fitted[1] if fitted else None
+    tasks = (member.task(segment, segments[segment], chunk) for segment, chunk in todo)
+    run = run_chunk if member.fitted_before or not member.learns_from_all else run_fold
     if isinstance(engine, Serial):
-        for place, result in engine.map(partial(run_chunk, tick=lambda: count.add(1)), tasks, fitted):
-            yield todo[place], result
-    else:
-        for place, result in engine.map(run_chunk, tasks, fitted):
-            count.add(len(numbers))
-            yield todo[place], result
+        watch = member.job.watch if len(member.chunks) == len(segments) == 1 else None
+        watched = {"watch": partial(watch, member.name)} if watch else {}
+        run = partial(run, tick=lambda: count.add(1), **watched)
+    for place, result in engine.map(run, tasks, shared):
+        if not isinstance(engine, Serial):
+            count.add(len(segments[todo[place][0]]))
+        yield todo[place], result
 
 
 class _Count:

@@ -21,6 +21,7 @@ from models.calibrated import CalibratedForecaster
 from models.catalog import make_forecaster
 from models.conformal import AdaptiveIntervals
 from models.member import PanelForecaster
+from models.metrics import quantile_loss, ratio
 from models.score_sums import ScoreSums, sum_scores
 from models.series import Panel, concat_frames
 from models.series_store import known_before, known_between
@@ -113,13 +114,16 @@ class ChunkResult:
     forecasts: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
-def run_chunk(task: ChunkTask, fitted: Fitted | None, tick: Callable[[], None] | None = None) -> ChunkResult:
+def run_chunk(
+    task: ChunkTask, fitted: Fitted | None, tick: Callable[[], None] | None = None, watch: Callable[[int, float], None] | None = None
+) -> ChunkResult:
     """Walk the origins of a task.
 
     Args:
         task: what to do.
         fitted: learned from all series at the task's first origin; without a forecaster, one is fitted on the series of the chunk.
         tick: called after each origin.
+        watch: called after each origin with the number of origins walked and the WQL over all of them.
 
     Raises:
         InputError: a forecast is not one row per series and step.
@@ -145,9 +149,30 @@ def run_chunk(task: ChunkTask, fitted: Fitted | None, tick: Callable[[], None] |
         paths.put(number, forecast)
         if tick:
             tick()
+        if watch:
+            watch(number + 1, paths.wql())
     sums = sum_scores(paths.actual, paths.quantiles, paths.issued, task.scales, task.numbers, task.calibration, task.origins)
     fallbacks = dict(getattr(forecaster, "fallbacks", {}))
     return ChunkResult(sums, seconds, fallbacks, paths.to_frame() if task.keep else pd.DataFrame())
+
+
+def run_fold(
+    task: ChunkTask, fitted: None, tick: Callable[[], None] | None = None, watch: Callable[[int, float], None] | None = None
+) -> ChunkResult:
+    """Fit on all series, which are the task's, and walk its origins: a fold that needs nothing from the others."""
+    spent, known = Seconds(), known_before(task.panel, task.last - task.offsets[0] + 1)
+    result = run_chunk(task, Fitted(fit_pooled(task.member, task.options, known, spent)), tick, watch)
+    result.seconds.add(spent)
+    return result
+
+
+def fit_pooled(name: str, options: dict[str, Any], known: Panel, spent: Seconds) -> PanelForecaster:
+    """A forecaster fitted on all series, without their history; adds the time to ``spent``."""
+    with spent.spent_on("fit"):
+        fitted = make_forecaster(name, **options)
+        assert isinstance(fitted, PanelForecaster)
+        fitted.fit_panel(known)
+        return fitted.for_history(Panel(known.step_ns))
 
 
 def _begin(task: ChunkTask, known: Panel, fitted: Fitted | None) -> Forecaster:
@@ -213,6 +238,12 @@ class Paths:
             first = int(self.issued[number, i]) + 1
             came = panel.values[i][first : first + horizon]
             self.actual[number, i, : len(came)] = came
+
+    def wql(self) -> float:
+        """Weighted quantile loss of what was forecast so far; NaN before any value came."""
+        seen = np.isfinite(self.actual)
+        actual = self.actual[seen]
+        return ratio(float(quantile_loss(actual, self.quantiles[seen]).sum()), float(np.abs(actual).sum()))
 
     def to_frame(self) -> pd.DataFrame:
         """Scored rows: ``unique_id, issued_at, ds, q10 ... q90, model, y, step, origin, part``, by origin, series and step."""

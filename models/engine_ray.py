@@ -12,7 +12,8 @@ from telemetry.errors import InputError
 T = TypeVar("T")
 R = TypeVar("R")
 ROOT = Path(__file__).resolve().parent.parent
-SHIPPED = ("models", "telemetry")  # packages that a worker imports
+SHIPPED = ("models", "telemetry", "envs", "registry", "pipelines")  # packages that a worker imports
+RETRIES = 3  # of a task whose worker or node died; what a task itself raises is not tried again
 
 
 def _ray() -> Any:
@@ -27,6 +28,8 @@ def _ray() -> Any:
 
 class RayEngine(AbstractContextManager):
     """Tasks on a Ray cluster, one CPU each. Other machines get these packages by value, and all data through Ray's object store.
+
+    A task whose worker or node dies runs again elsewhere, up to ``RETRIES`` times; tasks are pure, so that nothing shows it in the results.
 
     Args:
         workers: tasks at a time over all machines.
@@ -56,7 +59,7 @@ class RayEngine(AbstractContextManager):
 
     def map(self, function: Callable[[T, Any], R], tasks: Iterable[T], shared: Any = None) -> Iterator[tuple[int, R]]:
         ray = _ray()
-        remote, handle = ray.remote(num_cpus=1, max_retries=3)(function), ray.put(shared)
+        remote, handle = ray.remote(num_cpus=1, max_retries=RETRIES)(function), ray.put(shared)
         pending: dict[Any, int] = {}
         try:
             for number, task in enumerate(tasks):
@@ -79,6 +82,12 @@ class RayEngine(AbstractContextManager):
                 result = ray.get(reference)
             except ray.exceptions.RayTaskError as error:  # what the task raised, as in any other engine
                 raise (error.cause or error) from error
+            except ray.exceptions.RayError as error:
+                raise InputError(
+                    f"task {number} was lost {RETRIES + 1} times: {type(error).__name__}",
+                    where="engine=ray",
+                    remedy="the workers die on it: more memory a worker, fewer engine.workers; the same command goes on where it can",
+                ) from error
             yield number, result
 
     def __exit__(self, *_: object) -> None:

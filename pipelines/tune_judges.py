@@ -20,6 +20,7 @@ from envs.reward import RewardSpec
 from envs.world import World, build_world
 from pipelines.cli import build, hydra_command, name_sources
 from pipelines.equipment import equipped
+from pipelines.sweeping.study import optuna_module
 from pipelines.trials import Trial, table_trial, whole_number
 from pipelines.workspace import fingerprint
 from telemetry.errors import InputError
@@ -59,12 +60,9 @@ class OptunaSearch:
     """
 
     def __init__(self, judge: Judge, key: str, seed: int, storage: Path) -> None:
-        try:
-            import optuna
-            from optuna.storages.journal import JournalFileBackend
-        except ImportError as error:
-            raise InputError("Optuna is not installed", where="tune_judges", remedy="pip install -e '.[bench]'") from error
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna = optuna_module("tune_judges")
+        from optuna.storages.journal import JournalFileBackend
+
         storage.parent.mkdir(parents=True, exist_ok=True)
         self._judge, self._complete = judge, (optuna.trial.TrialState.COMPLETE,)
         waiting = (optuna.trial.TrialState.WAITING,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,8 +79,12 @@ class _Progress:
         return report
 
 
-def _train(config: TrainConfig, features: Path, checkpoint: Path, runs: list[Run]) -> tuple[Population, np.ndarray]:
-    """What was trained, and a few observations as an input example, float32 ``[4, D]``."""
+def train_on(config: TrainConfig, features: Path, checkpoint: Path, report: Callable[[int], Metrics]) -> Population:
+    """Train on the training windows and choose on the validation windows.
+
+    Args:
+        report: what each member of the population reports to, by its place; it may raise to end the training.
+    """
     jobs, trace = pd.read_parquet(features / "jobs.parquet", columns=["submit_time"]), config.trace
     span, judge = split_spans(jobs, trace.split)["train"], JUDGES[STARTING_JUDGE]
     validation_world = part_world(config, features, "validation", trace.validation_windows, config.seed + 1)
@@ -92,20 +97,25 @@ def _train(config: TrainConfig, features: Path, checkpoint: Path, runs: list[Run
     def make_env(seed: int) -> Any:
         return training_envs(config, features, span, judge, world_seed=config.seed, seed=seed)
 
+    return train_population(
+        make_env,
+        judge.settings,
+        config.agent,
+        objectives,
+        seed=config.seed,
+        judge=objectives(judge),
+        checkpoint=checkpoint,
+        report=report,
+    )
+
+
+def _train(config: TrainConfig, features: Path, checkpoint: Path, runs: list[Run]) -> tuple[Population, np.ndarray]:
+    """What was trained, and a few observations as an input example, float32 ``[4, D]``."""
     total = config.agent.total_steps * config.agent.population
     with tqdm(total=total, desc="agent", unit="decision", unit_scale=True, dynamic_ncols=True) as bar:
-        population = train_population(
-            make_env,
-            judge.settings,
-            config.agent,
-            objectives,
-            seed=config.seed,
-            judge=objectives(judge),
-            checkpoint=checkpoint,
-            report=_Progress(bar, runs, config.agent.total_steps).of,
-        )
-    example = part_world(config, features, "train", trace.train_windows, config.seed)
-    return population, _example(example, judge.settings)
+        population = train_on(config, features, checkpoint, _Progress(bar, runs, config.agent.total_steps).of)
+    example = part_world(config, features, "train", config.trace.train_windows, config.seed)
+    return population, _example(example, JUDGES[STARTING_JUDGE].settings)
 
 
 def _example(world: World, settings: PolicySettings) -> np.ndarray:

@@ -35,23 +35,31 @@ class StageContext:
     run: Run
 
     def folder(self, stage: str) -> Path:
-        """Folder of a finished stage.
-
-        Raises:
-            InputError: the stage has not run in this workspace.
-        """
-        folder = self.workspace.folder(stage)
-        if not (folder / "stage.json").exists():
-            raise InputError(
-                f"stage '{stage}' has not run", where=str(self.workspace.root), remedy=f"run stages=[{stage}] first, or all stages"
-            )
-        return folder
+        """Folder of a finished stage, see :func:`finished_folder`."""
+        return finished_folder(self.workspace, stage)
 
     def key(self, stage: str) -> str:
-        """Fingerprint of the configuration and the earlier stages that ``stage`` depends on."""
-        groups, earlier = DEPENDS[stage]
-        values: dict[str, Any] = {group: self.config.raw[group] for group in groups}
-        for name in earlier:
-            self.folder(name)
-            values[f"stage:{name}"] = self.workspace.mark(name)
-        return fingerprint(values)
+        """Fingerprint of a stage, see :func:`stage_key`."""
+        return stage_key(self.config, self.workspace, stage)
+
+
+def finished_folder(workspace: Workspace, stage: str) -> Path:
+    """Folder of a finished stage.
+
+    Raises:
+        InputError: the stage has not run in this workspace.
+    """
+    folder = workspace.folder(stage)
+    if not (folder / "stage.json").exists():
+        raise InputError(f"stage '{stage}' has not run", where=str(workspace.root), remedy=f"run stages=[{stage}] first, or all stages")
+    return folder
+
+
+def stage_key(config: TrainConfig, workspace: Workspace, stage: str) -> str:
+    """Fingerprint of the configuration and the earlier stages that ``stage`` depends on."""
+    groups, earlier = DEPENDS[stage]
+    values: dict[str, Any] = {group: config.raw[group] for group in groups}
+    for name in earlier:
+        finished_folder(workspace, name)
+        values[f"stage:{name}"] = workspace.mark(name)
+    return fingerprint(values)

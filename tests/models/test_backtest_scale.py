@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
-import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,26 +118,25 @@ def test_processes_give_the_same_bits(frame: pd.DataFrame) -> None:
     assert here.scores["lightgbm"].forecasts.empty
 
 
-RAY = """
-import sys
-sys.path.insert(0, "tests/models")
-from test_backtest_scale import IN_CHUNKS, MEMBERS, assert_same_scores, fleet
-from models.backtest import run_backtest
-from models.engine import make_engine
-here = run_backtest(fleet(), "10min", MEMBERS, IN_CHUNKS, forecasts="none")
-with make_engine("ray", 2) as engine:
-    there = run_backtest(fleet(), "10min", MEMBERS, IN_CHUNKS, engine=engine, forecasts="none")
-assert_same_scores(here, there)
-print("same")
-"""
+def test_folds_run_side_by_side_with_the_same_bits(frame: pd.DataFrame) -> None:
+    refitted = replace(CONFIG, refit_every=3)
+    members = {"lightgbm": LIGHTGBM, "seasonal_naive": {}}
+    here = run_backtest(frame, "10min", members, refitted)
+    with make_engine("local", 2) as engine:
+        ran: list[tuple[int, int]] = []
+        real = engine.map
 
+        def counted(function, tasks, shared=None):  # type: ignore[no-untyped-def]
+            listed = list(tasks)
+            ran.extend((task.segment, task.chunk) for task in listed)
+            return real(function, listed, shared)
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (the extra 'ray')")
-def test_ray_gives_the_same_bits(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", RAY], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip().endswith("same")
+        engine.map = counted  # type: ignore[method-assign]
+        there = run_backtest(frame, "10min", members, refitted, engine=engine)
+    assert len({segment for segment, _ in ran}) > 1, "folds did not reach the engine"
+    assert_same_scores(here, there)
+    for name in members:
+        pd.testing.assert_frame_equal(here.scores[name].forecasts, there.scores[name].forecasts, check_exact=True)
 
 
 def test_nothing_imports_ray_unless_asked() -> None:

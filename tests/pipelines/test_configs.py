@@ -11,7 +11,9 @@ from pipelines.config import train_config
 from telemetry.errors import InputError
 
 GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
-CHOICES = [(group, choice) for group in GROUPS if group not in ("stress", "preset", "collector") for choice in group_choices(group)]
+CHOICES = [
+    (group, choice) for group in GROUPS if group not in ("stress", "preset", "collector", "sweep_space") for choice in group_choices(group)
+]
 NEEDS_PATH = {("trace", "table"): ["trace.path=jobs.csv"], ("grid", "table"): ["grid.path=grid.csv"]}
 
 
