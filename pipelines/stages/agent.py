@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from envs.agent.policy import AgentPolicy
 from envs.agent.population import Population, train_population
 from envs.agent.selection import halves
 from envs.agent.train import Metrics, TrainingResult
@@ -78,7 +79,9 @@ class _Progress:
         return report
 
 
-def _train(config: TrainConfig, features: Path, checkpoint: Path, runs: list[Run]) -> tuple[Population, np.ndarray]:
+def _train(
+    config: TrainConfig, features: Path, checkpoint: Path, runs: list[Run], warm_policy: Path | None
+) -> tuple[Population, np.ndarray]:
     """What was trained, and a few observations as an input example, float32 ``[4, D]``."""
     jobs, trace = pd.read_parquet(features / "jobs.parquet", columns=["submit_time"]), config.trace
     span, judge = split_spans(jobs, trace.split)["train"], JUDGES[STARTING_JUDGE]
@@ -103,6 +106,7 @@ def _train(config: TrainConfig, features: Path, checkpoint: Path, runs: list[Run
             judge=objectives(judge),
             checkpoint=checkpoint,
             report=_Progress(bar, runs, config.agent.total_steps).of,
+            start=None if warm_policy is None else AgentPolicy.load(warm_policy).weights,
         )
     example = part_world(config, features, "train", trace.train_windows, config.seed)
     return population, _example(example, judge.settings)
@@ -151,7 +155,7 @@ def run_agent(context: StageContext, out: Path) -> None:
     checkpoint = context.workspace.scratch("agent", context.key("agent")) / "checkpoint"
     checkpoint.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        population, example = _train(config, features, checkpoint, _runs(context, stack))
+        population, example = _train(config, features, checkpoint, _runs(context, stack), context.warm_policy)
     result = population.result
     np.save(out / "observation_example.npy", example)
     result.policy.save(out / "policy")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import TrainConfig
-from pipelines.workspace import Workspace, fingerprint
+from pipelines.workspace import STAGES, Workspace, fingerprint
 from registry.tracking import Run, Tracking
 from telemetry.errors import InputError
 
@@ -33,6 +33,8 @@ class StageContext:
     workspace: Workspace
     tracking: Tracking
     run: Run
+    stages: tuple[str, ...] = STAGES  # of the whole run: a run without an agent has stages that depend on none
+    warm_policy: Path | None = None  # folder of an earlier agent that training starts from
 
     def folder(self, stage: str) -> Path:
         """Folder of a finished stage.
@@ -51,7 +53,7 @@ class StageContext:
         """Fingerprint of the configuration and the earlier stages that ``stage`` depends on."""
         groups, earlier = DEPENDS[stage]
         values: dict[str, Any] = {group: self.config.raw[group] for group in groups}
-        for name in earlier:
+        for name in (name for name in earlier if name in self.stages):
             self.folder(name)
             values[f"stage:{name}"] = self.workspace.mark(name)
         return fingerprint(values)
