@@ -168,7 +168,8 @@ def _finish(config: RetrainConfig, state: ModelState, attempt: Attempt) -> tuple
         config.notify.timeout_s,
     )
     record(config.state, {**entry, "ended": datetime.now(UTC).isoformat(timespec="seconds"), "notified": told})
-    for id in attempt.triggers if outcome.closes_triggers else ():
+    known = {trigger.id for trigger in config.triggers.open()}
+    for id in known.intersection(attempt.triggers) if outcome.closes_triggers else ():
         config.triggers.finish(id, outcome.action)
     state.end(config.keep)
     return attempt, outcome, told
