@@ -74,6 +74,7 @@ class Ensemble(GlobalLearner):
     def learn(self, table: IssueTable, cut: np.ndarray) -> None:
         for member in self.members.values():
             member.families = self.families
+            member.warm_start = None if self.warm_start is None else self.warm_start / member.name
             member.learn(table, cut)
         self.pooled = PooledChanges.learn(table, cut, self.horizon, self.seed)
         self.seasons = PooledSeasons.learn(table, cut, self.horizon, self.seed, self.options.country)

@@ -24,11 +24,14 @@ class GlobalLearner(CalibratedForecaster):
     """One model of all series: quantiles of the change from the last value, in units of the series' recent scale.
 
     Options of every learner: ``holdout_fraction``, the newest share of each series kept from training, and ``country``, the ISO 3166 code
-    whose public holidays are a feature.
+    whose public holidays are a feature. ``warm_start`` is the folder of a saved forecaster of the same kind whose weights training starts
+    from; it is not kept when the forecaster is saved.
     """
 
     def __init__(self, **options: object) -> None:
+        warm_start = options.pop("warm_start", None)
         super().__init__(**options)
+        self.warm_start = None if warm_start is None else Path(str(warm_start))
         self.prior = ScalePrior()
         self.families: dict[str, int] = {}
         self.covariates: tuple[str, ...] = ()
@@ -47,7 +50,17 @@ class GlobalLearner(CalibratedForecaster):
         self.families = {family: i for i, family in enumerate(sorted(set(panel.families)))}
         self.covariates = panel.covariate_names
         self.prior = learn_prior(panel, cut, self.horizon)
+        self._check_warm_start()
         self.learn(self._table(panel), cut)
+
+    def _check_warm_start(self) -> None:
+        """Start cold where the earlier weights were learned on other inputs: kinds of series and covariates are among them."""
+        if self.warm_start is None:
+            return
+        with reading(self.warm_start):
+            stored = json.loads((self.warm_start / COMMON).read_text())
+            if (stored["families"], tuple(stored["covariates"])) != (self.families, self.covariates):
+                self.warm_start = None
 
     def _table(self, panel: Panel) -> IssueTable:
         return issue_table(

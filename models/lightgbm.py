@@ -21,11 +21,14 @@ from models.base import QUANTILES, monotone
 from models.features import Issues, IssueTable, design_matrix
 from models.global_learner import GlobalLearner
 from models.intervals import normal_interpolation
+from models.member import reading
 from models.sampling import sample_pairs
 
 PARAMETERS = "lightgbm.json"
 LEARNED = (0.1, 0.25, 0.5, 0.75, 0.9)
 THREADED_ROWS = 20_000
+WARM_SHARE = 3  # a warm start adds a third of the trees to those of the earlier model,
+MOST_TREES = 3  # and is a cold one again when that would make more than this multiple of a fresh model
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,25 @@ class LightGbm(GlobalLearner):
         self.boosters: list[lgb.Booster] = []
 
     def learn(self, table: IssueTable, cut: np.ndarray) -> None:
+        earlier = self._earlier()
         self.boosters = []
         rows, steps = sample_pairs(table, cut, self.horizon, self.options.max_train_rows, self.options.pairs_per_issue, self.seed)
         if len(rows) < 2 * self.options.min_data_in_leaf:
             return
         target = (table.values[rows + steps] - table.values[rows]) / table.unit[rows]
-        self._train(design_matrix(table, rows, steps, self.options.country), target)
+        self._train(design_matrix(table, rows, steps, self.options.country), target, earlier)
 
-    def _train(self, features: np.ndarray, target: np.ndarray) -> None:
+    def _earlier(self) -> list[lgb.Booster]:
+        """Boosters to continue; none for a cold start."""
+        if self.warm_start is None:
+            return []
+        with reading(self.warm_start):
+            self.load_learned(self.warm_start)
+        added = self.options.n_estimators // WARM_SHARE
+        full = any(booster.num_trees() + added > MOST_TREES * self.options.n_estimators for booster in self.boosters)
+        return [] if full else self.boosters
+
+    def _train(self, features: np.ndarray, target: np.ndarray, earlier: list[lgb.Booster]) -> None:
         shared: dict[str, Any] = {
             "learning_rate": self.options.learning_rate,
             "num_leaves": self.options.num_leaves,
@@ -88,6 +102,9 @@ class LightGbm(GlobalLearner):
             "num_threads": 1,  # one quantile per thread instead: barriers within a tree stall when other work holds the cores
             "verbosity": -1,
         }
+        if earlier:
+            self.boosters = self._continue(features, target, shared, earlier)
+            return
         data = lgb.Dataset(features, target, params=shared, free_raw_data=False)
         data.construct()
         preparing = Lock()
@@ -99,6 +116,17 @@ class LightGbm(GlobalLearner):
 
         with ThreadPoolExecutor(max(1, self.options.threads)) as pool:
             self.boosters = list(pool.map(boost, LEARNED))
+
+    def _continue(self, features: np.ndarray, target: np.ndarray, shared: dict[str, Any], earlier: list[lgb.Booster]) -> list[lgb.Booster]:
+        """The earlier boosters with further trees that learn what they leave over on these rows."""
+        rounds = max(1, self.options.n_estimators // WARM_SHARE)
+
+        def boost(given: tuple[float, lgb.Booster]) -> lgb.Booster:
+            parameters = {**shared, "objective": "quantile", "alpha": given[0]}
+            data = lgb.Dataset(features, target, params=shared, free_raw_data=False)
+            return lgb.train(parameters, data, num_boost_round=rounds, init_model=given[1]).free_dataset()
+
+        return [boost(given) for given in zip(LEARNED, earlier, strict=True)]
 
     def _grow(self, booster: lgb.Booster) -> lgb.Booster:
         for _ in range(self.options.n_estimators):

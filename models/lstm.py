@@ -11,6 +11,7 @@ import numpy as np
 
 from models.features import Issues, IssueTable
 from models.global_learner import GlobalLearner
+from models.member import reading
 from models.sampling import sample_issues
 
 PARAMETERS, WEIGHTS = "lstm.json", "lstm.safetensors"
@@ -71,6 +72,7 @@ class Lstm(GlobalLearner):
     def learn(self, table: IssueTable, cut: np.ndarray) -> None:
         from models.lstm_network import train
 
+        earlier = self._earlier()
         self.network = None
         rng = np.random.default_rng(self.seed)
         learn = sample_issues(table, cut, self.horizon, 3 * self.options.max_windows, rng)
@@ -80,7 +82,15 @@ class Lstm(GlobalLearner):
             return
         held = rng.choice(held, size=min(len(held), HELD_WINDOWS), replace=False)
         learned, stopped = (self._windows(Issues(table, rows, self.horizon, self.options.country), targets=True) for rows in (learn, held))
-        self.network = train(learned, stopped, self.options, self.seed)
+        self.network = train(learned, stopped, self.options, self.seed, earlier)
+
+    def _earlier(self) -> Any:
+        """The network whose weights training starts from; None for a cold start."""
+        if self.warm_start is None:
+            return None
+        with reading(self.warm_start):
+            self.load_learned(self.warm_start)
+        return self.network
 
     def _windows(self, issues: Issues, *, targets: bool) -> Windows:
         table, rows, horizon = issues.table, issues.at, issues.horizon

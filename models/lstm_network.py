@@ -64,8 +64,11 @@ def _tensors(windows: Windows, rows: np.ndarray | slice = slice(None)) -> tuple[
     return past, static, future, target
 
 
-def train(learn: Windows, held: Windows, options: LstmOptions, seed: int) -> QuantileLstm:
-    """Network with the least held-out pinball loss; the global torch generator is left as it was."""
+def train(learn: Windows, held: Windows, options: LstmOptions, seed: int, earlier: QuantileLstm | None = None) -> QuantileLstm:
+    """Network with the least held-out pinball loss; the global torch generator is left as it was.
+
+    An ``earlier`` network of the same sizes gives the weights to start from, and is itself a candidate; one of other sizes is left out.
+    """
     with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(seed)
         network = QuantileLstm(options.hidden, options.stride, learn.static.shape[1], learn.future.shape[2])
@@ -75,6 +78,10 @@ def train(learn: Windows, held: Windows, options: LstmOptions, seed: int) -> Qua
         rng = np.random.default_rng(seed)
         held_tensors = _tensors(held)
         best, best_loss, stale = copy.deepcopy(network.state_dict()), float("inf"), 0
+        if earlier is not None and earlier.sizes == network.sizes:
+            network.load_state_dict(earlier.state_dict())
+            with torch.no_grad():
+                best, best_loss = copy.deepcopy(network.state_dict()), float(_loss(network(*held_tensors[:3]), held_tensors[3], levels))
         for _ in range(options.epochs):
             order = rng.permutation(len(learn.target))[: options.max_windows]
             for begin in range(0, len(order), options.batch):

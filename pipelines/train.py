@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -22,7 +22,8 @@ from pipelines.stages.promote import run_promote
 from pipelines.workspace import STAGES, Workspace, fingerprint
 from registry.tracking import open_tracking
 
-RUNNERS: dict[str, Callable[[StageContext, Path], None]] = {
+Runner = Callable[[StageContext, Path], None]
+RUNNERS: dict[str, Runner] = {
     "ingest": run_ingest,
     "features": run_features,
     "forecasters": run_forecasters,
@@ -30,6 +31,20 @@ RUNNERS: dict[str, Callable[[StageContext, Path], None]] = {
     "evaluate": run_evaluate,
     "promote": run_promote,
 }
+
+
+def run_each(context: StageContext, stages: Sequence[str], runners: Mapping[str, Runner], *, resuming: bool) -> None:
+    """Run ``stages`` in order; when ``resuming``, those that are done under the same fingerprint are kept."""
+    with tqdm(stages, desc="stages", unit="stage", dynamic_ncols=True) as bar:
+        for stage in bar:
+            bar.set_postfix_str(stage)
+            key = context.key(stage)
+            if resuming and context.workspace.done(stage, key):
+                continue
+            begun = time.perf_counter()
+            with context.workspace.writing(stage, key) as out:
+                runners[stage](context, out)
+            context.run.log_metrics({f"seconds/{stage}": time.perf_counter() - begun})
 
 
 def run_stages(config: TrainConfig) -> Workspace:
@@ -52,16 +67,7 @@ def run_stages(config: TrainConfig) -> Workspace:
         run.log_config(config.raw)
         run.log_provenance()
         context = StageContext(config, workspace, tracking, run)
-        with tqdm(config.stages, desc="stages", unit="stage", dynamic_ncols=True) as bar:
-            for stage in bar:
-                bar.set_postfix_str(stage)
-                key = context.key(stage)
-                if resuming and workspace.done(stage, key):
-                    continue
-                begun = time.perf_counter()
-                with workspace.writing(stage, key) as out:
-                    RUNNERS[stage](context, out)
-                run.log_metrics({f"seconds/{stage}": time.perf_counter() - begun})
+        run_each(context, config.stages, RUNNERS, resuming=resuming)
     if whole:
         workspace.finish()
     return workspace

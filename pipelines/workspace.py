@@ -64,9 +64,13 @@ class Workspace:
 
     @contextmanager
     def writing(self, stage: str, key: str) -> Iterator[Path]:
-        """A fresh folder that replaces the stage's folder only when the block succeeds."""
-        fresh = self.root / f".{stage}.new"
-        shutil.rmtree(fresh, ignore_errors=True)
+        """A fresh folder that replaces the stage's folder only when the block succeeds.
+
+        Its name is the process's own: a worker that outlives a killed run writes into a folder that nobody reads.
+        """
+        for left in self.root.glob(f".{stage}.new-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        fresh = self.root / f".{stage}.new-{os.getpid()}"
         fresh.mkdir(parents=True)
         yield fresh
         write_json(fresh / "stage.json", {"stage": stage, "fingerprint": key})

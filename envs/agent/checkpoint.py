@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,19 @@ def save_checkpoint(folder: Path, model: CompiledPPO, extra: dict[str, Any], ext
         os.replace(folder, stale)
     os.replace(fresh, folder)
     shutil.rmtree(stale, ignore_errors=True)
+
+
+def load_scorer(scorer: torch.nn.Module, weights: Mapping[str, np.ndarray]) -> None:
+    """Give the network the exported weights of an earlier agent.
+
+    Raises:
+        InputError: weights of another size.
+    """
+    own = scorer.state_dict()
+    wrong = [name for name, tensor in own.items() if name not in weights or weights[name].size != tensor.numel()]
+    if wrong:
+        raise InputError(f"weights '{wrong[0]}' are missing or of another size", where="agent", remedy="start cold, or keep agent.hidden")
+    scorer.load_state_dict({name: torch.from_numpy(np.array(weights[name])).reshape(tensor.shape) for name, tensor in own.items()})
 
 
 def has_checkpoint(folder: Path) -> bool:

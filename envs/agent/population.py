@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ def train_population(
     judge: np.ndarray | None = None,
     checkpoint: Path | None = None,
     report: Callable[[int], Metrics] = lambda member: lambda step, metrics: None,
+    start: Mapping[str, np.ndarray] | None = None,
 ) -> Population:
     """Train ``config.population`` agents one after the other (each uses ``config.threads``) and choose the best.
 
@@ -62,6 +63,7 @@ def train_population(
         make_env: training environments of a member by its seed.
         checkpoint: folder that holds a checkpoint of every member; finished members are not trained again.
         report: what each member reports to, by its place.
+        start: weights of an earlier agent that every member starts from.
     """
     seeds = tuple(seed + SEED_STRIDE * place for place in range(config.population))
     members = []
@@ -70,7 +72,9 @@ def train_population(
         if folder is not None:
             folder.parent.mkdir(parents=True, exist_ok=True)
         env = make_env(own)
-        members.append(train_agent(env, settings, config, validate, seed=own, judge=judge, checkpoint=folder, report=report(place)))
+        members.append(
+            train_agent(env, settings, config, validate, seed=own, judge=judge, checkpoint=folder, report=report(place), start=start)
+        )
         env.close()
     chosen = int(np.argmin([member.best_objective for member in members]))
     return Population(tuple(members), seeds, chosen)

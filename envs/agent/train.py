@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import set_random_seed
 
-from envs.agent.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from envs.agent.checkpoint import has_checkpoint, load_checkpoint, load_scorer, save_checkpoint
 from envs.agent.config import AgentConfig
 from envs.agent.network import CandidatePolicy
 from envs.agent.policy import AgentPolicy
@@ -106,7 +106,7 @@ class _Trainer(BaseCallback):
         choosing, confirming = halves(len(windows))
         objective, confirmation = float(windows[choosing].mean()), float(windows[confirming].mean())
         if not self.validation:
-            self.start_weights = policy.weights
+            self.start_weights = self.start_weights or policy.weights
             self.judge = windows if self.judge is None else self.judge
         self.validation.append((step, objective))
         self.confirmation.append((step, confirmation))
@@ -257,6 +257,7 @@ def train_agent(
     judge: np.ndarray | None = None,
     checkpoint: Path | None = None,
     report: Metrics = lambda step, metrics: None,
+    start: Mapping[str, np.ndarray] | None = None,
 ) -> TrainingResult:
     """Train the agent, or continue where a killed run left its checkpoint.
 
@@ -266,6 +267,7 @@ def train_agent(
         judge: objectives ``[W]`` of the judge that the agent starts from, on the same windows; None = those of the untrained agent.
         checkpoint: folder of the checkpoint; None trains without one.
         report: called with ``(step, metrics)`` after each rollout and validation.
+        start: weights of an earlier agent that training starts from; without a better one the untrained agent stays all the same.
 
     Returns:
         The best policy that validation accepted.
@@ -276,6 +278,9 @@ def train_agent(
     trainer.model = model
     if checkpoint is not None and has_checkpoint(checkpoint):
         trainer.restore(*load_checkpoint(checkpoint, model))
+    elif start is not None:
+        trainer.start_weights = trainer.export().weights
+        load_scorer(model.policy.scorer, start)
     remaining = config.total_steps - model.num_timesteps
     if remaining > 0 and not trainer.stopping:
         model.learn(remaining, callback=trainer, reset_num_timesteps=False, log_interval=None)

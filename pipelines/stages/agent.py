@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from envs.agent.policy import AgentPolicy
 from envs.agent.population import Population, train_population
 from envs.agent.selection import halves
 from envs.agent.train import Metrics, TrainingResult
@@ -79,11 +80,14 @@ class _Progress:
         return report
 
 
-def train_on(config: TrainConfig, features: Path, checkpoint: Path, report: Callable[[int], Metrics]) -> Population:
+def train_on(
+    config: TrainConfig, features: Path, checkpoint: Path, report: Callable[[int], Metrics], warm_policy: Path | None = None
+) -> Population:
     """Train on the training windows and choose on the validation windows.
 
     Args:
         report: what each member of the population reports to, by its place; it may raise to end the training.
+        warm_policy: folder of an earlier agent to start from.
     """
     jobs, trace = pd.read_parquet(features / "jobs.parquet", columns=["submit_time"]), config.trace
     span, judge = split_spans(jobs, trace.split)["train"], JUDGES[STARTING_JUDGE]
@@ -106,14 +110,17 @@ def train_on(config: TrainConfig, features: Path, checkpoint: Path, report: Call
         judge=objectives(judge),
         checkpoint=checkpoint,
         report=report,
+        start=None if warm_policy is None else AgentPolicy.load(warm_policy).weights,
     )
 
 
-def _train(config: TrainConfig, features: Path, checkpoint: Path, runs: list[Run]) -> tuple[Population, np.ndarray]:
+def _train(
+    config: TrainConfig, features: Path, checkpoint: Path, runs: list[Run], warm_policy: Path | None
+) -> tuple[Population, np.ndarray]:
     """What was trained, and a few observations as an input example, float32 ``[4, D]``."""
     total = config.agent.total_steps * config.agent.population
     with tqdm(total=total, desc="agent", unit="decision", unit_scale=True, dynamic_ncols=True) as bar:
-        population = train_on(config, features, checkpoint, _Progress(bar, runs, config.agent.total_steps).of)
+        population = train_on(config, features, checkpoint, _Progress(bar, runs, config.agent.total_steps).of, warm_policy)
     example = part_world(config, features, "train", config.trace.train_windows, config.seed)
     return population, _example(example, JUDGES[STARTING_JUDGE].settings)
 
@@ -161,7 +168,7 @@ def run_agent(context: StageContext, out: Path) -> None:
     checkpoint = context.workspace.scratch("agent", context.key("agent")) / "checkpoint"
     checkpoint.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        population, example = _train(config, features, checkpoint, _runs(context, stack))
+        population, example = _train(config, features, checkpoint, _runs(context, stack), context.warm_policy)
     result = population.result
     np.save(out / "observation_example.npy", example)
     result.policy.save(out / "policy")

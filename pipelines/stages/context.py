@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.config import TrainConfig
-from pipelines.workspace import Workspace, fingerprint
+from pipelines.workspace import STAGES, Workspace, fingerprint
 from registry.tracking import Run, Tracking
 from telemetry.errors import InputError
 
@@ -33,6 +34,8 @@ class StageContext:
     workspace: Workspace
     tracking: Tracking
     run: Run
+    stages: tuple[str, ...] = STAGES  # of the whole run: a run without an agent has stages that depend on none
+    warm_policy: Path | None = None  # folder of an earlier agent that training starts from
 
     def folder(self, stage: str) -> Path:
         """Folder of a finished stage, see :func:`finished_folder`."""
@@ -40,7 +43,7 @@ class StageContext:
 
     def key(self, stage: str) -> str:
         """Fingerprint of a stage, see :func:`stage_key`."""
-        return stage_key(self.config, self.workspace, stage)
+        return stage_key(self.config, self.workspace, stage, self.stages)
 
 
 def finished_folder(workspace: Workspace, stage: str) -> Path:
@@ -55,11 +58,11 @@ def finished_folder(workspace: Workspace, stage: str) -> Path:
     return folder
 
 
-def stage_key(config: TrainConfig, workspace: Workspace, stage: str) -> str:
-    """Fingerprint of the configuration and the earlier stages that ``stage`` depends on."""
+def stage_key(config: TrainConfig, workspace: Workspace, stage: str, stages: Sequence[str] = STAGES) -> str:
+    """Fingerprint of the configuration and of those of the run's ``stages`` that ``stage`` depends on."""
     groups, earlier = DEPENDS[stage]
     values: dict[str, Any] = {group: config.raw[group] for group in groups}
-    for name in earlier:
+    for name in (name for name in earlier if name in stages):
         finished_folder(workspace, name)
         values[f"stage:{name}"] = workspace.mark(name)
     return fingerprint(values)

@@ -116,7 +116,20 @@ def _replay_page(world: World, policies: dict[str, Policy], summary: dict, confi
 
 
 def run_evaluate(context: StageContext, out: Path) -> None:
-    """Write ``rows.parquet`` (policy x window x seed), ``paired.parquet``, ``summary.json``, ``reserve.*`` and one event log."""
+    """Write what :func:`evaluate_policies` and :func:`evaluate_reserves` do."""
+    evaluate_policies(context, out)
+    evaluate_reserves(context, out)
+
+
+def evaluate_reserves(context: StageContext, out: Path) -> None:
+    """Write ``reserve.*``: what each demand forecaster costs when it sets the warm reserve."""
+    run_reserves(context.config, context.folder("features"), context.folder("forecasters"), out)
+    with context.run.child("reserve") as run:
+        log_reserves(run, out, context.folder("forecasters"))
+
+
+def evaluate_policies(context: StageContext, out: Path) -> None:
+    """Write ``rows.parquet`` (policy x window x seed), ``paired.parquet``, ``summary.json`` and one event log."""
     config, features = context.config, context.folder("features")
     agent = AgentPolicy.load(context.folder("agent") / "policy")
     worlds = test_worlds(config, features)
@@ -137,9 +150,6 @@ def run_evaluate(context: StageContext, out: Path) -> None:
     paired.to_parquet(out / "paired.parquet")
     write_json(out / "summary.json", summary)
     _day(next(iter(worlds.values())), agent, config).to_parquet(out / "events.parquet")
-    run_reserves(config, features, context.folder("forecasters"), out)
-    with context.run.child("reserve") as run:
-        log_reserves(run, out, context.folder("forecasters"))
     with context.run.child("evaluate", tags={"policies": ", ".join(policies)}) as run:
         for name, means in summary["means"].items():
             run.log_metrics({f"{name}/{key}": value for key, value in means.items()})

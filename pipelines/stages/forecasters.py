@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import multiprocessing
+import signal
+import sys
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -88,6 +92,12 @@ def backtest_target(target: str, features: Path, out: Path, config: TrainConfig,
     write_json(out / "decision.json", {**asdict(decision), "fractile": decision.fractile, "reference": result.reference, "ratios": ratios})
 
 
+def end_with_parent() -> None:
+    """On Linux, end this process when the one that started it is killed (``prctl(2)``, PR_SET_PDEATHSIG): nothing else would end it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def _follow(events: Any, futures: list[Any], total: int, origins: int) -> None:
     """Progress over all targets until every worker is done; the first failure is raised."""
     shares: dict[tuple[str, str], float] = {}
@@ -116,7 +126,10 @@ def run_forecasters(context: StageContext, out: Path) -> None:
     origins = config.backtest.origins + config.backtest.calibration_origins
     series = {target: pd.read_parquet(series_path(features, target)) for target in config.target.names}
     plan = shared_plan(series, config.target.freq, config.backtest)
-    with spawn.Manager() as manager, ProcessPoolExecutor(min(config.engine.workers, len(config.target.names)), mp_context=spawn) as pool:
+    manager = SyncManager(ctx=spawn)
+    manager.start(initializer=end_with_parent)
+    processes = min(config.engine.workers, len(config.target.names))
+    with manager, ProcessPoolExecutor(processes, mp_context=spawn, initializer=end_with_parent) as pool:
         events = manager.Queue()
         futures = [pool.submit(backtest_target, target, features, out / target, config, plan, events) for target in config.target.names]
         _follow(events, futures, members * origins * len(futures), origins)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -191,12 +191,18 @@ def _promote_policy(context: StageContext, out: Path) -> list[dict[str, Any]]:
     )
 
 
-def run_promote(context: StageContext, out: Path) -> None:
-    """Write ``promotion.json``: every submission with its gates' verdicts, and the champions that serve now."""
+def run_promote(context: StageContext, out: Path, models: Collection[str] | None = None) -> None:
+    """Write ``promotion.json``: every submission with its gates' verdicts, and the champions that serve now.
+
+    Args:
+        models: registered names to submit; None for those of all targets and the policy.
+    """
     results: list[dict[str, Any]] = []
     for target in context.config.target.names:
-        results += _promote_target(context, out, target)
-    results += _promote_policy(context, out)
+        if models is None or f"{target}-forecaster" in models:
+            results += _promote_target(context, out, target)
+    if models is None or POLICY_MODEL in models:
+        results += _promote_policy(context, out)
     client = context.tracking.client
     names = dict.fromkeys(result["model"] for result in results)
     champions = {}
