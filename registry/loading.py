@@ -218,18 +218,23 @@ def verify_version(version: ModelVersion, folder: Path, trust: Trust | None = No
     """
     where = f"{version.name} version {version.version}"
     trust = trust or believed(trust_folder(), where)
-    tags, package = dict(version.tags), package_of(folder)
-    for tag in (TREE_TAG, PACKAGE_TAG, GATES_TAG):
-        if not tags.get(tag):
-            raise VerificationError(f"{where}: its registry record has no tag '{tag}'")
+    _demand_tags(version.tags, where)
+    manifest_sha256 = version.tags[PACKAGE_TAG]
     try:
         verify_record(version, trust)
-        refuse_revoked(trust, tags[PACKAGE_TAG], str(version.name), str(version.version))
+        refuse_revoked(trust, manifest_sha256, str(version.name), str(version.version))
     except TrustError as error:
         raise VerificationError(f"{where}: {error}") from error
-    manifest = _verify_signed_package(package, where, trust, expected_manifest_sha256=tags[PACKAGE_TAG])
-    found = _digests(folder, where, _ADDED_BY_MLFLOW)
-    if tree_digest(found) != tags[TREE_TAG]:
+    _verify_signed_package(package_of(folder), where, trust, expected_manifest_sha256=manifest_sha256)
+    return verify_digests(version, folder)
+
+
+def verify_digests(version: ModelVersion, folder: Path) -> Manifest:
+    """The checks of a downloaded version that need no key: digests against its record, name, verdicts, scan. Raises VerificationError."""
+    where, tags = f"{version.name} version {version.version}", dict(version.tags)
+    _demand_tags(tags, where)
+    manifest = verify_package(package_of(folder), where, expected_manifest_sha256=tags[PACKAGE_TAG])
+    if tree_digest(_digests(folder, where, _ADDED_BY_MLFLOW)) != tags[TREE_TAG]:
         raise VerificationError(f"{where}: a file beside the package was changed, added or removed (tree digest differs)")
     if manifest.registered_name != version.name:
         raise VerificationError(f"{where}: its package was made for '{manifest.registered_name}'")
@@ -237,6 +242,12 @@ def verify_version(version: ModelVersion, folder: Path, trust: Trust | None = No
     if findings := scan_folder(folder):
         raise VerificationError(f"{where}: scan refused it: {findings[0]}")
     return manifest
+
+
+def _demand_tags(tags: Mapping[str, str], where: str) -> None:
+    for tag in (TREE_TAG, PACKAGE_TAG, GATES_TAG):
+        if not tags.get(tag):
+            raise VerificationError(f"{where}: its registry record has no tag '{tag}'")
 
 
 def _verify_signed_package(package: Path, where: str, trust: Trust, expected_manifest_sha256: str | None = None) -> Manifest:

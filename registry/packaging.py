@@ -29,6 +29,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from models.base import QUANTILE_COLUMNS
+from registry.bom import write_boms
 from registry.cards import card_markdown, summary_markdown
 from registry.digest import folder_digests, sha256_file, tree_digest
 from registry.gates import Verdict
@@ -108,6 +109,7 @@ def draft_package(
         path.parent.mkdir(exist_ok=True)
         figure.savefig(path, dpi=110, metadata={"Software": None})
     (folder / EXAMPLE_FILE).write_text(json.dumps(_example_json(input_example)) + "\n")
+    write_boms(folder, replace(identity, files=package_digests(folder)))
     return Draft(folder, replace(identity, files=package_digests(folder), gates=[]))
 
 

@@ -157,13 +157,12 @@ def _library() -> Any:
 
 
 def version_record(version: ModelVersion, tags: Mapping[str, str]) -> dict[str, Any]:
-    """What is signed of a version: name, number, source, run, logged model, and the digest of each tag in ``tags``."""
+    """What is signed of a version: name, number, source, run, and the digest of each tag in ``tags``."""
     return {
         "name": str(version.name),
         "version": str(version.version),
         "source": str(version.source),
         "run_id": str(version.run_id or ""),
-        "model_id": str(getattr(version, "model_id", None) or ""),
         "tags": {key: hashlib.sha256(str(value).encode()).hexdigest() for key, value in tags.items()},
     }
 
@@ -176,10 +175,14 @@ def sign_record(trust: Trust, version: ModelVersion, tags: Mapping[str, str]) ->
         InputError: more than a tag can hold.
     """
     record = version_record(version, tags)
-    content = json.dumps({"record": record, "signature": sign_json(trust, RECORD_TYPE, record)}, sort_keys=True, separators=(",", ":"))
+    content = _canonical({"record": record, "signature": sign_json(trust, RECORD_TYPE, record)})
     if len(content) > RECORD_LIMIT:
         raise InputError(f"its record has {len(content)} characters", where=f"{version.name} version {version.version}", allowed="8000")
     return {RECORD_TAG: content, SIGNATURE_TAG: f"signed by key {short(trust.active)}"}
+
+
+def _canonical(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
 def verify_record(version: ModelVersion, trust: Trust) -> str:
@@ -198,13 +201,15 @@ def verify_record(version: ModelVersion, trust: Trust) -> str:
         stored = json.loads(tags[RECORD_TAG])
         record, signature = stored["record"], stored["signature"]
         signed_tags: dict[str, str] = dict(record["tags"])
+        if _canonical({"record": record, "signature": signature}) != tags[RECORD_TAG]:
+            raise ValueError("not as it was written")
     except (ValueError, KeyError, TypeError) as error:
         raise TrustError(f"its tag '{RECORD_TAG}' cannot be understood") from error
     key_id = verify_json(trust, RECORD_TYPE, record, signature)
     if missing := sorted(signed_tags.keys() - tags.keys()):
         raise TrustError(f"its tag '{missing[0]}' was removed")
     found = version_record(version, {key: tags[key] for key in signed_tags})
-    for key in ("name", "version", "source", "run_id", "model_id"):
+    for key in ("name", "version", "source", "run_id"):
         if found[key] != record.get(key):
             raise TrustError(f"its {key} is '{found[key]}', signed was '{record.get(key)}'")
     if changed := sorted(key for key in signed_tags if found["tags"][key] != signed_tags[key]):
