@@ -3,9 +3,9 @@
 usage: python -m benchmarks.tampering [OUT.json]
 
 Each file of the stored version in turn: a bit flipped in its first, middle and last byte, truncated by a byte, emptied, grown, deleted,
-replaced by a pickle, by a symbolic link, by the same file of another promoted version; and in each folder a file added. Then the rows of the
-database: every column that says what a version is, every signed tag (changed, emptied, removed, taken from another version), tags added, all
-at once, and the alias. Each try starts from the untouched version, which must load at the end, or the refusals proved nothing.
+replaced by a pickle, by a symbolic link, by the same file of another promoted version; and in each folder a file added. Then the rows of
+the database: every column that says what a version is, every signed tag (changed, emptied, removed, taken from another version), tags
+added, all at once, and the alias. Each try starts from the untouched version, which must load at the end, or the refusals proved nothing.
 """
 
 from __future__ import annotations

@@ -43,37 +43,36 @@ def environment_bom() -> str:
         from cyclonedx.output.json import JsonV1Dot6
     found = {}
     for dist in metadata.distributions():
-        if dist.metadata["Name"]:
-            found.setdefault((dist.metadata["Name"].lower(), dist.version), dist)
-    bom = Bom(components=[_distribution(dist) for _, dist in sorted(found.items(), key=lambda item: item[0])])
+        meta = dist.metadata  # parsed anew at each access
+        if meta["Name"]:
+            found.setdefault(str(meta["Name"]).lower(), (meta, dist.read_text("RECORD")))  # the first on the path is the one imported
+    bom = Bom(components=[_distribution(*found[name]) for name in sorted(found)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # no dependency graph is given, which the library warns of
         return str(JsonV1Dot6(bom).output_as_string(indent=1)) + "\n"
 
 
-def _distribution(dist: metadata.Distribution) -> Any:
+def _distribution(meta: Any, record: str | None) -> Any:
     from cyclonedx.model import HashAlgorithm, HashType
     from cyclonedx.model.component import Component, ComponentType
     from packageurl import PackageURL
 
-    name = str(dist.metadata["Name"])
-    record = dist.read_text("RECORD")
+    name, version = str(meta["Name"]), str(meta["Version"])
     hashes = [HashType(alg=HashAlgorithm.SHA_256, content=hashlib.sha256(record.encode()).hexdigest())] if record else []
     return Component(
         type=ComponentType.LIBRARY,
         name=name,
-        version=dist.version,
-        bom_ref=f"pkg:{name.lower()}@{dist.version}",
-        purl=PackageURL("pypi", None, name.lower().replace("_", "-"), dist.version),
-        licenses=_licences(dist),
+        version=version,
+        bom_ref=f"pkg:{name.lower()}@{version}",
+        purl=PackageURL("pypi", None, name.lower().replace("_", "-"), version),
+        licenses=_licences(meta),
         hashes=hashes,
     )
 
 
-def _licences(dist: metadata.Distribution) -> list[Any]:
+def _licences(meta: Any) -> list[Any]:
     from cyclonedx.contrib.license.factories import LicenseFactory
 
-    meta = dist.metadata
     if expression := meta.get("License-Expression"):
         return [LicenseFactory().make_from_string(str(expression))]
     stated = str(meta.get("License") or "").strip()

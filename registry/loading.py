@@ -152,7 +152,7 @@ def _recorded_versions(client: MlflowClient, name: str, alias: str, where: str) 
     from registry import audit
     from registry.promotion import audit_path  # promotion verifies versions with this module
 
-    if sqlite_path(client.tracking_uri) is None:
+    if sqlite_path(client.tracking_uri) is None or not audit_path(client).exists():
         return None
     try:
         entries = [entry for entry in audit.read(audit_path(client)) if entry.get("name") == name and isinstance(entry.get("after"), dict)]

@@ -150,7 +150,7 @@ def register(run: Run, folder: Path, *, trust: Path | None = None, identity_toke
     client = run.tracking.client
     keys = signing_trust(run.tracking.tracking_uri, trust)
     sign_package(folder, keys, identity_token_file)
-    tags = _version_tags(manifest, sha256_file(folder / MANIFEST_FILE), "")
+    tags = version_tags(manifest, sha256_file(folder / MANIFEST_FILE), "")
     with quiet():
         model = client.create_logged_model(
             run.tracking.experiment_id, name=manifest.name, source_run_id=run.run_id, model_type=manifest.kind, tags={"kind": manifest.kind}
@@ -210,7 +210,8 @@ def signature_of(manifest: Manifest) -> ModelSignature:
     return ModelSignature(Schema(inputs), Schema(outputs), ParamSchema([ParamSpec("horizon", DataType.long, 0)]))
 
 
-def _version_tags(manifest: Manifest, manifest_sha256: str, tree: str) -> dict[str, str]:
+def version_tags(manifest: Manifest, manifest_sha256: str, tree: str) -> dict[str, str]:
+    """The tags of a version that are signed: identity, verdicts, digests of the manifest and of all its files."""
     tags = {
         "kind": manifest.kind,
         "model": manifest.name,

@@ -12,12 +12,11 @@ from mlflow.tracking import MlflowClient
 from registry.digest import folder_digests, sha256_file, tree_digest
 from registry.keys import TrustError
 from registry.loading import VerificationError, believed, fetch, package_of, verify_digests, verify_version
-from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, SIGSTORE_FILE, TREE_TAG
+from registry.manifest import MANIFEST_FILE, SIGNATURE_FILE, SIGSTORE_FILE, read_manifest
 from registry.mlflow_client import quiet
+from registry.packaging import version_tags
 from registry.signing import refuse_revoked, sign_package, sign_record
 from telemetry.errors import InputError
-
-_OWN_TAGS = ("kind", "model", "gates", "gate.", "package.", "git.commit", "data.sha256")
 
 
 def resign(
@@ -58,12 +57,11 @@ def resign(
             raise InputError("its files are not those of a logged model", where=where, remedy="register it anew")
         key_id = sign_package(package, keys, identity_token_file)
         (folder / "registered_model_meta").unlink(missing_ok=True)
-        tags = {key: value for key, value in found.tags.items() if key.startswith(_OWN_TAGS)}
-        tags[TREE_TAG] = tree_digest(folder_digests(folder))
+        tags = version_tags(read_manifest(package), sha256_file(package / MANIFEST_FILE), tree_digest(folder_digests(folder)))
         with quiet():
             for file in (SIGNATURE_FILE, SIGSTORE_FILE):
                 if (package / file).is_file():
                     client.log_model_artifact(model_id, str(package / file), "artifacts/package")
-            for key, value in {TREE_TAG: tags[TREE_TAG], **sign_record(keys, found, tags)}.items():
+            for key, value in {**tags, **sign_record(keys, found, tags)}.items():
                 client.set_model_version_tag(name, str(version), key, value)
     return key_id
