@@ -14,8 +14,8 @@ from models.member import PanelForecaster
 from models.series import Panel
 from pipelines.workspace import read_json, write_json
 from registry.digest import sha256_file
-from registry.keys import TrustError, read_trust, trust_folder
-from registry.loading import NoVersionError, VerificationError, load_version, open_package, verify_package
+from registry.keys import TrustError, trust_folder
+from registry.loading import NoVersionError, VerificationError, believed, load_version, open_package, verify_package
 from registry.manifest import MANIFEST_FILE
 from registry.signing import refuse_revoked
 from telemetry.errors import InputError
@@ -73,9 +73,11 @@ def _last_good(registered: str, folder: Path, refusal: Exception, trust: Path) -
         manifest = verify_package(package, str(package), expected_manifest_sha256=record["manifest_sha256"])
         if (manifest.registered_name, manifest.kind) != (registered, "forecaster"):
             raise VerificationError(f"{package}: is a {manifest.kind} made for '{manifest.registered_name}'")
-        refuse_revoked(read_trust(trust), record["manifest_sha256"], registered, record["version"])
+        refuse_revoked(believed(trust, str(package)), record["manifest_sha256"], registered, record["version"])
         loaded = open_package(package, trust)
-    except (OSError, VerificationError, TrustError) as error:
+    except TrustError as error:
+        raise VerificationError(f"{refusal}; and the last good copy cannot serve: {package}: {error}") from refusal
+    except (OSError, VerificationError) as error:
         raise VerificationError(f"{refusal}; and the last good copy cannot serve: {error}") from refusal
     return Champion(loaded.model, manifest.name, record["version"], str(refusal))
 
