@@ -28,6 +28,11 @@ _LIMITS = {
 }
 
 
+def limits(kind: str) -> list[str]:
+    """What a model of this kind is not for, one sentence each."""
+    return list(_LIMITS[kind])
+
+
 def card_markdown(manifest: Manifest, plots: Sequence[str] = ()) -> str:
     """The whole card; ``plots`` are paths relative to it."""
     parts = [

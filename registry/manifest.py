@@ -15,6 +15,8 @@ from telemetry.errors import InputError
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+SIGNATURE_FILE = "signature.json"
+SIGSTORE_FILE = "signature.sigstore.json"
 WEIGHTS_FOLDER = "weights"
 JUDGE_FILE = "judge.json"
 
@@ -100,5 +102,5 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def package_digests(folder: Path) -> dict[str, str]:
-    """Digests of all files of a package but its manifest."""
-    return folder_digests(folder, exclude=frozenset({MANIFEST_FILE}))
+    """Digests of all files of a package but its manifest and the signatures over it."""
+    return folder_digests(folder, exclude=frozenset({MANIFEST_FILE, SIGNATURE_FILE, SIGSTORE_FILE}))

@@ -8,6 +8,8 @@ verdicts; ``register`` makes it a version. A package is one folder::
     package/plots/*.png        figures of the card
     package/input_example.json
     package/weights/...        what Forecaster.save, AgentPolicy.save or judge_weights wrote
+    package/*.cdx.json         CycloneDX: the environment it was made in, and what it was made of
+    package/signature.json     signature over all of the above, made by ``register``
 """
 
 from __future__ import annotations
@@ -27,9 +29,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from models.base import QUANTILE_COLUMNS
+from registry.bom import write_boms
 from registry.cards import card_markdown, summary_markdown
 from registry.digest import folder_digests, sha256_file, tree_digest
 from registry.gates import Verdict
+from registry.keys import signing_trust
 from registry.manifest import (
     GATE_TAG,
     GATES_TAG,
@@ -46,6 +50,7 @@ from registry.manifest import (
 )
 from registry.mlflow_client import quiet
 from registry.plain import clip, flatten, plain
+from registry.signing import sign_package, sign_record
 from registry.tracking import PARAM_BATCH, TAG_VALUE_LIMIT, Run
 from telemetry.errors import InputError
 
@@ -104,6 +109,7 @@ def draft_package(
         path.parent.mkdir(exist_ok=True)
         figure.savefig(path, dpi=110, metadata={"Software": None})
     (folder / EXAMPLE_FILE).write_text(json.dumps(_example_json(input_example)) + "\n")
+    write_boms(folder, replace(identity, files=package_digests(folder)))
     return Draft(folder, replace(identity, files=package_digests(folder), gates=[]))
 
 
@@ -127,14 +133,24 @@ def seal_package(draft: Draft, verdicts: Sequence[Verdict]) -> Manifest:
     return sealed
 
 
-def register(run: Run, folder: Path) -> str:
-    """Make a sealed package a version of its registered model; returns the version.
+def register(run: Run, folder: Path, *, trust: Path | None = None, identity_token_file: Path | None = None) -> str:
+    """Sign a sealed package and make it a version of its registered model; returns the version.
+
+    Args:
+        trust: folder with the signing key; by default where ``keys.signing_trust`` finds or makes it for this registry.
+        identity_token_file: for sigstore, where the trust folder asks for it.
+
+    Raises:
+        TrustError, InputError: it cannot be signed; nothing was registered.
 
     The version carries the verdicts (tags ``gates`` and ``gate.NAME``), the digests of the manifest and of all logged files, a description,
     the signature and the input example. The model is logged from code, so nothing in it is pickled.
     """
     manifest = read_manifest(folder)
     client = run.tracking.client
+    keys = signing_trust(run.tracking.tracking_uri, trust)
+    sign_package(folder, keys, identity_token_file)
+    tags = version_tags(manifest, sha256_file(folder / MANIFEST_FILE), "")
     with quiet():
         model = client.create_logged_model(
             run.tracking.experiment_id, name=manifest.name, source_run_id=run.run_id, model_type=manifest.kind, tags={"kind": manifest.kind}
@@ -142,7 +158,7 @@ def register(run: Run, folder: Path) -> str:
         with tempfile.TemporaryDirectory(prefix="joulewise-model-") as scratch:
             local = Path(scratch) / "model"
             _save_model(local, folder, manifest, run.run_id, model.model_id)
-            tree = tree_digest(folder_digests(local))
+            tags[TREE_TAG] = tree_digest(folder_digests(local))
             client.log_model_artifacts(model.model_id, str(local))
         client.finalize_logged_model(model.model_id, "READY")
         client.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, 0)])
@@ -154,9 +170,12 @@ def register(run: Run, folder: Path) -> str:
             source=f"models:/{model.model_id}" if run.tracking.tracking_uri.startswith("http") else model.artifact_location,
             run_id=run.run_id,
             model_id=model.model_id,
-            tags=_version_tags(manifest, sha256_file(folder / MANIFEST_FILE), tree),
+            tags=tags,
             description=summary_markdown(manifest),
         )
+        # The number is known only now; until its record is signed the version does not load.
+        for key, value in sign_record(keys, client.get_model_version(version.name, version.version), tags).items():
+            client.set_model_version_tag(version.name, version.version, key, value)
         client.log_artifacts(run.run_id, str(folder), f"packages/{manifest.registered_name}")
     return str(version.version)
 
@@ -172,6 +191,7 @@ def _save_model(local: Path, folder: Path, manifest: Manifest, run_id: str, mode
         signature=signature_of(manifest),
         input_example=_example_value(json.loads((folder / EXAMPLE_FILE).read_text())),
         pip_requirements=["joulewise"],
+        model_config={"trust_folder": ""},
         mlflow_model=Model(run_id=run_id, model_id=model_id),
     )
 
@@ -190,7 +210,8 @@ def signature_of(manifest: Manifest) -> ModelSignature:
     return ModelSignature(Schema(inputs), Schema(outputs), ParamSchema([ParamSpec("horizon", DataType.long, 0)]))
 
 
-def _version_tags(manifest: Manifest, manifest_sha256: str, tree: str) -> dict[str, str]:
+def version_tags(manifest: Manifest, manifest_sha256: str, tree: str) -> dict[str, str]:
+    """The tags of a version that are signed: identity, verdicts, digests of the manifest and of all its files."""
     tags = {
         "kind": manifest.kind,
         "model": manifest.name,

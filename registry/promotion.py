@@ -22,7 +22,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from registry import audit
-from registry.loading import VerificationError, fetch, verify_version
+from registry.keys import trust_folder
+from registry.loading import VerificationError, believed, fetch, verify_version
 from registry.locks import exclusive
 from registry.mlflow_client import quiet, sqlite_path
 from telemetry.errors import InputError
@@ -242,6 +243,7 @@ def _verify(client: MlflowClient, name: str, version: str) -> None:
         with quiet():
             found = client.get_model_version(name, version)
         with tempfile.TemporaryDirectory(prefix="joulewise-verify-") as scratch:
-            verify_version(found, fetch(client, found, Path(scratch), client.tracking_uri))
+            folder = fetch(client, found, Path(scratch), client.tracking_uri)
+            verify_version(found, folder, believed(trust_folder(client.tracking_uri), f"{name} version {version}"))
     except (MlflowException, VerificationError) as error:
         raise PromotionError(f"{name}: version {version} cannot be promoted: {error}") from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import pickletools
+import warnings
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -50,3 +52,23 @@ def _executes(handle: BinaryIO) -> bool:
     except Exception:  # genops raises whatever the bytes lead it to: not a pickle
         return False
     return seen
+
+
+def deep_scan(folder: Path) -> list[str]:
+    """Findings of :func:`scan_folder` and of modelscan (Protect AI): unsafe operators and globals in the formats that it knows.
+
+    What modelscan could not read counts as a finding; what it does not know is judged by :func:`scan_folder` alone.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from modelscan.modelscan import ModelScan
+
+        level = logging.getLogger("modelscan").level
+        logging.getLogger("modelscan").setLevel(logging.CRITICAL)
+        try:
+            found = ModelScan().scan(folder)
+        finally:
+            logging.getLogger("modelscan").setLevel(level)
+    lines = [f"modelscan: {issue.get('source', '')}: {issue.get('severity')} {issue.get('description')}" for issue in found["issues"]]
+    lines += [f"modelscan: {error.get('source', '')}: {error.get('description') or error.get('message')}" for error in found["errors"]]
+    return scan_folder(folder) + lines

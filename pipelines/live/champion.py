@@ -14,9 +14,10 @@ from models.member import PanelForecaster
 from models.series import Panel
 from pipelines.workspace import read_json, write_json
 from registry.digest import sha256_file
-from registry.loading import NoVersionError, VerificationError, load_version, open_package, verify_package
+from registry.keys import TrustError, trust_folder
+from registry.loading import NoVersionError, VerificationError, believed, load_version, open_package, verify_package
 from registry.manifest import MANIFEST_FILE
-from registry.scan import scan_folder
+from registry.signing import refuse_revoked
 from telemetry.errors import InputError
 
 PACKAGE, RECORD = "package", "champion.json"
@@ -43,7 +44,7 @@ def load_champion(registered: str, tracking_uri: str, folder: Path) -> Champion 
         loaded = load_version(registered, "forecaster", tracking_uri=tracking_uri, keep=folder / PACKAGE)
     except (VerificationError, InputError) as error:
         if (folder / RECORD).exists():
-            return _last_good(registered, folder, error)
+            return _last_good(registered, folder, error, trust_folder(tracking_uri))
         if isinstance(error, NoVersionError):
             return None
         raise
@@ -62,20 +63,20 @@ def _read_record(folder: Path) -> dict[str, str] | None:
         return None
 
 
-def _last_good(registered: str, folder: Path, refusal: Exception) -> Champion:
-    """The copy, after the checks that need no registry: digests, scan, name, kind, verdicts; and it is the one that the record names."""
+def _last_good(registered: str, folder: Path, refusal: Exception, trust: Path) -> Champion:
+    """The copy, after the checks that need no registry: digests, name, kind, and that it is the one that the record names; then signature,
+    revocation (of its version or its manifest), verdicts and scan."""
     record, package = _read_record(folder), folder / PACKAGE
     try:
         if record is None:
             raise VerificationError(f"{folder / RECORD} cannot be read")
         manifest = verify_package(package, str(package), expected_manifest_sha256=record["manifest_sha256"])
-        if findings := scan_folder(package):
-            raise VerificationError(f"{package}: scan refused it: {findings[0]}")
         if (manifest.registered_name, manifest.kind) != (registered, "forecaster"):
             raise VerificationError(f"{package}: is a {manifest.kind} made for '{manifest.registered_name}'")
-        if not manifest.gates_passed:
-            raise VerificationError(f"{package}: its gates did not pass")
-        loaded = open_package(package)
+        refuse_revoked(believed(trust, str(package)), record["manifest_sha256"], registered, record["version"])
+        loaded = open_package(package, trust)
+    except TrustError as error:
+        raise VerificationError(f"{refusal}; and the last good copy cannot serve: {package}: {error}") from refusal
     except (OSError, VerificationError) as error:
         raise VerificationError(f"{refusal}; and the last good copy cannot serve: {error}") from refusal
     return Champion(loaded.model, manifest.name, record["version"], str(refusal))

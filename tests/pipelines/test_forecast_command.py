@@ -27,9 +27,11 @@ from pipelines.live.champion import Served
 from pipelines.live.observations import ObservationLog, _read, from_file, from_lake
 from pipelines.live.target import TargetReport
 from registry.digest import sha256_file
+from registry.keys import read_trust, revoke
 from registry.locks import exclusive
 from registry.manifest import MANIFEST_FILE, package_digests, read_manifest
 from registry.mlflow_client import open_client
+from registry.signing import sign_package
 from registry.tracking import open_tracking
 from telemetry.errors import InputError
 from telemetry.forecasts import ForecastTable
@@ -273,8 +275,20 @@ def test_old_observations_raise_an_alert(run):
     assert report.good
 
 
+def test_a_revoked_version_serves_neither_from_the_registry_nor_from_the_copy(run, config, registry, tmp_path):
+    own = shutil.copytree(registry, tmp_path / "own")
+    rows_until(1).to_parquet(config.series["workload"])
+    assert run_once(registry_of(own, config, 1))[0].good
+    revoke(own / "keys", reason="trained on wrong data", versions=("workload-forecaster:1",))
+    rows_until(2).to_parquet(config.series["workload"])
+    report = run_once(registry_of(own, config, 2))[0]
+    assert report.status == "failed"
+    assert report.alerts[0].count("trained on wrong data") == 2
+
+
 def test_a_refused_champion_leaves_the_last_good_one_in_service(run, config, registry, tmp_path):
     run(1)
+    shutil.copytree(registry / "keys", tmp_path / "keys")
     broken = replace(config, settings=replace(config.settings, tracking_uri=f"sqlite:///{tmp_path}/gone.db"), now=at(2))
     rows_until(2).to_parquet(config.series["workload"])
     report = run_once(broken)[0]
@@ -289,13 +303,16 @@ def test_a_refused_champion_leaves_the_last_good_one_in_service(run, config, reg
 def test_the_copy_that_serves_is_checked_as_the_registry_would(run, config, registry, tmp_path):
     """Its digests, that it is the one recorded, the scan and the verdicts; whatever fails is told beside what the registry said."""
     run(1)
+    trust = read_trust(shutil.copytree(registry / "keys", tmp_path / "keys"))
     folder = config.settings.state / "workload"
     good = shutil.copytree(folder, tmp_path / "good")
     broken = replace(config, settings=replace(config.settings, tracking_uri=f"sqlite:///{tmp_path}/gone.db"), now=at(2))
     rows_until(2).to_parquet(config.series["workload"])
 
-    def reseal(**changes: object) -> None:
+    def reseal(signed: bool = True, **changes: object) -> None:
         replace(read_manifest(folder / "package"), **changes).write(folder / "package")
+        if signed:
+            sign_package(folder / "package", trust)
         record = json.loads((folder / "champion.json").read_text())
         (folder / "champion.json").write_text(json.dumps({**record, "manifest_sha256": sha256_file(folder / "package" / MANIFEST_FILE)}))
 
@@ -313,6 +330,8 @@ def test_the_copy_that_serves_is_checked_as_the_registry_would(run, config, regi
         (other_record, "manifest.json was changed"),
         (pickled, "scan refused it"),
         (lambda: reseal(gates=gates), "its gates did not pass"),
+        (lambda: reseal(signed=False, metrics={"wql": 0.0}), "does not fit"),
+        (lambda: (folder / "package" / "signature.json").unlink(), "is not signed"),
         (lambda: reseal(registered_name="power-forecaster"), "made for 'power-forecaster'"),
         (lambda: shutil.rmtree(folder / "package"), "manifest.json is missing"),
     ]:

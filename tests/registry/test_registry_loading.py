@@ -14,12 +14,14 @@ import pytest
 from matplotlib.figure import Figure
 
 from registry.gates import NoPickle
+from registry.keys import signing_trust, trust_folder
 from registry.loading import VerificationError, load_forecaster, load_policy, load_version, open_package, package_of
 from registry.manifest import read_manifest
 from registry.mlflow_client import quiet
 from registry.packaging import Draft
 from registry.promotion import PromotionError, promote, stage_challenger
 from registry.scan import scan_folder
+from registry.signing import sign_package
 from telemetry.errors import InputError
 
 NAME = "workload-forecaster"
@@ -51,16 +53,16 @@ def test_a_kept_copy_serves_alone_and_is_mended(tracking, champion, forecaster, 
     keep = tmp_path / "state" / "package"
     loaded = load_version(NAME, "forecaster", tracking_uri=tracking.tracking_uri, keep=keep)
     assert loaded.version == champion
-    pd.testing.assert_frame_equal(open_package(keep).model.predict(), forecaster.predict())
+    pd.testing.assert_frame_equal(open_package(keep, trust_folder(tracking.tracking_uri)).model.predict(), forecaster.predict())
     weights = keep / "weights" / "forecaster.json"
     untouched = weights.stat().st_ino
     load_version(NAME, "forecaster", tracking_uri=tracking.tracking_uri, keep=keep)
     assert weights.stat().st_ino == untouched
     weights.write_text("{}")
     with pytest.raises(VerificationError, match="changed"):
-        open_package(keep)
+        open_package(keep, trust_folder(tracking.tracking_uri))
     load_version(NAME, "forecaster", tracking_uri=tracking.tracking_uri, keep=keep)
-    assert open_package(keep).manifest.name == "persistence"
+    assert open_package(keep, trust_folder(tracking.tracking_uri)).manifest.name == "persistence"
     assert [path.name for path in keep.parent.iterdir()] == ["package"]
 
 
@@ -87,7 +89,9 @@ def test_mlflow_itself_can_serve_it(tracking, champion, forecaster, series):
         import mlflow.pyfunc
 
     with quiet():
-        served = mlflow.pyfunc.load_model(stored(tracking, champion).as_uri())
+        served = mlflow.pyfunc.load_model(
+            stored(tracking, champion).as_uri(), model_config={"trust_folder": str(trust_folder(tracking.tracking_uri))}
+        )
         out = served.predict(series.tail(0).astype({"unique_id": "str"}), params={"horizon": 3})
     pd.testing.assert_frame_equal(out, forecaster.predict(3))
     assert served.metadata.signature.inputs.input_names() == ["unique_id", "ds", "y"]
@@ -126,7 +130,10 @@ def test_a_package_with_matching_manifest_but_another_registry_record_is_refused
     package = package_of(stored(tracking, champion))
     shutil.rmtree(package)
     shutil.copytree(make_package(evidence={"naive": "persistence", "skill": 0.9, "low": 0.8, "high": 0.95, "windows": 99}), package)
-    open_package(package)
+    with pytest.raises(VerificationError, match="is not signed"):
+        open_package(package, trust_folder(tracking.tracking_uri))
+    sign_package(package, signing_trust(tracking.tracking_uri))
+    open_package(package, trust_folder(tracking.tracking_uri))
     with pytest.raises(VerificationError, match=r"manifest\.json was changed"):
         load_forecaster(NAME, tracking_uri=tracking.tracking_uri)
 
@@ -162,7 +169,7 @@ def test_version_pointing_to_anothers_files_is_refused(tracking, champion, make_
     other = tracking.client.get_model_version(NAME, champion)
     tracking.client.create_registered_model("power-forecaster")
     moved = tracking.client.create_model_version("power-forecaster", source=other.source, tags=other.tags)
-    with pytest.raises(PromotionError, match="made for 'workload-forecaster'"):
+    with pytest.raises(PromotionError, match="its name is 'power-forecaster', signed was 'workload-forecaster'"):
         promote(tracking.client, "power-forecaster", moved.version, expected_champion=None)
 
 

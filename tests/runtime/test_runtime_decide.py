@@ -16,6 +16,7 @@ from envs.heuristics import JUDGES
 from envs.observation import N_CANDIDATE_FEATURES, ObservationLayout
 from envs.reward import RewardSpec
 from envs.snapshot import charged_kw, forecast_integral, restore
+from registry.keys import trust_folder
 from registry.loading import VerificationError, load_policy
 from registry.mlflow_client import quiet
 from registry.packaging import judge_weights
@@ -226,7 +227,10 @@ def test_promoted_agent_decides_as_before_it_was_packaged(agent, own_registry, p
         import mlflow.pyfunc
 
         version = own_registry.client.get_model_version_by_alias(NAME, "champion").version
-        served = mlflow.pyfunc.load_model(own_registry.client.get_model_version_download_uri(NAME, version))
+        served = mlflow.pyfunc.load_model(
+            own_registry.client.get_model_version_download_uri(NAME, version),
+            model_config={"trust_folder": str(trust_folder(own_registry.tracking_uri))},
+        )
         np.testing.assert_array_equal(served.predict(rows), original.act(rows, layout))
 
 
