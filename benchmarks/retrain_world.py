@@ -1,4 +1,4 @@
-"""The smallest world that can be retrained on: sixty days of jobs whose daily rhythm turns over after forty, and prices of two sites."""
+"""The smallest world that can be retrained on: 75 days of jobs whose daily rhythm turns over after 30, and prices of two sites."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 MODEL = "workload-forecaster"
-DAYS, TURN_DAY = 60, 40
+DAYS, TURN_DAY = 75, 30
 POOLS = 3
 START = pd.Timestamp("2026-01-05", tz="UTC")
 SITES = ("west", "east")
@@ -47,7 +47,7 @@ def overrides(folder: Path) -> list[str]:
         "backtest=quick",
         "backtest.origins=20",
         "forecaster=lightgbm",
-        "forecaster.n_estimators=30",
+        "forecaster.n_estimators=60",
         "forecaster.min_data_in_leaf=20",
         "engine.workers=1",
         "reserve.required=false",

@@ -1,7 +1,7 @@
 """Warm against cold starts of the learners on public demand: loss on held-out windows, and seconds of fitting.
 
-At each of a few times a model that was fitted two weeks earlier is retrained: not at all (only updated), cold, and warm from its weights.
-All are then walked through the same windows of the following week, which none was fitted on.
+At each of a few times a model that was fitted a week earlier is retrained: not at all (only updated), cold, and warm from its weights.
+All are then walked through the same windows of the following four days, which none was fitted on.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from pipelines.workspace import write_json
 
 TRACES = Path(os.environ.get("JOULEWISE_TRACES", Path(__file__).parents[2] / "shared" / "traces"))
 FREQ, HORIZON, SEASON = "10min", 18, 144
-AGE, AHEAD = pd.Timedelta(days=14), pd.Timedelta(days=7)
+AGE, AHEAD, APART = pd.Timedelta(days=7), pd.Timedelta(days=4), pd.Timedelta(days=3)
 LEARNERS = ("lightgbm", "lstm", "ensemble")
 
 
 def windows_of(series: pd.DataFrame, begin: pd.Timestamp, count: int) -> pd.DataFrame:
-    """Rows ``unique_id, ds, y, issued_at, part`` of ``count`` windows of the week after ``begin``."""
+    """Rows ``unique_id, ds, y, issued_at, part`` of ``count`` windows of the days after ``begin``."""
     step = pd.Timedelta(FREQ)
     last = AHEAD - HORIZON * step
     parts = []
@@ -68,7 +68,7 @@ def measure(times: int, count: int, seed: int) -> dict[str, Any]:
     frame, _ = public_series(TRACES, "workload", FREQ)
     series = frame[frame["unique_id"].str.startswith("gpu_demand")]
     first, last = series["ds"].min(), series["ds"].max()
-    begins = [(last - AHEAD - place * pd.Timedelta(days=10)).floor(FREQ) for place in range(times)]
+    begins = [(last - AHEAD - place * APART).floor(FREQ) for place in range(times)]
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for name in LEARNERS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import multiprocessing
@@ -23,6 +24,7 @@ from models.backtest import NAIVES, run_backtest
 from models.backtest_plan import OriginPlan
 from models.catalog import make_forecaster
 from models.diagnosis import diagnose
+from models.lstm_network import one_thread
 from models.selection import Decision, choose_champion, decision_ratio
 from pipelines.cli import quiet_libraries
 from pipelines.config import TrainConfig
@@ -63,9 +65,7 @@ def engine_share(engine: EngineConfig, targets: int) -> EngineConfig:
 
 
 def backtest_target(target: str, features: Path, out: Path, config: TrainConfig, plan: OriginPlan | None, events: Any) -> None:
-    """Backtest one target and fit candidate and naive on all of it; runs in a process of its own and leaves everything in ``out``."""
-    quiet_libraries()
-    torch.set_num_threads(1)
+    """Backtest one target and fit candidate and naive on all of it; leaves everything in ``out`` and tells ``events`` how far it is."""
     series = pd.read_parquet(series_path(features, target))
     backtest, freq = config.backtest, config.target.freq
     options = members_with(config.forecasters, bounds_of(features, target))
@@ -98,21 +98,45 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def _follow(events: Any, futures: list[Any], total: int, origins: int) -> None:
-    """Progress over all targets until every worker is done; the first failure is raised."""
-    shares: dict[tuple[str, str], float] = {}
-    with tqdm(total=total, desc="forecasters", unit="origin", dynamic_ncols=True) as bar:
+def _quiet_worker() -> None:
+    end_with_parent()
+    quiet_libraries()
+    torch.set_num_threads(1)
+
+
+class _Progress:
+    """A bar over all targets, which stands in for a queue of events where there is one process."""
+
+    def __init__(self, bar: tqdm, origins: int) -> None:
+        self.bar, self.origins = bar, origins
+        self.shares: dict[tuple[str, str], float] = {}
+
+    def put(self, event: tuple[str, str, int, int]) -> None:
+        target, name, done, pieces = event
+        self.bar.set_postfix_str(f"{target}: {name}")
+        if pieces:
+            self.shares[target, name] = self.origins * done / pieces
+        self.bar.update(int(sum(self.shares.values())) - self.bar.n)
+
+
+def _backtest_targets(features: Path, out: Path, config: TrainConfig, plan: OriginPlan | None, progress: _Progress) -> None:
+    """Each target in a process of its own; a single one here. The first failure is raised."""
+    targets = config.target.names
+    if len(targets) == 1:
+        with one_thread():
+            backtest_target(targets[0], features, out / targets[0], config, plan, progress)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    manager = SyncManager(ctx=spawn)
+    manager.start(initializer=end_with_parent)
+    with manager, ProcessPoolExecutor(min(config.engine.workers, len(targets)), mp_context=spawn, initializer=_quiet_worker) as pool:
+        events = manager.Queue()
+        futures = [pool.submit(backtest_target, target, features, out / target, config, plan, events) for target in targets]
         while not all(future.done() for future in futures) or not events.empty():
-            try:
-                target, name, done, pieces = events.get(timeout=0.2)
-            except Empty:
-                continue
-            bar.set_postfix_str(f"{target}: {name}")
-            if pieces:
-                shares[target, name] = origins * done / pieces
-            bar.update(int(sum(shares.values())) - bar.n)
-    for future in futures:
-        future.result()
+            with contextlib.suppress(Empty):
+                progress.put(events.get(timeout=0.2))
+        for future in futures:
+            future.result()
 
 
 def run_forecasters(context: StageContext, out: Path) -> None:
@@ -121,18 +145,12 @@ def run_forecasters(context: StageContext, out: Path) -> None:
     For power also ``levels/``: the champion's forecasts blended with what the load forecast says, and coherent from node to site.
     """
     config, features = context.config, context.folder("features")
-    spawn = multiprocessing.get_context("spawn")
     members = len({*NAIVES, *config.forecasters})
     origins = config.backtest.origins + config.backtest.calibration_origins
     series = {target: pd.read_parquet(series_path(features, target)) for target in config.target.names}
     plan = shared_plan(series, config.target.freq, config.backtest)
-    manager = SyncManager(ctx=spawn)
-    manager.start(initializer=end_with_parent)
-    processes = min(config.engine.workers, len(config.target.names))
-    with manager, ProcessPoolExecutor(processes, mp_context=spawn, initializer=end_with_parent) as pool:
-        events = manager.Queue()
-        futures = [pool.submit(backtest_target, target, features, out / target, config, plan, events) for target in config.target.names]
-        _follow(events, futures, members * origins * len(futures), origins)
+    with tqdm(total=members * origins * len(series), desc="forecasters", unit="origin", dynamic_ncols=True) as bar:
+        _backtest_targets(features, out, config, plan, _Progress(bar, origins))
     if "power" in config.target.names:
         reconcile_power(out, features, bounds_of(features, "power"), config.power, config.backtest, config.target.freq, plan)
     for target in config.target.names:
