@@ -53,7 +53,7 @@ class Training:
 
 
 def cell_shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Share of ``values [n]`` in each of the ``len(edges) + 1`` cells, half a count added to each; a value at an edge is in the lower one."""
+    """Share of ``values [n]`` in each of the ``len(edges) + 1`` cells, half a count added; a value at an edge is in the lower one."""
     counts = np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1) + 0.5
     return counts / counts.sum()
 

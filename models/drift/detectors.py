@@ -62,7 +62,7 @@ class Detector:
                 raise InputError(
                     f"{getattr(self, name)!r}",
                     where=f"detector.{name}",
-                    allowed="threshold above 0 (adwin, kswin: below 1), slack, run from 0, 1, promised in (0, 0.5), stat_size 2 to window/2",
+                    allowed="threshold above 0 (adwin, kswin: below 1), slack, run from 0, 1, promised in (0, .5), stat_size 2 to window/2",
                 )
 
     @property
