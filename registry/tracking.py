@@ -8,7 +8,7 @@ artifacts to ``./mlruns`` of whatever folder is current.)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,10 @@ PARAM_BATCH = 100
 METRIC_BATCH = 1000
 TAG_VALUE_LIMIT = 8000
 ARTIFACT_FOLDER = "mlartifacts"
+MLFLOW_NOTE = "mlflow.note.content"
+HOW_TO_REVIEW = """**How to review.** Runs named `train: ...` are whole trainings; their overview says what was submitted, what was promoted
+and why not. Tick two of them and press Compare: `workload.*`, `power.*` and `policy.*` have the same names in every run. Versions, with
+verdicts first, are under *Models*: `champion` serves, `challenger` was refused or waits, `previous` is what a rollback brings back."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,11 @@ class Run:
         with self.tracking.run(name, tags=tags, parent=self) as run:
             yield run
 
-    def log_config(self, config: Mapping[str, Any]) -> None:
-        """The whole config as ``config.json`` and, flattened with dots, as parameters to compare runs by."""
+    def log_config(self, config: Mapping[str, Any], not_compared: Collection[str] = ()) -> None:
+        """The whole config as ``config.json`` and, flattened with dots and without ``not_compared``, as parameters to compare runs by."""
         with quiet():
             self.tracking.client.log_dict(self.run_id, plain(config), "config.json")
-        self.log_params(flatten(config))
+        self.log_params(flatten({key: value for key, value in config.items() if key not in not_compared}))
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Parameters; a value longer than MLflow takes is clipped and marked (it is whole in ``config.json``)."""
@@ -242,4 +246,6 @@ def _open(uri: str, root: str | None, name: str) -> Tracking:
             found = client.get_experiment_by_name(name)
         elif found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
+        if MLFLOW_NOTE not in found.tags:
+            client.set_experiment_tag(found.experiment_id, MLFLOW_NOTE, HOW_TO_REVIEW)
     return Tracking(uri, found.experiment_id, found.artifact_location, client)
