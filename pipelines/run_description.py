@@ -32,7 +32,7 @@ def describe_run(run: Run, config: TrainConfig, workspace: Workspace, before: di
 
 
 def key_figures(config: TrainConfig, workspace: Workspace) -> dict[str, float]:
-    """The same names in every run, so that runs can be compared: ``workload.skill``, ``policy.saved_kwh`` and the like."""
+    """The same names in every run, so that runs can be compared: ``workload.skill``, ``policy.saved_energy_kwh`` and the like."""
     figures: dict[str, float] = {}
     for target in config.target.names:
         folder = workspace.folder("forecasters") / target
@@ -44,7 +44,7 @@ def key_figures(config: TrainConfig, workspace: Workspace) -> dict[str, float]:
             figures |= {f"{target}.skill": 1 - choice["wql_ratio"], f"{target}.skill_low": 1 - choice["wql_ratio_high"]}
     summary = read_json(workspace.folder("evaluate") / "summary.json")
     saved, best_judge = summary["savings_against_k8s_default"], summary["best_judge"]
-    figures |= {f"policy.saved_{key.partition('_')[2]}": saved[key] for key in ("cost_usd", "energy_kwh", "carbon_kg")}
+    figures |= {f"policy.saved_{key}": saved[key] for key in ("cost_usd", "energy_kwh", "carbon_kg")}
     return figures | {"policy.gain_over_judge": best_judge["gain"], "policy.gain_over_judge_low": best_judge["low"]}
 
 
@@ -59,7 +59,14 @@ def description(run: Run, promotion: dict[str, Any], figures: dict[str, float], 
         now = f"v{champion['version']} ({champion['name']})" if champion else "none"
         version = f"[v{entry['version']} ({entry['name']})](#/models/{name}/versions/{entry['version']})"
         lines.append(f"| [{name}](#/models/{name}) | {old} | {version} | {why.replace('|', '/')} | {now} |")
-    shown = ("workload.skill", "workload.coverage80", "power.skill", "power.coverage80", "policy.saved_kwh", "policy.gain_over_judge")
+    shown = (
+        "workload.skill",
+        "workload.coverage80",
+        "power.skill",
+        "power.coverage80",
+        "policy.saved_energy_kwh",
+        "policy.gain_over_judge",
+    )
     told = [f"{key} {figures[key]:.1%}" for key in shown if key in figures]
     lines += ["", "Key figures: " + ", ".join(told) + "."]
     lines += ["", f"Look at: [plots]({place}/plots), [all verdicts]({place}/promotion.json), [configuration]({place}/config.json)."]
