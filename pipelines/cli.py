@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import re
 import sys
 import warnings
@@ -120,6 +121,20 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
+def reach_registry(cfg: DictConfig) -> None:
+    """Set what MLflow, boto3 and libpq read from the environment, where the config group ``registry`` names a server's credentials.
+
+    Raises:
+        InputError: unknown key, or a file that cannot be read.
+    """
+    place = cfg.get("registry")
+    if place is None or not place.get("access"):
+        return
+    from registry.access import Access, variables
+
+    os.environ.update(variables(build(Access, place.access, "registry.access"), str(place.tracking_uri)))
+
+
 def hydra_command(config_name: str) -> Callable[[Callable[[DictConfig], int | None]], Callable[[], None]]:
     """Make ``fn(cfg) -> exit code`` a command: ``--help``, overrides, one-line errors."""
 
@@ -136,6 +151,7 @@ def hydra_command(config_name: str) -> Callable[[Callable[[DictConfig], int | No
             def task(cfg: DictConfig) -> None:
                 quiet_libraries()
                 try:
+                    reach_registry(cfg)
                     code[0] = fn(cfg) or 0
                 except InputError as error:
                     code[0] = _fail(error)

@@ -20,6 +20,7 @@ from models.selection import Decision
 from pipelines.cli import build
 from pipelines.engine import EngineConfig
 from pipelines.workspace import STAGES
+from registry.access import Access
 from telemetry.errors import InputError
 from telemetry.policy import QualityPolicy
 
@@ -131,6 +132,7 @@ class RegistryConfig:
     bootstrap_samples: int
     decision_kwh_tolerance: float = 0.005
     decision_sla_tolerance: float = 0.001
+    access: Access = field(default_factory=Access)
 
 
 @dataclass(frozen=True)

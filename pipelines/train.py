@@ -12,6 +12,7 @@ from tqdm import tqdm
 from pipelines.cli import hydra_command
 from pipelines.config import TrainConfig, train_config
 from pipelines.report import closing_lines
+from pipelines.run_description import NOT_COMPARED, describe_run
 from pipelines.stages.agent import run_agent
 from pipelines.stages.context import StageContext
 from pipelines.stages.evaluate import run_evaluate
@@ -20,6 +21,8 @@ from pipelines.stages.forecasters import run_forecasters
 from pipelines.stages.ingest import run_ingest
 from pipelines.stages.promote import run_promote
 from pipelines.workspace import STAGES, Workspace, fingerprint
+from registry.manifest import REGISTERED_NAMES
+from registry.promotion import champion_version
 from registry.tracking import open_tracking
 
 Runner = Callable[[StageContext, Path], None]
@@ -64,10 +67,12 @@ def run_stages(config: TrainConfig) -> Workspace:
     tracking = open_tracking(registry.tracking_uri, registry.artifact_root, registry.experiment)
     name = "train" if whole else "train: " + ", ".join(config.stages)
     with tracking.run(name, tags={"command": "pipelines.train", "resumed": str(bool(resuming)).lower()}) as run:
-        run.log_config(config.raw)
+        before = {model: champion_version(tracking.client, model) for model in REGISTERED_NAMES}
+        run.log_config(config.raw, NOT_COMPARED)
         run.log_provenance()
         context = StageContext(config, workspace, tracking, run)
         run_each(context, config.stages, RUNNERS, resuming=resuming)
+        describe_run(run, config, workspace, before)
     if whole:
         workspace.finish()
     return workspace

@@ -60,12 +60,11 @@ def card_markdown(manifest: Manifest, plots: Sequence[str] = ()) -> str:
 
 
 def summary_markdown(manifest: Manifest, limit: int = 4900) -> str:
-    """The description of a version in the MLflow UI: verdicts, main metrics, data and commit."""
+    """The description of a version in the MLflow UI: the verdict, how it stands against the champion, all gates, metrics, data."""
     metrics = ", ".join(f"{key} {value:.4g}" for key, value in sorted(manifest.metrics.items())[:8])
-    outcome = "passed its gates" if manifest.gates_passed else "was refused by its gates"
     text = "\n\n".join(
         [
-            f"**{manifest.name}** {outcome}.",
+            verdict_line(manifest),
             verdict_table(manifest),
             f"Results: {metrics or 'none recorded'}.",
             f"Data: {manifest.data.get('start')} to {manifest.data.get('end')}, {manifest.data.get('rows')} rows, "
@@ -74,6 +73,18 @@ def summary_markdown(manifest: Manifest, limit: int = 4900) -> str:
         ]
     )
     return text if len(text) <= limit else text[: limit - 4] + " ..."
+
+
+def verdict_line(manifest: Manifest) -> str:
+    """The outcome in one paragraph: which gates refused and why, and how it stands against the champion."""
+    refused = [gate for gate in manifest.gates if gate["passed"] is not True]
+    outcome = "passed its gates" if manifest.gates_passed else "was refused by its gates"
+    line = f"**{manifest.name} {outcome}.**"
+    if refused:
+        line += " Refused: " + "; ".join(f"{gate['gate']} ({gate['reason']})" for gate in refused[:2])
+        line += f"; and {len(refused) - 2} more." if len(refused) > 2 else "."
+    against = next((gate for gate in manifest.gates if gate["gate"] == "beats_champion" and gate not in refused), None)
+    return line + (f" Against the champion: {against['reason']}." if against else "")
 
 
 def verdict_table(manifest: Manifest) -> str:

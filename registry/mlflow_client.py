@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from mlflow.tracking import MlflowClient
 
+from registry.postgres import alone, is_postgres, refuse_secrets, with_driver
 from telemetry.errors import InputError
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 _SQLITE = "sqlite:///"
+_HTTP = ("http://", "https://")
+_ANSWER_TIMEOUT_S = 20
 _LOGGERS = ("mlflow", "alembic", "git")
 
 
@@ -40,22 +43,25 @@ def sqlite_path(tracking_uri: str) -> Path | None:
 
 
 def resolve_uri(tracking_uri: str) -> str:
-    """``tracking_uri`` with an absolute sqlite path, so that a later change of folder cannot make a second database.
+    """``tracking_uri`` made definite: an absolute sqlite path (a later change of folder cannot make a second database), Postgres' driver.
 
     Raises:
-        InputError: for a scheme that this MLflow does not serve.
+        InputError: for a scheme that this MLflow does not serve, or a password in the URI.
     """
     path = sqlite_path(tracking_uri)
     if path is not None:
         return f"{_SQLITE}{path}"
-    if not tracking_uri.startswith(("http://", "https://", "postgresql", "mysql", "mssql")):
+    refuse_secrets(tracking_uri)
+    if is_postgres(tracking_uri):
+        return with_driver(tracking_uri)
+    if not tracking_uri.startswith(_HTTP):
         raise InputError(
             f"'{tracking_uri}'",
             where="tracking_uri",
-            allowed="sqlite:///FILE.db, postgresql://..., http(s)://SERVER",
+            allowed="sqlite:///FILE.db, postgresql+psycopg2://USER@HOST/DATABASE, http(s)://SERVER",
             remedy=f"leave it out for the embedded default {DEFAULT_URI}",
         )
-    return tracking_uri
+    return tracking_uri.rstrip("/")
 
 
 def open_client(tracking_uri: str, *, must_exist: bool = True) -> MlflowClient:
@@ -66,7 +72,7 @@ def open_client(tracking_uri: str, *, must_exist: bool = True) -> MlflowClient:
         must_exist: refuse an sqlite file that is not there instead of creating an empty one.
 
     Raises:
-        InputError: unknown scheme, or no such database.
+        InputError: unknown scheme, no such database, or a server that does not answer.
     """
     uri = resolve_uri(tracking_uri)
     path = sqlite_path(uri)
@@ -77,5 +83,20 @@ def open_client(tracking_uri: str, *, must_exist: bool = True) -> MlflowClient:
             allowed="an existing database",
             remedy="run `python -m pipelines.train` first, or name another with --tracking-uri",
         )
-    with quiet():
+    if uri.startswith(_HTTP):
+        _answers(uri)
+    with alone(uri) if is_postgres(uri) else nullcontext(), quiet():
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _answers(uri: str) -> None:
+    """Ask the server once: MLflow itself would retry for minutes."""
+    import requests
+
+    try:
+        requests.get(f"{uri}/health", timeout=_ANSWER_TIMEOUT_S).raise_for_status()
+    except requests.RequestException as error:
+        reason = f"HTTP {error.response.status_code}" if error.response is not None else type(error).__name__
+        raise InputError(
+            f"the MLflow server does not answer: {reason}", where=uri, remedy="start it, or correct registry.tracking_uri"
+        ) from None

@@ -8,7 +8,7 @@ artifacts to ``./mlruns`` of whatever folder is current.)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.time import get_current_time_millis
@@ -23,6 +24,7 @@ from mlflow.utils.time import get_current_time_millis
 from registry.locks import exclusive
 from registry.mlflow_client import DEFAULT_URI, open_client, quiet, resolve_uri, sqlite_path
 from registry.plain import clip, flatten, plain
+from registry.postgres import is_postgres
 from registry.provenance import environment, git_state
 from telemetry.errors import InputError
 
@@ -34,6 +36,10 @@ PARAM_BATCH = 100
 METRIC_BATCH = 1000
 TAG_VALUE_LIMIT = 8000
 ARTIFACT_FOLDER = "mlartifacts"
+MLFLOW_NOTE = "mlflow.note.content"
+HOW_TO_REVIEW = """**How to review.** Runs named `train: ...` are whole trainings; their overview says what was submitted, what was promoted
+and why not. Tick two of them and press Compare: `workload.*`, `power.*` and `policy.*` have the same names in every run. Versions, with
+verdicts first, are under *Models*: `champion` serves, `challenger` was refused or waits, `previous` is what a rollback brings back."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +91,11 @@ class Run:
         with self.tracking.run(name, tags=tags, parent=self) as run:
             yield run
 
-    def log_config(self, config: Mapping[str, Any]) -> None:
-        """The whole config as ``config.json`` and, flattened with dots, as parameters to compare runs by."""
+    def log_config(self, config: Mapping[str, Any], not_compared: Collection[str] = ()) -> None:
+        """The whole config as ``config.json`` and, flattened with dots and without ``not_compared``, as parameters to compare runs by."""
         with quiet():
             self.tracking.client.log_dict(self.run_id, plain(config), "config.json")
-        self.log_params(flatten(config))
+        self.log_params(flatten({key: value for key, value in config.items() if key not in not_compared}))
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Parameters; a value longer than MLflow takes is clipped and marked (it is whole in ``config.json``)."""
@@ -162,18 +168,64 @@ def open_tracking(tracking_uri: str = DEFAULT_URI, artifact_root: str | Path | N
     uri = resolve_uri(tracking_uri)
     database = sqlite_path(uri)
     if database is None:
-        return _open(uri, None if artifact_root is None else str(artifact_root), experiment)
+        return _open_server(uri, None if artifact_root is None else str(artifact_root), experiment)
     database.parent.mkdir(parents=True, exist_ok=True)
     root = _location(artifact_root if artifact_root is not None else database.parent / ARTIFACT_FOLDER)
     with exclusive(database.with_name(database.name + ".lock")):
         tracking = _open(uri, root, experiment)
-    if artifact_root is not None and tracking.artifact_location.rstrip("/") != root.rstrip("/"):
+    if artifact_root is not None:
+        _same_root(tracking, root, experiment)
+    return tracking
+
+
+def _open_server(uri: str, root: str | None, experiment: str) -> Tracking:
+    """Postgres or HTTP: what races to make the experiment is answered with the winner's; the artifact store is asked before work begins."""
+    if is_postgres(uri) and (root is None or "://" not in root):
+        raise InputError(
+            f"artifact_root {root} with a database on a server",
+            where="registry.artifact_root",
+            allowed="s3://BUCKET/PREFIX, or another URI that all machines reach",
+        )
+    tracking = _open(uri, root, experiment)
+    if root is not None:
+        _same_root(tracking, root, experiment)
+    store_answers(tracking.artifact_location)
+    return tracking
+
+
+def _same_root(tracking: Tracking, root: str, experiment: str) -> None:
+    if tracking.artifact_location.rstrip("/") != root.rstrip("/"):
         raise InputError(
             f"experiment '{experiment}' already keeps its artifacts in {tracking.artifact_location}",
             where=f"artifact_root {root}",
             remedy="leave artifact_root out, or choose another experiment or database",
         )
-    return tracking
+
+
+def store_answers(location: str) -> None:
+    """Ask an S3 artifact store once; other stores are not asked.
+
+    Raises:
+        InputError: boto3 is missing, or the store refuses; named with the bucket and what to do.
+    """
+    if not location.startswith("s3://"):
+        return
+    try:
+        import boto3  # noqa: F401
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError as error:
+        raise InputError("boto3 is not installed", where=location, remedy="pip install -e '.[cloud]'") from error
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    try:
+        with quiet():
+            get_artifact_repository(location).list_artifacts("joulewise-asks")
+    except (BotoCoreError, ClientError, MlflowException) as error:
+        raise InputError(
+            f"the artifact store does not answer: {error}",
+            where=location,
+            remedy="correct registry.artifact_root and registry.access.s3_endpoint, and give boto3 credentials for the bucket",
+        ) from None
 
 
 def _location(root: str | Path) -> str:
@@ -186,7 +238,14 @@ def _open(uri: str, root: str | None, name: str) -> Tracking:
     with quiet():
         found = client.get_experiment_by_name(name)
         if found is None:
-            found = client.get_experiment(client.create_experiment(name, artifact_location=root))
+            try:
+                client.create_experiment(name, artifact_location=root)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            found = client.get_experiment_by_name(name)
         elif found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
+        if MLFLOW_NOTE not in found.tags:
+            client.set_experiment_tag(found.experiment_id, MLFLOW_NOTE, HOW_TO_REVIEW)
     return Tracking(uri, found.experiment_id, found.artifact_location, client)

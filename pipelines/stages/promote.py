@@ -71,7 +71,8 @@ def _submit(context: StageContext, out: Path, candidate: Candidate) -> dict[str,
         version = register(run, draft.folder)
         run.log_metrics(candidate.identity.metrics)
         run.set_tags({f"gate.{verdict.gate}": verdict.line for verdict in verdicts})
-    outcome = submit(context.tracking.client, name, version, expected_champion=expected, reason="training run")
+    state = context.config.registry.access.state
+    outcome = submit(context.tracking.client, name, version, expected_champion=expected, reason="training run", state_folder=state)
     return {
         "model": name,
         "name": candidate.identity.name,
