@@ -42,5 +42,5 @@ bench: $(VENV)/.core  ## benchmark of the simulator; prints a table and writes J
 	@$(BIN)/python -m benchmarks.simulator
 
 clean:  ## remove the environment, outputs, the tracking database and caches
-	rm -rf $(VENV) outputs mlflow.db mlartifacts mlruns .dvc/cache .dvc/tmp
+	rm -rf $(VENV) outputs mlflow.db mlflow.db.* mlartifacts mlruns keys .dvc/cache .dvc/tmp
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

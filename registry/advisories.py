@@ -192,7 +192,7 @@ def ask_service(service: str, packages: Mapping[str, str], ignore: Iterable[str]
         from pip_audit._service import OsvService, PyPIService, ServiceError
         from pip_audit._service.interface import ResolvedDependency
     except ImportError as error:
-        raise InputError("pip-audit is not installed", where=f"service={service}", remedy="pip install -e '.[audit]'") from error
+        raise InputError("pip-audit is not installed", where=f"service={service}", remedy="pip install -e '.[dev]'") from error
     asked = {"osv": OsvService, "pypi": PyPIService}[service]()
     left_out, findings = set(ignore), []
     try:
