@@ -76,8 +76,12 @@ def _outcome(promotion: dict[str, Any], before: dict[str, str | None]) -> str:
         told = [f"{entry['model']} v{entry['version']} ({entry['name']}), before {_version(before.get(entry['model']))}" for entry in done]
         parts.append("**Promoted:** " + "; ".join(told) + ".")
     if rest:
-        parts.append("**Not promoted:** " + "; ".join(f"{entry['model']} v{entry['version']}: {_why(entry)}" for entry in rest) + ".")
+        parts.append("**Not promoted:** " + "; ".join(f"{entry['model']} v{entry['version']} ({_gates(entry)})" for entry in rest) + ".")
     return " ".join(parts)
+
+
+def _gates(entry: dict[str, Any]) -> str:
+    return ", ".join(refusal.partition(":")[0] for refusal in entry["refusals"]) or entry["reason"]
 
 
 def _version(version: str | None) -> str:

@@ -35,7 +35,7 @@ def test_a_finished_run_says_what_came_of_it(tmp_path):
     found = tracking.client.get_run(run.run_id)
     assert found.info.run_name == "train: 1 promoted, 1 not"
     note = found.data.tags["mlflow.note.content"].splitlines()
-    assert note[0] == ("**Promoted:** workload-forecaster v4 (lightgbm), before v3. **Not promoted:** scheduling-policy v7: a: b/c.")
+    assert note[0] == ("**Promoted:** workload-forecaster v4 (lightgbm), before v3. **Not promoted:** scheduling-policy v7 (a).")
     assert note[2].startswith("workload.skill 20.0%, workload.coverage80 79.0%, power.coverage80 79.0%, policy.saved_energy_kwh 20.0%")
     assert f"runs/{run.run_id}/artifacts/plots" in note[2]
     link = "[workload-forecaster](#/models/workload-forecaster)"
