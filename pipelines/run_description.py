@@ -12,6 +12,7 @@ NOTE = "mlflow.note.content"
 NAME = "mlflow.runName"
 # In config.json as ever; as parameters nobody compares runs by them.
 NOT_COMPARED = ("engine", "lake", "output_dir", "registry", "resume", "stages")
+SHOWN = ("workload.skill", "workload.coverage80", "power.skill", "power.coverage80", "policy.saved_energy_kwh", "policy.gain_over_judge")
 
 
 def describe_run(run: Run, config: TrainConfig, workspace: Workspace, before: dict[str, str | None]) -> None:
@@ -27,8 +28,7 @@ def describe_run(run: Run, config: TrainConfig, workspace: Workspace, before: di
     run.log_metrics(figures)
     promoted = sum(entry["action"] == "promoted" for entry in promotion["submissions"])
     challengers = len(promotion["submissions"]) - promoted
-    outcome = f"{promoted} promoted, {challengers} not"
-    run.set_tags({NOTE: description(run, promotion, figures, before, outcome), NAME: f"train: {outcome}"})
+    run.set_tags({NOTE: description(run, promotion, figures, before), NAME: f"train: {promoted} promoted, {challengers} not"})
 
 
 def key_figures(config: TrainConfig, workspace: Workspace) -> dict[str, float]:
@@ -48,26 +48,48 @@ def key_figures(config: TrainConfig, workspace: Workspace) -> dict[str, float]:
     return figures | {"policy.gain_over_judge": best_judge["gain"], "policy.gain_over_judge_low": best_judge["low"]}
 
 
-def description(run: Run, promotion: dict[str, Any], figures: dict[str, float], before: dict[str, str | None], outcome: str) -> str:
-    """Markdown of at most a screen."""
+def description(run: Run, promotion: dict[str, Any], figures: dict[str, float], before: dict[str, str | None]) -> str:
+    """Markdown; the UI folds it after about three lines: outcome, key figures and links come first, then a table."""
     place = f"#/experiments/{run.tracking.experiment_id}/runs/{run.run_id}/artifacts"
-    lines = [f"**{outcome}.**", "", "| model | champion before | submitted | outcome | champion now |", "| --- | --- | --- | --- | --- |"]
+    told = [f"{key} {figures[key]:.1%}" for key in SHOWN if key in figures]
+    lines = [
+        _outcome(promotion, before),
+        "",
+        ", ".join(told) + f". Look at [plots]({place}/plots), [verdicts]({place}/promotion.json), [configuration]({place}/config.json).",
+        "",
+        "| model | champion before | submitted | outcome | champion now |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for entry in promotion["submissions"]:
         name, champion = entry["model"], promotion["champions"][entry["model"]]
-        why = "**promoted**" if entry["action"] == "promoted" else "; ".join(entry["refusals"][:1]) or entry["reason"]
-        old = f"v{before[name]}" if before.get(name) else "none"
         now = f"v{champion['version']} ({champion['name']})" if champion else "none"
         version = f"[v{entry['version']} ({entry['name']})](#/models/{name}/versions/{entry['version']})"
-        lines.append(f"| [{name}](#/models/{name}) | {old} | {version} | {why.replace('|', '/')} | {now} |")
-    shown = (
-        "workload.skill",
-        "workload.coverage80",
-        "power.skill",
-        "power.coverage80",
-        "policy.saved_energy_kwh",
-        "policy.gain_over_judge",
-    )
-    told = [f"{key} {figures[key]:.1%}" for key in shown if key in figures]
-    lines += ["", "Key figures: " + ", ".join(told) + "."]
-    lines += ["", f"Look at: [plots]({place}/plots), [all verdicts]({place}/promotion.json), [configuration]({place}/config.json)."]
+        lines.append(f"| [{name}](#/models/{name}) | {_version(before.get(name))} | {version} | {_why(entry)} | {now} |")
     return "\n".join(lines)
+
+
+def _outcome(promotion: dict[str, Any], before: dict[str, str | None]) -> str:
+    done = [entry for entry in promotion["submissions"] if entry["action"] == "promoted"]
+    rest = [entry for entry in promotion["submissions"] if entry["action"] != "promoted"]
+    parts = []
+    if done:
+        told = [f"{entry['model']} v{entry['version']} ({entry['name']}), before {_version(before.get(entry['model']))}" for entry in done]
+        parts.append("**Promoted:** " + "; ".join(told) + ".")
+    if rest:
+        parts.append("**Not promoted:** " + "; ".join(f"{entry['model']} v{entry['version']} ({_gates(entry)})" for entry in rest) + ".")
+    return " ".join(parts)
+
+
+def _gates(entry: dict[str, Any]) -> str:
+    return ", ".join(refusal.partition(":")[0] for refusal in entry["refusals"]) or entry["reason"]
+
+
+def _version(version: str | None) -> str:
+    return f"v{version}" if version else "none"
+
+
+def _why(entry: dict[str, Any]) -> str:
+    """In one cell of a table: the first refusal."""
+    if entry["action"] == "promoted":
+        return "**promoted**"
+    return (entry["refusals"][0] if entry["refusals"] else entry["reason"]).replace("|", "/")

@@ -66,7 +66,8 @@ def run_stages(config: TrainConfig) -> Workspace:
     registry = config.registry
     tracking = open_tracking(registry.tracking_uri, registry.artifact_root, registry.experiment)
     name = "train" if whole else "train: " + ", ".join(config.stages)
-    with tracking.run(name, tags={"command": "pipelines.train", "resumed": str(bool(resuming)).lower()}) as run:
+    tags = {"command": "pipelines.train", "resumed": str(bool(resuming)).lower(), "mlflow.source.name": "python -m pipelines.train"}
+    with tracking.run(name, tags=tags) as run:
         before = {model: champion_version(tracking.client, model) for model in REGISTERED_NAMES}
         run.log_config(config.raw, NOT_COMPARED)
         run.log_provenance()

@@ -37,9 +37,13 @@ METRIC_BATCH = 1000
 TAG_VALUE_LIMIT = 8000
 ARTIFACT_FOLDER = "mlartifacts"
 MLFLOW_NOTE = "mlflow.note.content"
-HOW_TO_REVIEW = """**How to review.** Runs named `train: ...` are whole trainings; their overview says what was submitted, what was promoted
-and why not. Tick two of them and press Compare: `workload.*`, `power.*` and `policy.*` have the same names in every run. Versions, with
-verdicts first, are under *Models*: `champion` serves, `challenger` was refused or waits, `previous` is what a rollback brings back."""
+# The UI shows the first line of it above the list of runs, and folds the rest.
+HOW_TO_REVIEW = """**Review:** open a run `train: ...`, its description holds the outcome; tick two and Compare.
+
+`workload.*`, `power.*` and `policy.*` have the same names in every run. Versions, verdicts first, are in the *Model registry*: `champion`
+serves, `challenger` was refused or waits, `previous` is what a rollback brings back."""
+# Which of its two workflows the UI shows.
+MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 
 
 @dataclass(frozen=True)
@@ -247,5 +251,6 @@ def _open(uri: str, root: str | None, name: str) -> Tracking:
         elif found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         if MLFLOW_NOTE not in found.tags:
-            client.set_experiment_tag(found.experiment_id, MLFLOW_NOTE, HOW_TO_REVIEW)
+            for key, value in {**MODEL_TRAINING, MLFLOW_NOTE: HOW_TO_REVIEW}.items():
+                client.set_experiment_tag(found.experiment_id, key, value)
     return Tracking(uri, found.experiment_id, found.artifact_location, client)

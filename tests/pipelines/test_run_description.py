@@ -35,12 +35,12 @@ def test_a_finished_run_says_what_came_of_it(tmp_path):
     found = tracking.client.get_run(run.run_id)
     assert found.info.run_name == "train: 1 promoted, 1 not"
     note = found.data.tags["mlflow.note.content"].splitlines()
-    assert note[0] == "**1 promoted, 1 not.**"
+    assert note[0] == ("**Promoted:** workload-forecaster v4 (lightgbm), before v3. **Not promoted:** scheduling-policy v7 (a).")
+    assert note[2].startswith("workload.skill 20.0%, workload.coverage80 79.0%, power.coverage80 79.0%, policy.saved_energy_kwh 20.0%")
+    assert f"runs/{run.run_id}/artifacts/plots" in note[2]
     link = "[workload-forecaster](#/models/workload-forecaster)"
-    assert note[4] == f"| {link} | v3 | [v4 (lightgbm)](#/models/workload-forecaster/versions/4) | **promoted** | v4 (lightgbm) |"
-    assert note[5].endswith("| v6 | [v7 (agent)](#/models/scheduling-policy/versions/7) | a: b/c | v6 (backfill) |")
-    assert "workload.skill 20.0%" in note[7]
-    assert f"runs/{run.run_id}/artifacts/plots" in note[9]
+    assert note[6] == f"| {link} | v3 | [v4 (lightgbm)](#/models/workload-forecaster/versions/4) | **promoted** | v4 (lightgbm) |"
+    assert note[7].endswith("| v6 | [v7 (agent)](#/models/scheduling-policy/versions/7) | a: b/c | v6 (backfill) |")
     assert found.data.metrics["policy.saved_energy_kwh"] == 0.2
     assert found.data.metrics["workload.skill_low"] == 1 - 0.9
     assert "power.skill" not in found.data.metrics, "nothing learned was chosen"
