@@ -127,8 +127,9 @@ def run(kills: int, folder: Path, seed: int, most_a_cycle: int) -> dict[str, obj
         before = current_aliases(open_client(config.train.registry.tracking_uri), MODEL).get(CHAMPION)
         config.triggers.offer(Trigger(MODEL, "planned", f"day {day:.2f}", {}, f"{day:.4f}", (START + pd.Timedelta(days=day)).isoformat()))
         for _ in range(most_a_cycle):
-            child = start(config, log)
+            child, begun = start(config, log), time.monotonic()
             if wait(child, rng.random() ** 2 * life_s) is not None:
+                life_s = time.monotonic() - begun
                 break
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
@@ -152,7 +153,7 @@ def run(kills: int, folder: Path, seed: int, most_a_cycle: int) -> dict[str, obj
         "kills": done,
         "states_broken": len(broken),
         "reruns_not_finished": unfinished,
-        "uninterrupted_s": round(life_s, 1),
+        "last_uninterrupted_s": round(life_s, 1),
         "attempts": dict(Counter(entry["action"] for entry in history)),
         "attempts_twice_in_history": sum(count > 1 for count in Counter(entry["id"] for entry in history).values()),
         "triggers_left_open": len(first.triggers.open()),
