@@ -12,6 +12,7 @@ the aliases be as recorded, and ``previous`` be the champion before.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import random
@@ -187,10 +188,8 @@ def _wrong_after_kill(uri: str, before: dict[str, str], target: str, made: dict[
     client = open_client(uri)
     wrong = []
     verified_manifest_sha256(client, NAME, champion_version(client, NAME) or "0")
-    try:
+    with contextlib.suppress(PromotionError, MlflowException):
         promote(client, NAME, "0", expected_champion=champion_version(client, NAME))
-    except (PromotionError, MlflowException):
-        pass
     records, aliases = read_audit(client), current_aliases(client, NAME)
     if records[-1]["phase"] == "intent":
         wrong.append("unfinished")
