@@ -91,7 +91,7 @@ def _racer(uri: str, pipe: Any, barrier: Any) -> None:
             pipe.send((version, "champion already" if "champion already" in str(error) else repr(error)))
 
 
-def race(uri: str, versions: list[str], tries: int, racers: int, seed: int) -> dict[str, Any]:
+def race(uri: str, versions: list[str], tries: int, racers: int, seed: int, limit_s: float = float("inf")) -> dict[str, Any]:
     """``tries`` promotions in rounds of ``racers``; counts, and what was wrong (none, it is hoped)."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.racing_promotions"])
@@ -109,6 +109,8 @@ def race(uri: str, versions: list[str], tries: int, racers: int, seed: int) -> d
     lost = double = inconsistent = 0
     began, n_done = time.perf_counter(), 1
     for number in range(tries // racers):
+        if time.perf_counter() - began > limit_s:
+            break
         champion = champion_version(client, NAME)
         chosen = rng.sample([version for version in versions if version != champion], racers)
         for pipe, version in zip(pipes, chosen, strict=True):
@@ -131,7 +133,7 @@ def race(uri: str, versions: list[str], tries: int, racers: int, seed: int) -> d
         pipe.send(None)
         process.join(10)
     problems = {"lost": lost, "double": double, "inconsistent": inconsistent}
-    return {"tries": tries // racers * racers, "racers": racers, "answers": counts, **problems, "wall_s": round(wall_s, 1)}
+    return {"tries": sum(counts.values()), "racers": racers, "answers": counts, **problems, "wall_s": round(wall_s, 1)}
 
 
 class _Dying:
@@ -203,7 +205,7 @@ def _wrong_after_kill(uri: str, before: dict[str, str], target: str, made: dict[
     return wrong
 
 
-def kills(uri: str, versions: list[str], count: int, seed: int) -> dict[str, Any]:
+def kills(uri: str, versions: list[str], count: int, seed: int, limit_s: float = float("inf")) -> dict[str, Any]:
     """``count`` promotions and rollbacks that get SIGKILL; how many died, moved or did not, and what was wrong."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.racing_promotions"])
@@ -213,6 +215,8 @@ def kills(uri: str, versions: list[str], count: int, seed: int) -> dict[str, Any
     spans: list[float] = [0.3]
     began = time.perf_counter()
     for number in range(count):
+        if time.perf_counter() - began > limit_s:
+            break
         before = current_aliases(client, NAME)
         champion, previous = before.get(CHAMPION), before.get(PREVIOUS)
         if champion is None or previous is None:  # both are needed for what follows
@@ -245,7 +249,7 @@ def kills(uri: str, versions: list[str], count: int, seed: int) -> dict[str, Any
             spans.append(time.perf_counter() - start)
         wrong += [f"{number} {action}: {word}" for word in _wrong_after_kill(uri, before, target, made)]
         moved += current_aliases(client, NAME)[CHAMPION] == target
-    answer = {"tries": count, "killed": died, "ended_first": survived, "moved": moved, "corrupted": len(wrong)}
+    answer = {"tries": died + survived, "killed": died, "ended_first": survived, "moved": moved, "corrupted": len(wrong)}
     return answer | {"wrong": wrong[:10], "wall_s": round(time.perf_counter() - began, 1)}
 
 
@@ -256,6 +260,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--racers", type=int, default=4)
     parser.add_argument("--uri", default=None, help="a Postgres registry for the racing; default: sqlite in a temporary folder")
+    parser.add_argument("--limit-s", type=float, default=float("inf"), help="each of the two stops after this; it tells how many it did")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("outputs/racing_promotions.json"))
     options = parser.parse_args()
@@ -264,10 +269,10 @@ def main() -> None:
         uri = options.uri or f"sqlite:///{folder}/mlflow.db"
         versions = make_versions(uri, 8, Path(folder))
         if options.tries:
-            answer["racing"] = race(uri, versions, options.tries, options.racers, options.seed)
+            answer["racing"] = race(uri, versions, options.tries, options.racers, options.seed, options.limit_s)
             print(answer["racing"], flush=True)
         if options.kills:
-            answer["kills"] = kills(uri, versions, options.kills, options.seed)
+            answer["kills"] = kills(uri, versions, options.kills, options.seed, options.limit_s)
             print(answer["kills"], flush=True)
     write_json(options.out, answer)
 

@@ -48,7 +48,7 @@ def postgres():
     settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
     subprocess.run([*prefix, control, "-D", str(data), "-w", "-o", settings, "-l", str(folder / "log"), "start"], **quiet)
     try:
-        yield f"postgresql://joulewise@127.0.0.1:{port}/postgres"
+        yield f"postgresql+psycopg2://joulewise@127.0.0.1:{port}/postgres"
     finally:
         subprocess.run([*prefix, control, "-D", str(data), "-m", "immediate", "stop"], **quiet)
         shutil.rmtree(folder, ignore_errors=True)
