@@ -13,10 +13,9 @@ from tqdm import tqdm
 from pipelines.cli import build, hydra_command
 from pipelines.config import RegistryConfig
 from pipelines.workspace import read_json
-from registry import audit
+from registry.alias_moves import read_audit
 from registry.manifest import REGISTERED_NAMES
 from registry.mlflow_client import open_client, quiet
-from registry.promotion import audit_path
 from registry.pruning import measured, prune, records_remain
 from registry.retention import Item, Registry, Retention, plan
 from telemetry.errors import InputError
@@ -57,7 +56,7 @@ def open_registry(place: RegistryConfig, experiments: list[str], models: list[st
             raise InputError(f"no experiment '{name}'", where=place.tracking_uri, remedy="name those to prune with experiments=[...]")
         ids.append(found.experiment_id)
     state = place.access.state
-    records = audit.read(audit_path(client, state))
+    records = read_audit(client, state)
     return Registry(client, tuple(ids), tuple(models or REGISTERED_NAMES), records, copies_of(live_states)), state
 
 

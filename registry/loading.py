@@ -22,6 +22,7 @@ from mlflow.tracking import MlflowClient
 
 from envs.state import Policy
 from models.base import Forecaster
+from registry.alias_moves import audit_path, read_audit
 from registry.digest import differences, folder_digests, sha256_file, tree_digest
 from registry.keys import Trust, TrustError, read_trust, trust_folder
 from registry.manifest import (
@@ -149,13 +150,10 @@ def _aliased(client: MlflowClient, name: str, alias: str) -> ModelVersion:
 
 def _recorded_versions(client: MlflowClient, name: str, alias: str, where: str) -> tuple[str | None, ...] | None:
     """Versions that the audit record allows for an alias, two while a change is under way; None where there is no record at hand."""
-    from registry import audit
-    from registry.promotion import audit_path  # promotion verifies versions with this module
-
     if sqlite_path(client.tracking_uri) is None or not audit_path(client).exists():
         return None
     try:
-        entries = [entry for entry in audit.read(audit_path(client)) if entry.get("name") == name and isinstance(entry.get("after"), dict)]
+        entries = [entry for entry in read_audit(client) if entry.get("name") == name and isinstance(entry.get("after"), dict)]
     except (OSError, InputError) as error:
         raise VerificationError(f"{where}: {error}") from error
     held: str | None = None

@@ -2,43 +2,36 @@
 
 MLflow's ``set_registered_model_alias`` does not compare before it sets; here a lock between processes makes it so. The aliases move in an
 order in which ``champion`` always points to a usable version, and each change is written to the audit record before and after, so that
-whoever comes next finishes what a killed process began.
+whoever comes next finishes what a killed process began (``registry.alias_moves``).
 """
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from registry import audit
-from registry.keys import trust_folder
-from registry.loading import VerificationError, believed, fetch, verify_version
-from registry.locks import exclusive
-from registry.mlflow_client import quiet, sqlite_path
-from telemetry.errors import InputError
+from registry.alias_moves import ALIASES, CHALLENGER, CHAMPION, PREVIOUS, audit_path, current_aliases, move, read_audit, serialised
+from registry.approvals import approval_of, needs_approval
+from registry.mlflow_client import quiet
+from registry.verify import PromotionError, verified_manifest_sha256
 
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
+__all__ = ["ALIASES", "ChampionChangedError", "NotApprovedError", "Outcome", "PromotionError", "audit_path", "champion_version"]
+__all__ += ["current_aliases", "history", "promote", "rollback", "stage_challenger", "submit"]
+
 ROLLED_BACK_TAG = "rolled_back"
-
-
-class PromotionError(RuntimeError):
-    """The promotion was refused; nothing changed."""
+WAITS = "waits for approval"
 
 
 class ChampionChangedError(PromotionError):
     """Another promotion came between the gates and this one: judge again against the new champion."""
+
+
+class NotApprovedError(PromotionError):
+    """The registered model needs a person's approval, and none of exactly this version is recorded."""
 
 
 @dataclass(frozen=True)
@@ -51,39 +44,20 @@ class Outcome:
     reason: str
 
 
-def current_aliases(client: MlflowClient, name: str) -> dict[str, str]:
-    """``{alias: version}`` of a registered model; empty when it does not exist."""
-    with quiet():
-        try:
-            aliases = client.get_registered_model(name).aliases
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return {}
-            raise
-    return {alias: str(version) for alias, version in aliases.items()}
-
-
 def champion_version(client: MlflowClient, name: str) -> str | None:
     """The version to give as ``expected_champion`` later: read it before the gates run."""
     return current_aliases(client, name).get(CHAMPION)
 
 
-def audit_path(client: MlflowClient, state_folder: Path | None = None) -> Path:
-    """The audit record: beside the sqlite database, or in ``state_folder`` for a server.
-
-    Raises:
-        InputError: a server and no folder.
-    """
-    database = sqlite_path(client.tracking_uri)
-    if state_folder is not None:
-        return state_folder / "promotions.audit.jsonl"
-    if database is None:
-        raise InputError("no folder for the lock and the audit record", where="state_folder", remedy="name one shared by all promoters")
-    return database.with_name(database.name + ".audit.jsonl")
-
-
 def submit(
-    client: MlflowClient, name: str, version: str, *, expected_champion: str | None, reason: str = "", state_folder: Path | None = None
+    client: MlflowClient,
+    name: str,
+    version: str,
+    *,
+    expected_champion: str | None,
+    reason: str = "",
+    state_folder: Path | None = None,
+    require_approval: Collection[str] = (),
 ) -> Outcome:
     """Make ``version`` the challenger, and the champion if all its gates passed.
 
@@ -98,19 +72,38 @@ def submit(
         refusals = "; ".join(f"{key.removeprefix('gate.')} {value}" for key, value in tags.items() if value.startswith("refused"))
         aliases = current_aliases(client, name)
         return Outcome("challenger", aliases.get(CHAMPION), aliases.get(PREVIOUS), refusals or "its gates are not recorded as passed")
-    return promote(client, name, version, expected_champion=expected_champion, reason=reason, state_folder=state_folder)
+    try:
+        return promote(
+            client,
+            name,
+            version,
+            expected_champion=expected_champion,
+            reason=reason,
+            state_folder=state_folder,
+            require_approval=require_approval,
+        )
+    except NotApprovedError:
+        aliases = current_aliases(client, name)
+        return Outcome("challenger", aliases.get(CHAMPION), aliases.get(PREVIOUS), WAITS)
 
 
 def stage_challenger(client: MlflowClient, name: str, version: str, *, state_folder: Path | None = None) -> None:
     """Point ``challenger`` to ``version``."""
-    with _serialised(client, name, state_folder) as record:
+    with serialised(client, name, state_folder) as audit:
         with quiet():
             client.get_model_version(name, version)
-        _move(client, name, {CHALLENGER: version}, record, action="challenge", reason="")
+        move(client, name, {CHALLENGER: version}, audit, action="challenge", reason="")
 
 
 def promote(
-    client: MlflowClient, name: str, version: str, *, expected_champion: str | None, reason: str = "", state_folder: Path | None = None
+    client: MlflowClient,
+    name: str,
+    version: str,
+    *,
+    expected_champion: str | None,
+    reason: str = "",
+    state_folder: Path | None = None,
+    require_approval: Collection[str] = (),
 ) -> Outcome:
     """Make ``version`` the champion and the champion ``previous``.
 
@@ -118,13 +111,15 @@ def promote(
         expected_champion: the champion's version when the gates ran; None when there was none.
         reason: why, for the audit record.
         state_folder: see :func:`audit_path`.
+        require_approval: registered models that need a recorded approval (``registry.approvals``).
 
     Raises:
         ChampionChangedError: the champion is another by now.
+        NotApprovedError: it needs an approval of exactly this version, and none is recorded.
         PromotionError: the version does not exist, fails verification, or is the champion already.
     """
     version = str(version)
-    with _serialised(client, name, state_folder) as record:
+    with serialised(client, name, state_folder) as audit:
         aliases = current_aliases(client, name)
         champion = aliases.get(CHAMPION)
         if champion != (None if expected_champion is None else str(expected_champion)):
@@ -134,12 +129,19 @@ def promote(
             )
         if champion == version:
             raise PromotionError(f"{name}: version {version} is the champion already")
-        _verify(client, name, version)
+        digest = verified_manifest_sha256(client, name, version)
+        approval = approval_of(audit.records, name, version, digest)
+        if approval is None and needs_approval(client, name, require_approval):
+            raise NotApprovedError(
+                f"{name}: version {version} {WAITS}: none of manifest {digest[:12]} is recorded; "
+                f"python -m pipelines.promote approve model={name} version={version} reason=..."
+            )
+        tags = {version: approval.tags} if approval is not None else {}
         after: dict[str, str | None] = {PREVIOUS: champion} if champion is not None else {}
         after[CHAMPION] = version
         if aliases.get(CHALLENGER) == version:
             after[CHALLENGER] = None
-        _move(client, name, after, record, action="promote", reason=reason)
+        move(client, name, after, audit, action="promote", reason=reason, tags=tags)
     return Outcome("promoted", version, champion, reason)
 
 
@@ -149,85 +151,22 @@ def rollback(client: MlflowClient, name: str, *, reason: str, state_folder: Path
     Raises:
         PromotionError: there is no previous version, or it fails verification.
     """
-    with _serialised(client, name, state_folder) as record:
+    with serialised(client, name, state_folder) as audit:
         aliases = current_aliases(client, name)
         champion, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
         if previous is None or previous == champion:
             raise PromotionError(f"{name}: there is no previous version to go back to")
-        _verify(client, name, previous)
-        after = {CHAMPION: previous, PREVIOUS: _predecessor(audit.read(record), name, previous)}
-        _move(client, name, after, record, action="rollback", reason=reason)
-        with quiet():
-            client.set_model_version_tag(name, str(champion), ROLLED_BACK_TAG, reason or "yes")
+        verified_manifest_sha256(client, name, previous)
+        after = {CHAMPION: previous, PREVIOUS: _predecessor(audit.records, name, previous)}
+        tags = {str(champion): {ROLLED_BACK_TAG: reason or "yes"}}
+        move(client, name, after, audit, action="rollback", reason=reason, tags=tags)
     return Outcome("promoted", previous, champion, reason)
 
 
 def history(client: MlflowClient, name: str | None = None, state_folder: Path | None = None) -> list[dict[str, Any]]:
     """Completed changes, oldest first, of one registered model or all."""
-    records = audit.read(audit_path(client, state_folder))
+    records = read_audit(client, state_folder)
     return [entry for entry in records if entry["phase"] == "done" and name in (None, entry["name"])]
-
-
-@contextmanager
-def _serialised(client: MlflowClient, name: str, state_folder: Path | None) -> Iterator[Path]:
-    record = audit_path(client, state_folder)
-    with exclusive(record.with_name(record.name + ".lock")):
-        _finish_interrupted(client, name, record)
-        yield record
-
-
-def _finish_interrupted(client: MlflowClient, name: str, record: Path) -> None:
-    """Complete the change whose intent was recorded but not its end: it was verified before the intent was written.
-
-    When someone has moved the champion elsewhere since, that stands, and the change is recorded as abandoned.
-    """
-    mine = [entry for entry in audit.read(record) if entry["name"] == name]
-    if not mine or mine[-1]["phase"] != "intent":
-        return
-    last = mine[-1]
-    before, after = last["before"], last["after"]
-    champion = current_aliases(client, name).get(CHAMPION)
-    if champion in (before.get(CHAMPION), after.get(CHAMPION, before.get(CHAMPION))):
-        _apply(client, name, after)
-        audit.append(record, _entry(name, "done", last["action"], before, after, "finished after an interruption"))
-    else:
-        audit.append(record, _entry(name, "abandoned", last["action"], before, after, f"champion is version {champion} by now"))
-
-
-def _move(client: MlflowClient, name: str, after: dict[str, str | None], record: Path, *, action: str, reason: str) -> None:
-    before = current_aliases(client, name)
-    audit.append(record, _entry(name, "intent", action, before, after, reason))
-    _apply(client, name, after)
-    audit.append(record, _entry(name, "done", action, before, after, reason))
-
-
-def _apply(client: MlflowClient, name: str, after: dict[str, str | None]) -> None:
-    with quiet():
-        for alias, version in after.items():
-            if version is None:
-                client.delete_registered_model_alias(name, alias)
-            else:
-                client.set_registered_model_alias(name, alias, version)
-
-
-def _entry(name: str, phase: str, action: str, before: dict[str, str], after: dict[str, str | None], reason: str) -> dict[str, Any]:
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "name": name,
-        "phase": phase,
-        "action": action,
-        "before": before,
-        "after": after,
-        "reason": reason,
-        "by": f"{_user()}@{socket.gethostname()}:{os.getpid()}",
-    }
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
 
 
 def _predecessor(records: list[dict[str, Any]], name: str, version: str) -> str | None:
@@ -236,14 +175,3 @@ def _predecessor(records: list[dict[str, Any]], name: str, version: str) -> str 
         if entry["name"] == name and entry["phase"] == "done" and entry["action"] == "promote" and entry["after"].get(CHAMPION) == version:
             return entry["before"].get(CHAMPION)
     return None
-
-
-def _verify(client: MlflowClient, name: str, version: str) -> None:
-    try:
-        with quiet():
-            found = client.get_model_version(name, version)
-        with tempfile.TemporaryDirectory(prefix="joulewise-verify-") as scratch:
-            folder = fetch(client, found, Path(scratch), client.tracking_uri)
-            verify_version(found, folder, believed(trust_folder(client.tracking_uri), f"{name} version {version}"))
-    except (MlflowException, VerificationError) as error:
-        raise PromotionError(f"{name}: version {version} cannot be promoted: {error}") from error

@@ -18,9 +18,8 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 
-from registry import audit
+from registry.alias_moves import read_audit, serialised
 from registry.mlflow_client import quiet
-from registry.promotion import _serialised
 from registry.retention import Item, Registry, Retention, plan_versions
 from telemetry.errors import InputError
 
@@ -73,8 +72,8 @@ def _prune_version(
     registry: Registry, item: Item, rules: Retention, now_ms: int, state_folder: Path | None, step: Callable[[str], None]
 ) -> Pruned:
     """Under the lock of promotions: what was planned is planned again with the aliases and the record of this moment."""
-    with _serialised(registry.client, item.model, state_folder) as record:
-        fresh = replace(registry, records=audit.read(record))
+    with serialised(registry.client, item.model, state_folder):
+        fresh = replace(registry, records=read_audit(registry.client, state_folder))
         now = {other.key: other for other in plan_versions(fresh, item.model, rules, now_ms)}.get(item.key)
         if now is None:
             return Pruned(item, True)  # another pruning was first

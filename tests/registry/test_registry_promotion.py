@@ -182,8 +182,8 @@ def test_killed_really_while_it_holds_the_lock(tracking, make_version):
     code = (
         "import os, signal, sys\n"
         "from registry.mlflow_client import open_client\n"
-        "from registry import promotion\n"
-        "promotion._apply = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from registry import alias_moves, promotion\n"
+        "alias_moves._apply = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
         "promotion.promote(open_client(sys.argv[1]), 'workload-forecaster', sys.argv[2], expected_champion=sys.argv[3])\n"
     )
     done = subprocess.run([sys.executable, "-c", code, tracking.tracking_uri, second, first], cwd=ROOT, timeout=120, check=False)

@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from postgres import postgres, postgres_database, s3  # noqa: F401
 
-from registry import audit
+from registry.alias_moves import read_audit
 from registry.loading import load_forecaster
 from registry.packaging import register
-from registry.promotion import audit_path, current_aliases, promote, submit
+from registry.promotion import current_aliases, promote, submit
 from registry.pruning import measured, prune
 from registry.retention import DAY_MS, Registry, Retention, plan
 from registry.tracking import open_tracking
@@ -46,7 +46,7 @@ class World:
         self.later = self.client.get_run(run.run_id).info.start_time + 40 * DAY_MS
 
     def registry(self, copies=None) -> Registry:
-        records = audit.read(audit_path(self.client, self.state))
+        records = read_audit(self.client, self.state)
         return Registry(self.client, (self.tracking.experiment_id,), (NAME,), records, copies or {})
 
     def prune(self, registry=None, rules=RULES, step=lambda _: None):
