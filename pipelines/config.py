@@ -21,6 +21,8 @@ from pipelines.cli import build
 from pipelines.engine import EngineConfig
 from pipelines.workspace import STAGES
 from registry.access import Access
+from registry.gates.settings import GateSettings
+from registry.manifest import REGISTERED_NAMES
 from telemetry.errors import InputError
 from telemetry.policy import QualityPolicy
 
@@ -122,17 +124,19 @@ class PowerConfig:
 
 @dataclass(frozen=True)
 class RegistryConfig:
-    """Where runs and models are kept, and the gates' thresholds."""
+    """Where runs and models are kept, the gates, and the registered models that need a person's approval before they serve."""
 
     tracking_uri: str
     artifact_root: str | None
     experiment: str
-    coverage_low: float
-    coverage_high: float
     bootstrap_samples: int
-    decision_kwh_tolerance: float = 0.005
-    decision_sla_tolerance: float = 0.001
     access: Access = field(default_factory=Access)
+    gates: GateSettings = field(default_factory=GateSettings)
+    require_approval: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.require_approval:
+            _one_of(name, tuple(REGISTERED_NAMES), "registry.require_approval")
 
 
 @dataclass(frozen=True)

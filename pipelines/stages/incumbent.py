@@ -6,6 +6,7 @@ champion that was fitted on the windows themselves would know the answers; in it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ import pandas as pd
 from models.base import QUANTILE_COLUMNS, Forecaster
 from models.metrics import quantile_loss
 from pipelines.stages.context import StageContext
+from pipelines.stages.evaluate import objective_by_window
 from pipelines.stages.forecasters import series_path
-from pipelines.workspace import fingerprint
-from registry.gates import skill_interval
+from pipelines.workspace import fingerprint, read_json
+from registry.gates import diebold_mariano, skill_interval
 from registry.loading import VerificationError, load_forecaster
 from registry.promotion import champion_version
 
@@ -70,13 +72,53 @@ def champion_evidence(context: StageContext, target: str, candidate: str) -> dic
     interval = skill_interval(
         losses.to_numpy(), theirs.to_numpy(), seed=context.config.seed, samples=context.config.registry.bootstrap_samples
     )
+    scores = read_json(context.folder("forecasters") / target / "backtest.json")
+    overlap = -(-scores["horizon"] // scores["origin_step"])
+    try:
+        test = diebold_mariano(losses.to_numpy(), theirs.to_numpy(), overlap=overlap)
+    except ValueError as error:
+        return {"version": version, "unusable": f"no Diebold-Mariano test: {error}"}
     digest = fingerprint([str(moment) for moment in losses.index])
     return {
         "version": version,
         "gain": interval.mean,
         "low": interval.low,
         "high": interval.high,
+        "dm_statistic": test.statistic,
+        "dm_p_value": test.p_value,
+        "overlap": overlap,
         "windows_sha256": digest,
         "champion_windows_sha256": digest,
         "compared": how,
     }
+
+
+def champion_policy_evidence(context: StageContext, summary: Mapping[str, Any], policy: str) -> dict[str, Any]:
+    """Evidence for the gate ``beats_champion`` on a policy, from the held-out windows of stage ``evaluate``."""
+    version = summary["champion"]["version"]
+    if version is None:
+        return {"version": None}
+    if policy not in summary["champion"]:
+        return {"version": version, "unusable": "it could not be loaded and was not evaluated"}
+    frame = pd.read_parquet(context.folder("evaluate") / "rows.parquet")
+    starts = pd.to_datetime(frame.drop_duplicates("window").sort_values("window")["window_start"], utc=True)
+    stride_h = starts.diff().dt.total_seconds().median() / 3600
+    overlap = max(1, int(np.ceil(context.config.trace.window_hours / stride_h))) if stride_h > 0 else 1
+    try:
+        test = diebold_mariano(objective_by_window(frame, policy), objective_by_window(frame, "champion"), overlap=overlap)
+    except ValueError as error:
+        return {"version": version, "unusable": f"no Diebold-Mariano test: {error}"}
+    told = {"dm_statistic": test.statistic, "dm_p_value": test.p_value, "overlap": overlap}
+    return {"version": version, **summary["champion"][policy], **told}
+
+
+def class_evidence(context: StageContext, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Evidence for the gate ``class_sla``: jobs of each class over all windows and seeds, and their miss rates."""
+    best = summary["best_judge"]["judge"]
+    runs = summary["best_judge"]["windows"] * context.config.trace.seeds
+    ours, theirs = (summary["parts"][name]["by_class"] for name in ("agent", best))
+    classes = {
+        kind: {"jobs": told["jobs"] * runs, "rate": told["sla_violation_rate"], "judge_rate": theirs[kind]["sla_violation_rate"]}
+        for kind, told in ours.items()
+    }
+    return {"judge": best, "classes": classes}

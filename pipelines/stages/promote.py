@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +21,17 @@ from pipelines.stages.context import StageContext
 from pipelines.stages.evaluate import POLICY_MODEL
 from pipelines.stages.forecast_plots import target_figures
 from pipelines.stages.forecasters import series_path
-from pipelines.stages.incumbent import champion_evidence
+from pipelines.stages.incumbent import champion_evidence, champion_policy_evidence, class_evidence
 from pipelines.stages.policy_plots import policy_figures
 from pipelines.stages.reserve import TARGET, decision_evidence, reserve_figure
 from pipelines.workspace import read_json, write_json
 from registry.gates import (
-    AgentOverJudge,
-    BeatsChampion,
-    Coverage,
-    Decision,
     Digest,
     Gate,
     NoPickle,
-    SkillOverNaive,
     StandIn,
     all_passed,
-    run_gates,
+    run_configured,
 )
 from registry.manifest import Manifest
 from registry.packaging import draft_package, judge_weights, register, seal_package
@@ -65,7 +60,8 @@ def _submit(context: StageContext, out: Path, candidate: Candidate) -> dict[str,
     draft = draft_package(
         out / name / candidate.identity.name, candidate.identity, candidate.save, figures=candidate.figures, input_example=candidate.example
     )
-    verdicts = run_gates([*candidate.gates, *INTEGRITY], {**candidate.evidence, "package": draft})
+    turned_off = context.config.registry.gates.turned_off
+    verdicts = run_configured([*candidate.gates, *INTEGRITY], {**candidate.evidence, "package": draft}, turned_off)
     seal_package(draft, verdicts)
     with context.run.child(f"package {name}: {candidate.identity.name}") as run:
         version = register(run, draft.folder)
@@ -138,19 +134,25 @@ def _promote_target(context: StageContext, out: Path, target: str) -> list[dict[
         )
         loaded = FORECASTERS[name].load(folder / model)
         return Candidate(
-            identity, loaded.save, figures, example, gates, {**evidence, "coverage": {"observed": scored["overall"]["coverage80"]}}
+            identity,
+            loaded.save,
+            figures,
+            example,
+            gates,
+            {**evidence, "coverage": {"observed": scored["overall"]["coverage80"], "bands": scored["coverage80_by_band"]}},
         )
 
     learned = None
     if choice["candidate"]:
-        coverage = Coverage(low=config.registry.coverage_low, high=config.registry.coverage_high)
+        gates = config.registry.gates
         simulated, decided = decision_evidence(
             context.folder("evaluate"), context.folder("forecasters"), target, required=config.reserve.required
         )
-        thresholds = (config.reserve.tolerance, config.registry.decision_kwh_tolerance, config.registry.decision_sla_tolerance)
-        decision = Decision(simulated, *thresholds)
+        decision = replace(gates.decision, simulated=simulated, tolerance=config.reserve.tolerance)
         evidence = {"skill_over_naive": skill, "decision": decided, "champion": champion_evidence(context, target, choice["candidate"])}
-        learned = candidate(choice["candidate"], "candidate", (SkillOverNaive(), decision, coverage, BeatsChampion()), evidence)
+        learned = candidate(
+            choice["candidate"], "candidate", (gates.skill_over_naive, decision, gates.coverage, gates.beats_champion), evidence
+        )
     return _with_stand_in(context, out, learned, lambda word: candidate(choice["reference"], "reference", (StandIn(),), {"stand_in": word}))
 
 
@@ -181,14 +183,21 @@ def _promote_policy(context: StageContext, out: Path) -> list[dict[str, Any]]:
             data=data_facts(jobs, "submit_time"),
             metrics={key: summary["means"][kind][key] for key in keys},
         )
-        champion = {"version": summary["champion"]["version"], **summary["champion"].get(kind, {})}
+        champion = champion_policy_evidence(context, summary, kind)
         return Candidate(identity, save, figures, example, gates, {**evidence, "champion": champion})
 
+    gates = config.registry.gates
     agent = AgentPolicy.load(context.folder("agent") / "policy")
-    learned = candidate("agent", "agent", agent.save, (AgentOverJudge(), BeatsChampion()), {"best_judge": summary["best_judge"]})
+    learned = candidate(
+        "agent",
+        "agent",
+        agent.save,
+        (gates.agent_over_judge, gates.class_sla, gates.beats_champion),
+        {"best_judge": summary["best_judge"], "class_sla": class_evidence(context, summary)},
+    )
     weights = judge_weights(best, JUDGES[best].settings)
     return _with_stand_in(
-        context, out, learned, lambda word: candidate(best, best, weights, (StandIn(), BeatsChampion()), {"stand_in": word})
+        context, out, learned, lambda word: candidate(best, best, weights, (StandIn(), gates.beats_champion), {"stand_in": word})
     )
 
 

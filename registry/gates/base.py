@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from telemetry.errors import InputError
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -55,6 +57,16 @@ def run_gates(gates: Sequence[Gate], evidence: Mapping[str, Any]) -> list[Verdic
 def all_passed(verdicts: Sequence[Verdict]) -> bool:
     """True when there is at least one verdict and none refuses."""
     return bool(verdicts) and all(verdict.passed for verdict in verdicts)
+
+
+def require(sound: bool, value: object, where: str, allowed: str) -> None:
+    """Refuse a threshold that makes no sense, at the configuration's edge.
+
+    Raises:
+        InputError: ``sound`` is false.
+    """
+    if not sound:
+        raise InputError(f"{value!r}", where=f"registry.{where}", allowed=allowed)
 
 
 def entry_of(evidence: Mapping[str, Any], key: str, *fields: str) -> Mapping[str, Any]:

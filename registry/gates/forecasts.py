@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from registry.gates.base import Verdict, entry_of, number_of
+from registry.gates.base import MissingEvidenceError, Verdict, entry_of, number_of, require
 
 
 @dataclass(frozen=True)
@@ -33,22 +33,43 @@ class SkillOverNaive:
 
 @dataclass(frozen=True)
 class Coverage:
-    """The nominal interval covers between ``low`` and ``high`` of what came. Evidence ``coverage``: ``observed``."""
+    """The nominal interval covers between ``low`` and ``high`` of what came, and in each third of the horizon between the wider
+    ``band_low`` and ``band_high``: an interval that is too narrow far out and too wide near by may be right on average.
+
+    Evidence ``coverage``: ``observed`` and ``bands`` (observed share by ``near``, ``middle``, ``far``; a horizon of fewer than three steps
+    leaves some of them out).
+    """
 
     name: ClassVar[str] = "coverage"
     nominal: float = 0.8
     low: float = 0.70
     high: float = 0.92
+    band_low: float = 0.65
+    band_high: float = 0.95
+
+    def __post_init__(self) -> None:
+        for key in ("low", "band_low"):
+            high = getattr(self, key.replace("low", "high"))
+            require(
+                0 <= getattr(self, key) < self.nominal < high <= 1, getattr(self, key), f"gates.{self.name}.{key}", "low < nominal < high"
+            )
 
     @property
     def threshold(self) -> str:
-        return f"{self.nominal:.0%} interval covers {self.low:.0%} to {self.high:.0%}"
+        return (
+            f"{self.nominal:.0%} interval covers {self.low:.0%} to {self.high:.0%}, each band {self.band_low:.0%} to {self.band_high:.0%}"
+        )
 
     def judge(self, evidence: Mapping[str, Any]) -> Verdict:
-        observed = number_of(entry_of(evidence, self.name, "observed"), self.name, "observed")
-        passed = self.low <= observed <= self.high
-        reason = f"{self.nominal:.0%} interval covered {observed:.1%}"
-        return Verdict(self.name, passed, reason, self.threshold, {"observed": observed})
+        entry = entry_of(evidence, self.name, "observed", "bands")
+        observed, told = number_of(entry, self.name, "observed"), entry_of(entry, "bands")
+        bands = {name: number_of(told, f"{self.name}.bands", name) for name, share in told.items() if share is not None}
+        if not bands:
+            raise MissingEvidenceError(f"'{self.name}.bands' has no band")
+        passed = self.low <= observed <= self.high and all(self.band_low <= share <= self.band_high for share in bands.values())
+        by_band = ", ".join(f"{name} {share:.1%}" for name, share in bands.items())
+        reason = f"{self.nominal:.0%} interval covered {observed:.1%} ({by_band})"
+        return Verdict(self.name, passed, reason, self.threshold, {"observed": observed, "bands": bands, "steps": entry.get("steps")})
 
 
 @dataclass(frozen=True)

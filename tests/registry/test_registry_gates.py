@@ -8,16 +8,26 @@ import pytest
 from registry.gates import (
     AgentOverJudge,
     BeatsChampion,
+    ClassSla,
     Coverage,
     Decision,
     Digest,
+    GateSettings,
+    LatencyAndSize,
+    Licence,
+    NoLeakage,
     NoPickle,
+    SeedStability,
     SkillOverNaive,
     StandIn,
+    TrainingData,
     all_passed,
+    diebold_mariano,
+    run_configured,
     run_gates,
     skill_interval,
 )
+from telemetry.errors import InputError
 
 SKILL = {"naive": "seasonal_naive", "skill": 0.1, "low": 0.02, "high": 0.2, "windows": 20}
 JUDGE = {
@@ -44,7 +54,24 @@ DECISION = {
     "simulated_windows": 20,
 }
 PINBALL_ONLY = {key: DECISION[key] for key in ("naive", "fractile", "ratio", "low", "high", "windows")} | {"not_simulated": "power"}
-CHAMPION = {"version": "3", "gain": 0.02, "low": 0.01, "high": 0.03, "windows_sha256": "w", "champion_windows_sha256": "w"}
+COVERAGE = {"observed": 0.8, "bands": {"near": 0.82, "middle": 0.8, "far": 0.78}}
+CHAMPION = {
+    "version": "3",
+    "gain": 0.02,
+    "low": 0.01,
+    "high": 0.03,
+    "dm_statistic": -2.5,
+    "dm_p_value": 0.01,
+    "overlap": 2,
+    "windows_sha256": "w",
+    "champion_windows_sha256": "w",
+}
+CLASSES = {"judge": "planner", "classes": {"training": {"jobs": 90, "rate": 0.02, "judge_rate": 0.01}}}
+LEAKAGE = {"compared": 288, "differing": 0, "futures": 2, "series": 4, "origins": 4}
+SEEDS = {"losses": [1.0, 1.02, 0.99], "identical": False, "series": 4, "origins": 4}
+SERVING = {"kind": "policy", "p95_ms": 2.0, "calls": 50, "bytes": 10_000}
+LICENCES = {"data": {"sample": "Apache-2.0"}, "dependencies": {"numpy": "BSD-3-Clause AND 0BSD"}}
+TRAINING = {"span_days": 42.0, "age_days": 1.0, "series": 10, "drifted": 1, "dead": 0, "flat": 0, "median_psi": 0.1}
 
 
 @pytest.mark.parametrize(
@@ -52,9 +79,21 @@ CHAMPION = {"version": "3", "gain": 0.02, "low": 0.01, "high": 0.03, "windows_sh
     [
         (SkillOverNaive(), "skill_over_naive", SKILL, {"low": 0.0}),
         (SkillOverNaive(), "skill_over_naive", SKILL, {"windows": 19}),
-        (Coverage(), "coverage", {"observed": 0.8}, {"observed": 0.69}),
-        (Coverage(), "coverage", {"observed": 0.92}, {"observed": 0.93}),
+        (Coverage(), "coverage", COVERAGE, {"observed": 0.69}),
+        (Coverage(), "coverage", COVERAGE | {"observed": 0.92}, {"observed": 0.93}),
+        (Coverage(), "coverage", COVERAGE, {"bands": {"near": 0.9, "middle": 0.8, "far": 0.6}}),
         (BeatsChampion(), "champion", CHAMPION, {"low": -0.01}),
+        (BeatsChampion(), "champion", CHAMPION, {"dm_p_value": 0.06}),
+        (ClassSla(), "class_sla", CLASSES, {"classes": {"training": {"jobs": 90, "rate": 0.03, "judge_rate": 0.01}}}),
+        (ClassSla(), "class_sla", CLASSES, {"classes": {"training": {"jobs": 90, "rate": 0.6, "judge_rate": 0.6}}}),
+        (NoLeakage(), "leakage", LEAKAGE, {"differing": 1}),
+        (SeedStability(), "seed_stability", SEEDS, {"losses": [1.0, 1.0, 1.2]}),
+        (LatencyAndSize(), "serving", SERVING, {"p95_ms": 101.0}),
+        (LatencyAndSize(), "serving", SERVING, {"bytes": 2**29}),
+        (Licence(), "licence", LICENCES, {"data": {"somebody's": None}}),
+        (TrainingData(), "training_data", TRAINING, {"age_days": 15.0}),
+        (TrainingData(), "training_data", TRAINING, {"drifted": 6}),
+        (TrainingData(), "training_data", TRAINING, {"dead": 3}),
         (BeatsChampion(), "champion", CHAMPION, {"champion_windows_sha256": "other"}),
         (Decision(), "decision", DECISION, {"ratio": 1.01}),
         (Decision(), "decision", DECISION, {"high": 1.06}),
@@ -83,7 +122,7 @@ def test_gate_passes_and_refuses(gate, key, good, bad):
     ("gate", "key", "good"),
     [
         (SkillOverNaive(), "skill_over_naive", SKILL),
-        (Coverage(), "coverage", {"observed": 0.8}),
+        (Coverage(), "coverage", COVERAGE),
         (Decision(), "decision", DECISION),
         (Decision(simulated=False), "decision", PINBALL_ONLY),
         (BeatsChampion(), "champion", CHAMPION),
@@ -151,3 +190,41 @@ def test_skill_interval_covers_the_truth_and_is_wider_in_blocks_when_windows_are
 def test_skill_interval_refuses_what_it_cannot_judge(losses, baseline):
     with pytest.raises(ValueError):
         skill_interval(np.array(losses), np.array(baseline))
+
+
+def test_diebold_mariano_is_statsmodels_hac_t_times_the_small_sample_correction():
+    sm = pytest.importorskip("statsmodels.api")
+    from statsmodels.stats.sandwich_covariance import weights_uniform
+
+    rng = np.random.default_rng(3)
+    noise = rng.normal(0, 1, 62)
+    first, second = 5 + noise[2:] + 0.6 * noise[1:-1] + 0.3 * noise[:-2], np.full(60, 5.2)
+    kernel = {"maxlags": 2, "kernel": weights_uniform, "use_correction": False}
+    fit = sm.OLS(first - second, np.ones(60)).fit(cov_type="HAC", cov_kwds=kernel)
+    factor = np.sqrt((60 + 1 - 6 + 3 * 2 / 60) / 60)
+    test = diebold_mariano(first, second, overlap=3)
+    assert test.kernel == "rectangular"
+    assert test.statistic == pytest.approx(factor * float(fit.tvalues[0]))
+
+
+def test_diebold_mariano_rejects_equal_losses_about_as_often_as_it_says():
+    rng, rejected = np.random.default_rng(4), 0
+    for _ in range(2000):
+        noise = rng.normal(0, 1, 61)
+        rejected += diebold_mariano(5 + noise[1:] + 0.5 * noise[:-1], np.full(60, 5.0), overlap=2).p_value <= 0.05
+    assert 0.03 <= rejected / 2000 <= 0.08
+
+
+def test_the_same_losses_are_no_evidence_of_a_better_forecaster():
+    losses = np.random.default_rng(5).gamma(4, 1, 30)
+    assert diebold_mariano(losses, losses, overlap=2).p_value == 0.5
+
+
+def test_a_gate_is_turned_off_only_by_name_and_reason_and_its_verdict_says_so():
+    off = GateSettings(turned_off={"coverage": "no test windows yet"}).turned_off
+    (verdict,) = run_configured([Coverage()], {}, off)
+    assert verdict.passed
+    assert verdict.reason == "not judged: turned off (no test windows yet)"
+    for wrong in ({"digest": "why"}, {"coverage": ""}):
+        with pytest.raises(InputError):
+            GateSettings(turned_off=wrong)
