@@ -33,6 +33,7 @@ from pipelines.reserve import reserve_capacity
 from pipelines.stages.context import StageContext
 from pipelines.stages.forecast_plots import log_target
 from pipelines.stages.power_levels import FOLDER, log_power_levels, reconcile_power, shared_plan
+from pipelines.stages.probes import PROBE_FILE, probe_candidate
 from pipelines.workspace import write_json
 
 BOUNDS_FILE = "bounds.json"
@@ -81,6 +82,9 @@ def backtest_target(target: str, features: Path, out: Path, config: TrainConfig,
             events.put((target, f"final fit of {name}", 0, 0))
             common = {"freq": freq, "horizon": backtest.horizon, "season_length": backtest.season_length, "seed": backtest.seed}
             make_forecaster(name, **{**common, **options[name]}).fit(series).save(out / folder)
+    if champion.candidate:
+        events.put((target, f"probes of {champion.candidate}", 0, 0))
+        write_json(out / PROBE_FILE, probe_candidate(series, freq, champion.candidate, options[champion.candidate], backtest))
     scored = {**result.reference_scores, **result.scores}
     pd.concat([score.forecasts for score in scored.values()], ignore_index=True).to_parquet(out / "forecasts.parquet")
     write_json(out / "backtest.json", result.to_json())

@@ -23,27 +23,23 @@ from pipelines.stages.forecast_plots import target_figures
 from pipelines.stages.forecasters import series_path
 from pipelines.stages.incumbent import champion_evidence, champion_policy_evidence, class_evidence
 from pipelines.stages.policy_plots import policy_figures
+from pipelines.stages.probes import data_source, package_evidence, probe_evidence, training_evidence
 from pipelines.stages.reserve import TARGET, decision_evidence, reserve_figure
 from pipelines.workspace import read_json, write_json
-from registry.gates import (
-    Digest,
-    Gate,
-    NoPickle,
-    StandIn,
-    all_passed,
-    run_configured,
-)
+from registry.gate_page import PAGE, gate_page
+from registry.gates import Digest, Gate, NoPickle, StandIn, all_passed, run_configured
+from registry.gates.supply import Scan, Signature
 from registry.manifest import Manifest
 from registry.packaging import draft_package, judge_weights, register, seal_package
 from registry.promotion import champion_version, submit
 from registry.provenance import data_facts, environment, git_state
 
-INTEGRITY: tuple[Gate, ...] = (NoPickle(), Digest())
+INTEGRITY: tuple[Gate, ...] = (NoPickle(), Digest(), Scan(), Signature())
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something to package: identity, weights, what its card shows, and the gates that judge it."""
+    """Something to package: identity, weights, what its card shows, the gates that judge it, and how it answers from its own weights."""
 
     identity: Manifest
     save: Callable[[Path], None]
@@ -51,6 +47,7 @@ class Candidate:
     example: pd.DataFrame | np.ndarray
     gates: tuple[Gate, ...]
     evidence: Mapping[str, Any]
+    answer: Callable[[Path], Callable[[], object]]
 
 
 def _submit(context: StageContext, out: Path, candidate: Candidate) -> dict[str, Any]:
@@ -60,15 +57,29 @@ def _submit(context: StageContext, out: Path, candidate: Candidate) -> dict[str,
     draft = draft_package(
         out / name / candidate.identity.name, candidate.identity, candidate.save, figures=candidate.figures, input_example=candidate.example
     )
-    turned_off = context.config.registry.gates.turned_off
-    verdicts = run_configured([*candidate.gates, *INTEGRITY], {**candidate.evidence, "package": draft}, turned_off)
-    seal_package(draft, verdicts)
+    asked = context.config.registry.gates
+    evidence = {
+        **candidate.evidence,
+        **package_evidence(context, candidate.identity.kind, candidate.answer, draft.folder),
+        "package": draft,
+    }
+    verdicts = run_configured([*candidate.gates, asked.latency_and_size, asked.licence, *INTEGRITY], evidence, asked.turned_off)
+    sealed = seal_package(draft, verdicts)
     with context.run.child(f"package {name}: {candidate.identity.name}") as run:
         version = register(run, draft.folder)
+        run.log_text(gate_page(sealed, draft.folder), PAGE)
         run.log_metrics(candidate.identity.metrics)
         run.set_tags({f"gate.{verdict.gate}": verdict.line for verdict in verdicts})
-    state = context.config.registry.access.state
-    outcome = submit(context.tracking.client, name, version, expected_champion=expected, reason="training run", state_folder=state)
+    place = context.config.registry
+    outcome = submit(
+        context.tracking.client,
+        name,
+        version,
+        expected_champion=expected,
+        reason="training run",
+        state_folder=place.access.state,
+        require_approval=place.require_approval,
+    )
     return {
         "model": name,
         "name": candidate.identity.name,
@@ -105,6 +116,7 @@ def _promote_target(context: StageContext, out: Path, target: str) -> list[dict[
     choice, scores = read_json(folder / "champion.json"), read_json(folder / "backtest.json")
     series = pd.read_parquet(series_path(context.folder("features"), target))
     registered = f"{target}-forecaster"
+    source, licence = data_source(config)
     figures = target_figures(folder, series)
     reserve = reserve_figure(context.folder("evaluate"), choice["candidate"]) if target == TARGET else None
     figures |= {"reserve": reserve} if reserve is not None else {}
@@ -129,7 +141,7 @@ def _promote_target(context: StageContext, out: Path, target: str) -> list[dict[
                 "seed": config.seed,
             },
             layout={"freq": config.target.freq, "horizon": config.target.horizon, "series": sorted(series["unique_id"].unique())},
-            data=data_facts(series),
+            data=data_facts(series) | {"source": source, "licence": licence},
             metrics=metrics,
         )
         loaded = FORECASTERS[name].load(folder / model)
@@ -140,6 +152,7 @@ def _promote_target(context: StageContext, out: Path, target: str) -> list[dict[
             example,
             gates,
             {**evidence, "coverage": {"observed": scored["overall"]["coverage80"], "bands": scored["coverage80_by_band"]}},
+            lambda weights: FORECASTERS[name].load(weights).predict,
         )
 
     learned = None
@@ -150,8 +163,10 @@ def _promote_target(context: StageContext, out: Path, target: str) -> list[dict[
         )
         decision = replace(gates.decision, simulated=simulated, tolerance=config.reserve.tolerance)
         evidence = {"skill_over_naive": skill, "decision": decided, "champion": champion_evidence(context, target, choice["candidate"])}
+        evidence |= probe_evidence(folder) | {"training_data": training_evidence(context, series)}
+        judged = (gates.skill_over_naive, decision, gates.coverage, gates.beats_champion)
         learned = candidate(
-            choice["candidate"], "candidate", (gates.skill_over_naive, decision, gates.coverage, gates.beats_champion), evidence
+            choice["candidate"], "candidate", (*judged, gates.no_leakage, gates.seed_stability, gates.training_data), evidence
         )
     return _with_stand_in(context, out, learned, lambda word: candidate(choice["reference"], "reference", (StandIn(),), {"stand_in": word}))
 
@@ -164,6 +179,7 @@ def _promote_policy(context: StageContext, out: Path) -> list[dict[str, Any]]:
     layout = ObservationLayout(len(config.cluster.pools), len(config.cluster.level_fractions))
     figures = policy_figures(evaluated, context.folder("agent"), context.folder("features"))
     example = np.load(context.folder("agent") / "observation_example.npy")
+    source, licence = data_source(config)
 
     def candidate(name: str, kind: str, save: Callable[[Path], None], gates: tuple[Gate, ...], evidence: Mapping[str, Any]) -> Candidate:
         keys = ("objective_usd", "cost_usd", "energy_kwh", "carbon_kg", "sla_violation_rate", "mean_wait_s", "mean_bounded_slowdown")
@@ -180,11 +196,18 @@ def _promote_policy(context: StageContext, out: Path) -> list[dict[str, Any]]:
                 "cluster": asdict(config.cluster),
                 "reward": asdict(config.reward),
             },
-            data=data_facts(jobs, "submit_time"),
+            data=data_facts(jobs, "submit_time") | {"source": source, "licence": licence},
             metrics={key: summary["means"][kind][key] for key in keys},
         )
         champion = champion_policy_evidence(context, summary, kind)
-        return Candidate(identity, save, figures, example, gates, {**evidence, "champion": champion})
+        return Candidate(identity, save, figures, example, gates, {**evidence, "champion": champion}, answering(name))
+
+    def answering(name: str) -> Callable[[Path], Callable[[], object]]:
+        def of(weights: Path) -> Callable[[], object]:
+            policy = AgentPolicy.load(weights) if name == "agent" else JUDGES[name]
+            return lambda: policy.act(example[:1], layout)
+
+        return of
 
     gates = config.registry.gates
     agent = AgentPolicy.load(context.folder("agent") / "policy")
