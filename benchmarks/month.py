@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
@@ -49,12 +50,11 @@ START = pd.Timestamp("2017-10-02", tz="UTC")
 SITES = ("west", "east")
 WRONG_HOURS = 9
 COLOURS = {"train": "tab:green", "retrain": "tab:green", "planted": "tab:red", "rollback": "tab:purple", "watch": "tab:orange"}
-# Blocks are six hours here, not three: less of them say what is normal. What is worse than the naive for two days is put back.
+# Blocks are six hours here, not three: less of them say what is normal.
 WATCH_RULES = (
     "rules.loss.reference_blocks=16",
     "rules.coverage.reference_blocks=16",
     "rules.bias.reference_blocks=16",
-    "rules.level.reference_blocks=16",
 )
 
 
@@ -76,6 +76,7 @@ class Month:
     history_days: int
     seed: int
     happenings: list[Happening] = field(default_factory=list)
+    served: list[tuple[pd.Timestamp, str]] = field(default_factory=list)
 
     @property
     def begin(self) -> pd.Timestamp:
@@ -111,6 +112,8 @@ def write_world(root: Path, month: Month, shift_day: int) -> None:
     jobs = jobs[jobs["team"].isin(sizes.index[:6])]
     table = jobs[["job_id", "submit_time", "duration_s", "gpus", "workers", "workload_class", "team", "project"]].assign(pool=jobs["team"])
     table = pd.concat([table, _new_tenant(table, month, shift_day)], ignore_index=True).sort_values("submit_time", ignore_index=True)
+    ends = table["submit_time"] + pd.to_timedelta(table["duration_s"], unit="s")
+    table["end_time"] = [moment.isoformat() for moment in ends.dt.floor("s")]
     table["start_time"] = table["submit_time"] = [moment.isoformat() for moment in table["submit_time"]]
     table.to_csv(month.folder / "jobs.csv", index=False)
     hours = [hour.isoformat() for hour in pd.date_range(START, until, freq="1h")]
@@ -153,8 +156,7 @@ def retrained(month: Month, now: pd.Timestamp, *, force: bool = False) -> list[s
         "target.season_length=24",
         "backtest=quick",
         "backtest.origins=20",
-        "forecaster=lightgbm",
-        "forecaster.n_estimators=60",
+        "forecaster=empirical_persistence",
         "engine.workers=1",
         "reserve.required=false",
         f"state={month.folder}/retrain",
@@ -242,6 +244,7 @@ def play(root: Path, month: Month, shift_day: int, bad_day: int) -> pd.DataFrame
     blocks: dict[str, pd.DataFrame] = {}
     for day in tqdm(range(month.days), desc="month", unit="day", dynamic_ncols=True):
         midnight = month.begin + pd.Timedelta(days=day)
+        month.served.append((midnight, str(champion_version(month.tracking().client, MODEL))))
         for hour in range(0, 24, HORIZON):
             forecast(month, series, midnight + pd.Timedelta(hours=hour))
         now = midnight + pd.Timedelta(hours=23, minutes=59)
@@ -260,7 +263,7 @@ def play(root: Path, month: Month, shift_day: int, bad_day: int) -> pd.DataFrame
     return pd.concat([frame.assign(version=version) for version, frame in blocks.items() if len(frame)])
 
 
-def figure_of(month: Month, blocks: pd.DataFrame, truth: pd.DataFrame, changes: list[dict[str, Any]]) -> Figure:
+def figure_of(month: Month, blocks: pd.DataFrame, truth: pd.DataFrame) -> Figure:
     """Demand, loss of the champion against the naive by block, the version that served, and what happened."""
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(2, 2, 1.2))
@@ -275,13 +278,17 @@ def figure_of(month: Month, blocks: pd.DataFrame, truth: pd.DataFrame, changes: 
     middle.set_yscale("log")
     middle.set_ylabel("loss / naive's")
     middle.legend(loc="upper left", fontsize=8)
-    served = [(pd.Timestamp(one["time"]), one["after"].get("champion")) for one in changes if one["after"].get("champion")]
-    bottom.step([at for at, _ in served], [int(version) for _, version in served], where="post")
-    bottom.set_ylabel("champion")
+    days, versions = zip(*month.served, strict=True)
+    bottom.step([at.tz_localize(None) for at in days], [int(version) for version in versions], where="post")
+    bottom.yaxis.set_major_locator(MaxNLocator(integer=True))
+    bottom.set_ylabel("version that serves")
     for one in month.happenings:
         at = pd.Timestamp(one.at).tz_localize(None)
-        for axis in (top, middle):
+        for axis in (top, middle, bottom):
             axis.axvline(at, color=COLOURS.get(one.what, "0.7"), lw=1.0, ls="--", alpha=0.8)
+        if one.what in ("planted", "rollback") or one.text.startswith("promoted"):
+            words = {"planted": one.text[:24], "rollback": "found, put back"}.get(one.what, "retrained, promoted")
+            top.annotate(words, (at, 0.97), xycoords=("data", "axes fraction"), rotation=90, fontsize=7, ha="right", va="top")
     figure.suptitle("A month unattended: planted (red), retrained (green), found or put back (orange, purple)")
     return figure
 
@@ -303,7 +310,7 @@ def main(arguments: list[str] | None = None) -> int:
     blocks = play(options.traces or traces_root(), month, options.shift_day, options.bad_day)
     truth = pd.read_parquet(folder / "series.parquet")
     changes = history(month.tracking().client, MODEL)
-    figure = figure_of(month, blocks, truth, changes)
+    figure = figure_of(month, blocks, truth)
     figure.savefig(options.image or options.out / "month.png", dpi=100)
     record = {
         "happenings": [vars(one) for one in month.happenings],

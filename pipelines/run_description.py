@@ -21,9 +21,10 @@ def describe_run(run: Run, config: TrainConfig, workspace: Workspace, before: di
     Args:
         before: version of each registered model's champion when the run began.
     """
-    if "promote" not in config.stages:
+    told = workspace.folder("promote") / "promotion.json"
+    if "promote" not in config.stages or not told.exists():
         return
-    promotion = read_json(workspace.folder("promote") / "promotion.json")
+    promotion = read_json(told)
     figures = key_figures(config, workspace)
     run.log_metrics(figures)
     promoted = sum(entry["action"] == "promoted" for entry in promotion["submissions"])

@@ -172,7 +172,7 @@ def summary_lines(report: WatchReport) -> list[str]:
         if not judged.waiting:
             at = report_json(report)["rules"][name]["to_alarm"]
             far = "silent after an alarm" if at is None else f"{at:.0%} of the way to an alarm"
-            lines.append(f"  {name}: {judged.level:.3g} over the last day, {judged.reference:.3g} when it began; {far}")
+            lines.append(f"  {name}: {judged.level:.3g} over the last day, {judged.reference:.3g} when it began, or allowed; {far}")
     by_reason: dict[str, list[str]] = {}
     for name, why in report.not_watched.items():
         by_reason.setdefault(why, []).append(name)

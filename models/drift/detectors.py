@@ -1,7 +1,8 @@
 """Detectors: a sequence of scores in, the block at which they alarm out. All are causal and restart from any block.
 
 Scores are those of :mod:`models.drift.standard` (independent, mean 0, deviation 1 without drift), but for ``betting``, which takes shares
-as they are, and ``above``, which takes raw values. Nothing is kept between calls: who watches keeps the values and runs over them again.
+as they are, and ``above`` and ``limit``, which take raw values. Nothing is kept between calls: who watches keeps the values and runs over
+them again.
 
 =============== =================================================================================================================
 cusum           S = max(0, S + z - slack) > threshold (Page 1954); ``both`` runs one each way
@@ -12,6 +13,7 @@ betting         e-detector of Shiryaev-Roberts form (Shin, Ramdas and Rinaldo 20
                 M = (M + 1)(1 + lambda (x - promised)), mixed over lambda; M > threshold. While the share expected given the past
                 is at most ``promised``, the mean time to an alarm is at least ``threshold`` blocks, whatever the distribution
 above           the value was over ``threshold`` (by rule: times the largest of the reference) in each of the last ``run`` blocks
+limit           the mean of the last ``run`` values is over ``threshold``, whatever the reference: for what no version may do
 =============== =================================================================================================================
 """
 
@@ -24,7 +26,7 @@ import numpy as np
 
 from telemetry.errors import InputError
 
-KINDS = ("cusum", "page_hinkley", "adwin", "kswin", "betting", "above")
+KINDS = ("cusum", "page_hinkley", "adwin", "kswin", "betting", "above", "limit")
 DIRECTIONS = ("up", "down", "both")
 BETS = (0.25, 0.5, 1.0, 2.0)
 
@@ -51,7 +53,7 @@ class Detector:
             if value not in allowed:
                 raise InputError(f"unknown {what} '{value}'", where="detector", allowed=", ".join(allowed))
         limits = {
-            "threshold": self.threshold > 0 and (self.kind not in ("adwin", "kswin") or self.threshold < 1),
+            "threshold": self.kind == "limit" or (self.threshold > 0 and (self.kind not in ("adwin", "kswin") or self.threshold < 1)),
             "slack": self.slack >= 0,
             "promised": 0 < self.promised < 0.5,
             "stat_size": 2 <= self.stat_size <= self.window // 2,
@@ -68,7 +70,7 @@ class Detector:
     @property
     def on_scores(self) -> bool:
         """Whether it takes standardised scores, not raw values."""
-        return self.kind not in ("betting", "above")
+        return self.kind not in ("betting", "above", "limit")
 
     def path(self, values: np.ndarray) -> np.ndarray:
         """How far to an alarm after each block ``[n]``: at or above 1 it alarms; for adwin and kswin 0 or 1. Not restarted by an alarm."""
@@ -77,6 +79,8 @@ class Detector:
             return self._river(values)
         if self.kind == "above":
             return self._above(values)
+        if self.kind == "limit":
+            return self._limit(values)
         one = {"cusum": self._cusum, "page_hinkley": self._page_hinkley, "betting": self._betting}[self.kind]
         return np.max([one(sign * values) for sign in signs], axis=0) if len(values) else np.zeros(0)
 
@@ -106,6 +110,13 @@ class Detector:
             length = length + 1 if value > self.threshold else 0
             out[k] = length
         return out / self.run
+
+    def _limit(self, values: np.ndarray) -> np.ndarray:
+        """0 or 1: a threshold of logarithms may be below 0, so that there is no share of the way to it."""
+        out = np.zeros(len(values))
+        for k in range(self.run - 1, len(values)):
+            out[k] = float(np.mean(values[k + 1 - self.run : k + 1]) > self.threshold)
+        return out
 
     def _page_hinkley(self, values: np.ndarray) -> np.ndarray:
         detector = river_drift().PageHinkley(min_instances=8, delta=self.slack, threshold=self.threshold, alpha=1.0, mode="up")

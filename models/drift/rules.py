@@ -23,7 +23,7 @@ class Rule:
         signal: column of the blocks.
         detector: what reads it.
         severity: ``warn`` is told, ``retrain`` starts a retraining, ``rollback`` also asks for the previous version.
-        reference_blocks: first blocks of a version that say what is normal.
+        reference_blocks: first blocks of a version that say what is normal; a ``limit`` asks for none.
         min_blocks: judged blocks that an alarm needs at least.
         cooldown_blocks: after an alarm the rule is silent so long, and then begins anew.
     """
@@ -51,7 +51,7 @@ class Judged:
     Attributes:
         alarms: blocks at which it alarmed, in order.
         path: how far to an alarm after each judged block ``[n]`` (1 = alarm), restarted as the rule is; NaN while it learns or is silent.
-        reference: mean of the signal over the reference; NaN while that is not whole.
+        reference: mean of the signal over the reference; NaN while that is not whole; the threshold of a ``limit``.
         level: mean of the signal over the last day of blocks.
         waiting: blocks that the reference still needs.
     """
@@ -72,11 +72,12 @@ def judge(rule: Rule, blocks: np.ndarray, values: np.ndarray, per_day: int) -> J
         per_day: blocks a day.
     """
     path, finite = np.full(len(values), np.nan), np.isfinite(values)
-    held = np.flatnonzero(finite)[: rule.reference_blocks]
+    needed = 0 if rule.detector.kind == "limit" else rule.reference_blocks
+    held = np.flatnonzero(finite)[:needed]
     level = float(np.mean(values[finite][-per_day:])) if finite.any() else float("nan")
-    if len(held) < rule.reference_blocks:
-        return Judged((), path, float("nan"), level, rule.reference_blocks - len(held))
-    first = int(held[-1]) + 1
+    if len(held) < needed:
+        return Judged((), path, float("nan"), level, needed - len(held))
+    first = int(held[-1]) + 1 if needed else 0
     detector, scores = prepared(rule.detector, values, blocks % per_day, held)
     alarms, at = [], first
     while at < len(scores):
@@ -89,7 +90,7 @@ def judge(rule: Rule, blocks: np.ndarray, values: np.ndarray, per_day: int) -> J
         path[at : end + 1] = told[: end - at + 1]
         alarms.append(int(blocks[end]))
         at = int(np.searchsorted(blocks, blocks[end] + rule.cooldown_blocks, side="right"))
-    return Judged(tuple(alarms), path, float(np.mean(values[held])), level, 0)
+    return Judged(tuple(alarms), path, float(np.mean(values[held])) if needed else rule.detector.threshold, level, 0)
 
 
 def prepared(detector: Detector, values: np.ndarray, phases: np.ndarray, held: np.ndarray) -> tuple[Detector, np.ndarray]:
@@ -103,4 +104,6 @@ def prepared(detector: Detector, values: np.ndarray, phases: np.ndarray, held: n
         return detector, reference.scores(values, phases)
     if detector.kind == "betting":
         return replace(detector, promised=min(max(detector.promised, float(values[held].mean()) + MISS_MARGIN), 0.49)), values
+    if detector.kind == "limit":
+        return detector, values
     return replace(detector, threshold=detector.threshold * max(float(values[held].max()), 1e-9)), values

@@ -32,7 +32,7 @@ def watch_figure(report: WatchReport, rules: tuple[Rule, ...]) -> Figure:
     times = pd.to_datetime((blocks.index.to_numpy(dtype=np.int64) + 1) * report.block_ns)
     for (left, right), rule in zip(panels, shown, strict=False):
         judged, values = report.judged[rule.name], blocks[rule.signal].to_numpy(dtype=np.float64)
-        held = np.flatnonzero(np.isfinite(values))[: rule.reference_blocks]
+        held = np.flatnonzero(np.isfinite(values))[: 0 if rule.detector.kind == "limit" else rule.reference_blocks]
         left.plot(times, values, color=MUTED, linewidth=0.7)
         left.plot(times, pd.Series(values).rolling(8, min_periods=1).mean(), color=PALETTE[0], linewidth=1.6)
         if len(held):

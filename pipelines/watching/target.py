@@ -210,9 +210,10 @@ class TargetWatch:
         values = blocks.loc[:alarm, rule.signal]
         recent = values.dropna().tail(max(rule.min_blocks, 8))
         when, hours = _when(alarm + 1, self.report.block_ns), len(recent) * self.report.block_ns / 3.6e12
+        against = "allowed" if rule.detector.kind == "limit" else "when it began"
         reason = (
             f"{rule.name}: {rule.signal} of {self.name} version {self.report.version} at {when}: {recent.mean():.3g} over {hours:.0f} h,"
-            f" {judged.reference:.3g} when it began ({rule.detector.kind})"
+            f" {judged.reference:.3g} {against} ({rule.detector.kind})"
         )
         evidence = {
             "severity": rule.severity,

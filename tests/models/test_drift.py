@@ -190,3 +190,15 @@ def test_wrong_rules_are_named():
     for options in ({"severity": "panic"}, {"reference_blocks": 2}, {"min_blocks": 0}):
         with pytest.raises(InputError, match="rule 'loss'"):
             replace(CUSUM, **options)
+
+
+def test_a_limit_needs_no_reference_and_holds_for_every_version():
+    """A version that was bad from its first block on has a bad reference: only what is allowed at all tells of it."""
+    bad, good = np.full(20, 0.2), np.full(20, -0.5)
+    limit = Rule("worthless", "loss_ratio", Detector("limit", 0.0, run=8), severity="rollback", min_blocks=8)
+    numbers = np.arange(20)
+    assert judge(limit, numbers, bad, 8).alarms[0] == 7
+    assert judge(limit, numbers, good, 8).alarms == ()
+    assert judge(limit, numbers, np.concatenate([good[:10], bad[:4], good[:6]]), 8).alarms == ()
+    cusum = Rule("loss", "loss_ratio", Detector("cusum", 10.0), reference_blocks=8)
+    assert judge(cusum, numbers, bad, 8).alarms == ()

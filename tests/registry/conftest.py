@@ -11,6 +11,7 @@ import pytest
 
 from models.catalog import FORECASTERS
 from registry.gates import Digest, NoPickle, SkillOverNaive, run_gates
+from registry.keys import create_trust
 from registry.manifest import Manifest
 from registry.mlflow_client import open_client
 from registry.packaging import draft_package, register, seal_package
@@ -32,6 +33,13 @@ def empty_database(tmp_path_factory) -> Path:
 def tracking(tmp_path, empty_database) -> Tracking:
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     return open_tracking(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+@pytest.fixture
+def server_keys(tmp_path, monkeypatch) -> None:
+    """The keys of a registry that is a server: made by hand, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    create_trust(tmp_path / "keys")
 
 
 @pytest.fixture(scope="session")

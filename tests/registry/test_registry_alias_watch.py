@@ -7,6 +7,7 @@ import time
 import pytest
 from mlflow.entities.webhook import Webhook, WebhookAction, WebhookEntity, WebhookEvent
 from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 from mlflow.webhooks import delivery as mlflow_delivery
 
 from registry.alias_watch import AliasChange, RefusedDeliveryError, WebhookCheck, changes
@@ -51,7 +52,7 @@ def test_a_registry_that_is_away_changes_nothing(tracking, monkeypatch):
         polled = changes(client, [NAME], known.token)
     assert (polled.changes, polled.token) == ((), known.token)
     assert NAME in polled.problem
-    server = open_client("http://127.0.0.1:9")
+    server = MlflowClient("http://127.0.0.1:9", registry_uri="http://127.0.0.1:9")
     polled = changes(server, [NAME], known.token, timeout_s=1.0)
     assert (polled.changes, polled.token) == ((), known.token)
     assert "does not answer" in polled.problem

@@ -24,7 +24,7 @@ from telemetry.errors import InputError
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 
-def test_the_client_of_a_server_needs_no_database_and_no_bucket(postgres_database, s3, make_package, tmp_path, monkeypatch):  # noqa: F811
+def test_the_client_of_a_server_needs_no_database_and_no_bucket(postgres_database, s3, make_package, server_keys, tmp_path, monkeypatch):  # noqa: F811
     port, log = free_port(), tmp_path / "server.log"
     program = shutil.which("mlflow", path=str(Path(sys.executable).parent)) or pytest.skip("no mlflow program beside this Python")
     command = [program, "server", "--backend-store-uri", postgres_database(), "--artifacts-destination", s3.root, "--workers", "1"]

@@ -79,10 +79,10 @@ def test_one_session_at_a_time(postgres):
         pass
 
 
-def test_promotions_race_and_go_back_in_a_real_database(postgres, tmp_path, make_package):
+def test_promotions_race_and_go_back_in_a_real_database(postgres, tmp_path, make_package, server_keys):
     from registry.packaging import register
 
-    tracking = open_tracking(postgres, artifact_root=tmp_path / "artifacts")
+    tracking = open_tracking(postgres, artifact_root=(tmp_path / "artifacts").as_uri())
     versions = []
     for _ in range(3):
         with tracking.run("package") as run:

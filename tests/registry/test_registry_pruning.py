@@ -191,7 +191,7 @@ def test_rules_that_would_leave_too_little_are_refused(rules):
         Retention(**rules)
 
 
-def test_postgres_and_s3(postgres_database, s3, make_package, tmp_path):  # noqa: F811
+def test_postgres_and_s3(postgres_database, s3, make_package, server_keys, tmp_path):  # noqa: F811
     world = World(open_tracking(postgres_database(), s3.root), make_package(), tmp_path / "state")
     world.prune()
     assert world.versions() == {"2", "3", "4", "6"}

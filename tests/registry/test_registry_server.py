@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.m
 
 
 @pytest.fixture
-def server(postgres_database, s3):  # noqa: F811
+def server(postgres_database, s3, server_keys):  # noqa: F811
     return open_tracking(postgres_database(), s3.root)
 
 

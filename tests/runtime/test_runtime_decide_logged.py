@@ -15,7 +15,7 @@ from envs.reward import RewardSpec
 from registry.decision_log import DecisionLog, Outcome, read_log
 from registry.guardrails import Breach, stop
 from registry.packaging import judge_weights
-from registry.promotion import current_aliases
+from registry.promotion import current_aliases, stage_challenger
 from registry.tracking import open_tracking
 from runtime.decide import EXIT_INPUT, main
 from runtime.decision import decide
@@ -41,7 +41,7 @@ def two_versions(tmp_path, publish, empty_database):
     tracking = open_tracking(f"sqlite:///{tmp_path}/mlflow.db")
     greedy = publish(tracking, tmp_path / "greedy", "greedy_cost", judge_weights("greedy_cost"))
     publish(tracking, tmp_path / "lookahead", "lookahead", judge_weights("lookahead"))
-    tracking.client.set_registered_model_alias(NAME, "challenger", greedy)
+    stage_challenger(tracking.client, NAME, greedy)
     return tracking
 
 
