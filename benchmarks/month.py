@@ -263,6 +263,15 @@ def play(root: Path, month: Month, shift_day: int, bad_day: int) -> pd.DataFrame
     return pd.concat([frame.assign(version=version) for version, frame in blocks.items() if len(frame)])
 
 
+def _words(one: Happening) -> str:
+    """Label of a line in the picture; empty for those that need none."""
+    if one.what == "planted":
+        return "planted: a bad model" if "bad model" in one.text else "planted: a new tenant"
+    if one.what == "rollback":
+        return "found, put back, retrained"
+    return "asked to retrain" if one.what == "watch" and "retraining asked for" in one.text and "worthless" not in one.text else ""
+
+
 def figure_of(month: Month, blocks: pd.DataFrame, truth: pd.DataFrame) -> Figure:
     """Demand, loss of the champion against the naive by block, the version that served, and what happened."""
     figure = Figure(figsize=(11, 7.5), layout="constrained")
@@ -286,8 +295,7 @@ def figure_of(month: Month, blocks: pd.DataFrame, truth: pd.DataFrame) -> Figure
         at = pd.Timestamp(one.at).tz_localize(None)
         for axis in (top, middle, bottom):
             axis.axvline(at, color=COLOURS.get(one.what, "0.7"), lw=1.0, ls="--", alpha=0.8)
-        if one.what in ("planted", "rollback") or one.text.startswith("promoted"):
-            words = {"planted": one.text[:24], "rollback": "found, put back"}.get(one.what, "retrained, promoted")
+        if words := _words(one):
             top.annotate(words, (at, 0.97), xycoords=("data", "axes fraction"), rotation=90, fontsize=7, ha="right", va="top")
     figure.suptitle("A month unattended: planted (red), retrained (green), found or put back (orange, purple)")
     return figure
