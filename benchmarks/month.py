@@ -6,8 +6,8 @@ python -m benchmarks.month [--days 30] [--history-days 28] [--shift-day 8] [--ba
 Philly's jobs (public) become the hourly GPU demand of its virtual clusters. A champion is trained on the days before the month. Then, day
 by day and by the commands' own functions: forecasts every six hours (``pipelines.forecast``), one look (``pipelines.watch``), retraining
 of what has a trigger (``pipelines.retrain``), gates, promotion. Two things are planted: from ``--shift-day`` on a new tenant doubles the
-demand of half of the clusters by night; on ``--bad-day`` somebody registers a forecaster that was fitted on a series of other hours and
-puts it before gates with evidence that is not its own, as a broken pipeline would. Nothing is told to the commands.
+demand of half of the clusters by night; on ``--bad-day`` somebody registers a forecaster that was fitted on other hours' values, counted
+three times, and puts it before gates with evidence that is not its own, as a broken pipeline would. Nothing is told to the commands.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from telemetry.readers.public_traces import read_philly_gavel
 MODEL, TARGET, FREQ, HORIZON = "workload-forecaster", "workload", "1h", 6
 START = pd.Timestamp("2017-10-02", tz="UTC")
 SITES = ("west", "east")
-WRONG_HOURS = 9
+WRONG_HOURS, WRONG_UNIT = 9, 3.0
 COLOURS = {"train": "tab:green", "retrain": "tab:green", "planted": "tab:red", "rollback": "tab:purple", "watch": "tab:orange"}
 # Blocks are six hours here, not three: less of them say what is normal.
 WATCH_RULES = (
@@ -204,10 +204,10 @@ def watched(month: Month, series: Path, now: pd.Timestamp) -> tuple[list[WatchRe
 
 
 def plant_bad_model(month: Month, truth: pd.DataFrame, now: pd.Timestamp) -> str:
-    """Register a forecaster fitted on other hours' values, with the word of a pipeline that lost its evidence; the version."""
+    """Register what was fitted on other hours' values, three times over, with the word of a pipeline that lost its evidence."""
     tracking = month.tracking()
     known = truth[truth["ds"] <= now.tz_localize(None)]
-    wrong = known.assign(y=known.groupby("unique_id")["y"].transform(lambda y: np.roll(y.to_numpy(), WRONG_HOURS)))
+    wrong = known.assign(y=known.groupby("unique_id")["y"].transform(lambda y: WRONG_UNIT * np.roll(y.to_numpy(), WRONG_HOURS)))
     model = make_forecaster("seasonal_naive", freq=FREQ, horizon=HORIZON, season_length=24, seed=month.seed).fit(wrong)
     expected = champion_version(tracking.client, MODEL)
     identity = Manifest(

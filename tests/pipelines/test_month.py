@@ -1,4 +1,4 @@
-"""Nine days of the scripted month on a real trace: a bad model gets in, is found, put back, and nothing else moves."""
+"""Eight days of the scripted month on a real trace: a bad model gets in, is found, put back, and nothing else moves."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.skipif(
 @pytest.mark.filterwarnings("ignore")
 def test_a_planted_bad_model_is_put_back_by_itself(tmp_path):
     quiet_libraries()
-    month = Month(tmp_path, days=9, history_days=28, seed=0)
-    blocks = play(TRACES, month, shift_day=2, bad_day=4)
+    month = Month(tmp_path, days=8, history_days=47, seed=0)
+    blocks = play(TRACES, month, shift_day=1, bad_day=3)
     planted = next(one for one in month.happenings if "bad model" in one.text)
     bad = planted.text.split("version ")[1].split(":")[0]
     changes = history(month.tracking().client, MODEL)

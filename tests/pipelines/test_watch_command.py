@@ -104,7 +104,7 @@ def rules_of(report) -> set[str]:
 def test_nothing_planted_nothing_found(config):
     report, done = shot(config, WATTS)
     assert (report.status, report.version, report.fresh, done) == ("watched", "3", [], [])
-    assert set(report.judged) == {"loss", "loss_alone", "coverage", "bias", "data", "power_model"}
+    assert set(report.judged) == {"loss", "loss_alone", "coverage", "bias", "data", "power_model", "worthless"}
     assert report.new_blocks >= 8 * (SERVED_DAYS - 1)
     assert report.blocks["miss"].mean() == pytest.approx(0.2, abs=0.06)
     assert "outcomes=FILE" in report.not_watched["policy_cost"]
