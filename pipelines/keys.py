@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -115,7 +116,10 @@ def main(cfg: DictConfig) -> int:
 
 
 def name_action() -> None:
-    """Let the action be the first word of the command line."""
+    """Let the action be the first word of the command line, and identifiers be text: Hydra would read ``12e4`` or ``0012`` as numbers."""
+    for place, argument in enumerate(sys.argv[1:], start=1):
+        if match := re.fullmatch(r"(key|manifest)=([0-9A-Fa-f]+)", argument):
+            sys.argv[place] = f"{match[1]}='{match[2]}'"
     if len(sys.argv) > 1 and "=" not in sys.argv[1] and not sys.argv[1].startswith("-"):
         sys.argv[1] = f"do={sys.argv[1]}"
 

@@ -86,3 +86,11 @@ def test_the_audit_finds_what_is_installed_and_says_what_to_do(command, tmp_path
     assert command(audit_dependencies, "advisories=osv.json", "constraints=constraints.txt")[0] == 0
     assert command(audit_dependencies)[0] == 2
     assert command(audit_dependencies, "service=phone")[0] == 2
+
+
+@pytest.mark.parametrize("beginning", ["12345678", "0012e456", "1e234567"])
+def test_a_key_that_looks_like_a_number_is_text(command, beginning):
+    assert command(keys, "create")[0] == 0
+    code, _, err = command(keys, "revoke", f"key={beginning}", "reason=leaked")
+    assert code == 2
+    assert f"'{beginning}'" in err or beginning in err
