@@ -63,7 +63,7 @@ def _submit(context: StageContext, out: Path, candidate: Candidate) -> dict[str,
         **package_evidence(context, candidate.identity.kind, candidate.answer, draft.folder),
         "package": draft,
     }
-    verdicts = run_configured([*candidate.gates, asked.latency_and_size, asked.licence, *INTEGRITY], evidence, asked.turned_off)
+    verdicts = run_configured([*candidate.gates, asked.latency_and_size, *INTEGRITY], evidence, asked.turned_off)
     sealed = seal_package(draft, verdicts)
     with context.run.child(f"package {name}: {candidate.identity.name}") as run:
         version = register(run, draft.folder)
@@ -166,7 +166,10 @@ def _promote_target(context: StageContext, out: Path, target: str) -> list[dict[
         evidence |= probe_evidence(folder) | {"training_data": training_evidence(context, series)}
         judged = (gates.skill_over_naive, decision, gates.coverage, gates.beats_champion)
         learned = candidate(
-            choice["candidate"], "candidate", (*judged, gates.no_leakage, gates.seed_stability, gates.training_data), evidence
+            choice["candidate"],
+            "candidate",
+            (*judged, gates.no_leakage, gates.seed_stability, gates.training_data, gates.licence),
+            evidence,
         )
     return _with_stand_in(context, out, learned, lambda word: candidate(choice["reference"], "reference", (StandIn(),), {"stand_in": word}))
 
@@ -215,7 +218,7 @@ def _promote_policy(context: StageContext, out: Path) -> list[dict[str, Any]]:
         "agent",
         "agent",
         agent.save,
-        (gates.agent_over_judge, gates.class_sla, gates.beats_champion),
+        (gates.agent_over_judge, gates.class_sla, gates.beats_champion, gates.licence),
         {"best_judge": summary["best_judge"], "class_sla": class_evidence(context, summary)},
     )
     weights = judge_weights(best, JUDGES[best].settings)
