@@ -138,7 +138,7 @@ def _command(cfg: DictConfig) -> int:
     if cfg.action not in ACTIONS:
         raise InputError(f"{cfg.action}", where="action", allowed=", ".join(ACTIONS))
     client = open_client(cfg.registry.tracking_uri)
-    folder = None if cfg.registry.state_folder is None else Path(cfg.registry.state_folder)
+    folder = None if cfg.registry.access.state_folder is None else Path(cfg.registry.access.state_folder)
     try:
         if cfg.action == "history":
             entries = history(client, _model(client, cfg, needed=False), folder)

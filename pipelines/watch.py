@@ -123,7 +123,7 @@ def _roll_back(one: Finding, report: WatchReport, config: WatchConfig) -> str:
     if str(current) != report.version:
         return f"{one.trigger.rule}: version {report.version} no longer serves ({current} does): nothing to roll back"
     try:
-        rollback(client, name, reason=one.trigger.reason)
+        rollback(client, name, reason=one.trigger.reason, state_folder=config.promotions)
     except PromotionError as error:
         return f"{one.trigger.rule}: cannot roll back: {error}"
     return f"{one.trigger.rule}: rolled back from version {report.version} to {champion_version(client, name)}"

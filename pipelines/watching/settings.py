@@ -15,6 +15,7 @@ from models.drift.rules import SEVERITIES, Rule
 from models.power import PowerCurve
 from pipelines.cli import build
 from pipelines.workspace import read_json
+from registry.access import Access
 from telemetry.errors import InputError
 from telemetry.series import FAMILIES
 from telemetry.times import utc_times
@@ -60,6 +61,7 @@ class WatchConfig:
     triggers: Path
     cooldown_h: float
     tracking_uri: str
+    promotions: Path | None
     curves: dict[str, PowerCurve] | None
     outcomes: Path | None
     training_days: float
@@ -97,6 +99,7 @@ def watch_config(raw: Mapping[str, Any]) -> WatchConfig:
         **{name: Path(str(raw[name])) for name in ("forecasts", "live_state", "state", "out", "triggers")},
         cooldown_h=_number(raw, "cooldown_h", 0, float),
         tracking_uri=str(raw["registry"]["tracking_uri"]),
+        promotions=build(Access, raw["registry"].get("access") or {}, "registry.access").state,
         training_days=_number(raw, "training_days", 1, float),
         **{name: _number(raw, name, 0, int) for name in ("late_steps", "max_fill_steps")},
         **{name: _flag(raw, name) for name in ("track", "retrain", "rollback")},
