@@ -27,12 +27,9 @@ def left_s(c, job, share):
     """Reference seconds of work that a job is expected to have left when it takes ``share`` of its estimate."""
     a = c.o[fx.I_JOB] + job * fx.JOB_WIDTH
     estimate = c.j[c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.ESTIMATE_S]
-    done = c.i[a + fx.DONE_S]
+    done = done_after(c, job, worked_s(c, job)) if c.i[a + fx.STATUS] == RUNNING else c.i[a + fx.DONE_S]
     if c.i[fx.HINDSIGHT]:
-        worked = worked_s(c, job) if c.i[a + fx.STATUS] == RUNNING else 0
-        return max(1.0, c.j[c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.DURATION_S] - done_after(c, job, worked) * 1.0)
-    if c.i[a + fx.STATUS] == RUNNING:
-        done = done_after(c, job, worked_s(c, job))
+        return max(1.0, c.j[c.o[fx.J_JOB] + job * fx.JOB_CONSTANTS_WIDTH + fx.DURATION_S] - done * 1.0)
     outlived = min(max(estimate - done, SHORTEST_LEFT_S), 0.5 * done)
     return max(share * estimate - done, outlived, 1.0)
 
