@@ -1,8 +1,10 @@
 """How the kernel is compiled, and the blocks of memory that it works on.
 
-Inner functions get no Python wrappers, which would cost most of the compile time. Reference counting is off (``_nrt``): nothing in the
-kernel allocates, the caller keeps every array alive, and counting at each access took four fifths of the run time. Arrays enter the
-kernel as bare pointers: an array argument is seven values long, and its indices are tested for negative ones at every access.
+Inner functions get no Python wrappers, and neither optimisation nor machine code of their own: all of them become part of the entry points
+and are optimised there, once. Numba would optimise each of some 300 with everything that it calls, which doubles the time to compile.
+Reference counting is off (``_nrt``): nothing in the kernel allocates, the caller keeps every array alive, and counting at each access took
+four fifths of the run time. Arrays enter the kernel as bare pointers: an array argument is seven values long, and its indices are tested
+for negative ones at every access.
 
 With ``NUMBA_DISABLE_JIT=1`` the same code runs as plain Python over rows that refuse every index outside them, negative ones too: a
 compiled kernel reads whatever lies there, and is right or dead by chance.
@@ -14,12 +16,48 @@ from typing import NamedTuple
 
 from numba import config, njit, types
 from numba.core import cgutils
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
 OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False}
 
-compiled = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)
+
+class _InnerLibrary(JITCodeLibrary):
+    """Code of a function that only other compiled functions call. Its methods are those of numba (pinned) that would finish it."""
+
+    @property
+    def codegen(self):
+        return _NoEnvironment
+
+    def _optimize_final_module(self):
+        pass
+
+    def _finalize_final_module(self):
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+    def get_pointer_to_function(self, name):
+        self._ensure_finalized()
+        return 0
+
+
+class _NoEnvironment:
+    @staticmethod
+    def set_env(env_name, env):
+        """Nothing in the kernel looks into its environment."""
+
+
+class _InnerCompiler(Compiler):
+    def _compile_bytecode(self):
+        if self.state.library is None:
+            self.state.library = _InnerLibrary(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
+            self.state.library.enable_object_caching()
+        return super()._compile_bytecode()
+
+
+compiled = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=_InnerCompiler, **OPTIONS)
 
 
 class Blocks(NamedTuple):
