@@ -27,6 +27,7 @@ PROTOBUF, JSON = "application/x-protobuf", "application/json"
 PATH = "/v1/metrics"
 RETRY_AFTER_S = 30
 INVALID_ARGUMENT, UNAVAILABLE = 3, 14  # google.rpc.Code
+DISCARDED_BYTES = 2**28  # of one refused request; what is longer is cut off
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
         if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdigit()):
             raise _RefusedError(411, "a Content-Length is needed, and no transfer encoding")
         if int(length) > limit:
+            self._discard(int(length))
             raise _RefusedError(413, f"{length} bytes; allowed: {limit}")
         data = self.rfile.read(int(length))
         if len(data) < int(length):
@@ -181,6 +183,12 @@ class _Handler(BaseHTTPRequestHandler):
         if not unpack.eof or unpack.unused_data:
             raise _RefusedError(400, "truncated gzip, or more than one member")
         return whole
+
+    def _discard(self, length: int) -> None:
+        """Read past a body that is refused: a sender that meets a closed connection never reads why, and sends it again."""
+        left = min(length, DISCARDED_BYTES)
+        while left > 0 and (read := len(self.rfile.read(min(left, 2**16)))):
+            left -= read
 
     def _request(self, kind: str) -> dict[str, Any]:
         body = self._body()
