@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.agent_data import GRIDS, LOADS, grid_of, held_out_jobs
+from benchmarks.agent_data import CLUSTER, GRIDS, LOADS, grid_of, held_out_jobs
 from benchmarks.forecast_data import traces_root
 from envs.agent.policy import AgentPolicy
 from envs.cluster_io import load_cluster
@@ -37,7 +37,6 @@ from pipelines.workspace import write_json
 from telemetry.errors import InputError
 
 BASELINE = "k8s_default"
-CLUSTER = "two_site"
 SHOWN = ("objective_usd", "cost_usd", "energy_kwh", "carbon_kg", "sla_violation_rate")
 
 

@@ -1,5 +1,9 @@
 """Grids and loads of the agent's benchmark: public traces of months and jobs that ``experiment=real_traces`` does not train on.
 
+python -m benchmarks.agent_data GRID LOAD FOLDER [--traces DIR]
+
+writes one of them as ``jobs.parquet`` and ``grid.csv``, for ``python -m pipelines.evaluate`` with all that it can tell of a policy.
+
 Every grid is brought to April to June 2022. Both sites of the cluster are on the same grid, so that a policy can choose when and on which
 GPUs, not where; only ``CAISO+NYIS`` has a site on each.
 
@@ -12,15 +16,19 @@ GPUs, not where; only ``CAISO+NYIS`` has a site on each.
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from benchmarks.forecast_data import traces_root
 from benchmarks.simulator_worlds import capacity
 from envs.cluster import ClusterSpec
+from envs.cluster_io import load_cluster
 from envs.worlds.transform import thin
+from pipelines.cli import CONF_DIR
 from pipelines.stages.real_traces import (
     LONGEST_JOB_S,
     PHILLY,
@@ -34,6 +42,7 @@ from pipelines.stages.real_traces import (
 from telemetry.errors import InputError
 from telemetry.readers.public_traces import read_iso_prices, read_philly_gavel
 
+CLUSTER = "two_site"
 ERCOT = "d_grid/ercot_dam_2021.parquet"
 AVERT = "d_grid/epa_avert_2023_co2_lb_per_kwh.parquet"
 EIA_PJM = "d_grid/eia_2022_PJM.parquet"
@@ -152,3 +161,31 @@ def _pjm(root: Path) -> tuple[pd.DataFrame, list[str]]:
         "PJM: no price in the traces, NYIS's stands in",
         f"PJM: {int(broken.sum())} hours of intensity replaced by the day before",
     ]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write jobs and grid of one cell, and print the command that evaluates policies on it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.agent_data", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("grid", choices=list(GRIDS))
+    parser.add_argument("load", choices=list(LOADS))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--traces", type=Path, default=None)
+    options = parser.parse_args(arguments)
+    root, cluster = options.traces or traces_root(), load_cluster(CLUSTER, CONF_DIR)
+    held = held_out_jobs(root, cluster, LOADS[options.load])
+    table, notes = grid_of(root, options.grid, tuple(site.name for site in cluster.sites))
+    around = (table["time"] >= held.start - 2 * WEEK) & (table["time"] < held.end + 2 * WEEK)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    held.jobs.to_parquet(options.folder / "jobs.parquet", index=False)
+    table[around].to_csv(options.folder / "grid.csv", index=False)
+    print("\n".join([f"{len(held.jobs):,} jobs, offered load {held.offered:.2f}, {', '.join(held.months)}", *notes]))
+    print(
+        f"python -m pipelines.evaluate jobs={options.folder}/jobs.parquet grid={options.folder}/grid.csv cluster={CLUSTER} window_hours=48"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

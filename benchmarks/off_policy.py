@@ -22,8 +22,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks.agent import CLUSTER
-from benchmarks.agent_data import grid_of, held_out_jobs
+from benchmarks.agent_data import CLUSTER, grid_of, held_out_jobs
 from benchmarks.forecast_data import traces_root
 from envs.cluster_io import load_cluster
 from envs.exploration import Exploration, answer_features

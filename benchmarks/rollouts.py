@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.agent import CLUSTER
+from benchmarks.agent_data import CLUSTER
 from benchmarks.forecast_data import traces_root
 from benchmarks.populations import populations
 from envs.cluster_io import load_cluster

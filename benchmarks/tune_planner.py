@@ -21,7 +21,7 @@ import numpy as np
 import optuna
 from tqdm import tqdm
 
-from benchmarks.agent import CLUSTER
+from benchmarks.agent_data import CLUSTER
 from benchmarks.forecast_data import traces_root
 from benchmarks.populations import populations
 from envs.cluster_io import load_cluster
