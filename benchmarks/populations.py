@@ -6,6 +6,7 @@ between 0.12 and 1.0, moved by hours, under prices and intensities of 2021. Noth
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +27,35 @@ GRID_NAMES, WEEKS_BACK = ("CAISO", "NYIS", "CAISO+NYIS"), (14, 60)
 WINDOW_S = 48 * 3600
 
 
-def populations(root: Path, cluster: ClusterSpec, count: int, windows: int, seed: int) -> World:
-    """One world of ``count`` populations with ``windows`` windows each, those of one population together."""
+def populations(
+    root: Path,
+    cluster: ClusterSpec,
+    count: int,
+    windows: int,
+    seed: int,
+    requests: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+) -> World:
+    """One world of all windows of :func:`drawn`, those of one population together."""
+    return build_world(cluster, [window for one in drawn(root, cluster, count, windows, seed, requests) for window in one])
+
+
+def drawn(
+    root: Path,
+    cluster: ClusterSpec,
+    count: int,
+    windows: int,
+    seed: int,
+    requests: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+) -> list[list[WindowTables]]:
+    """``windows`` windows of each of ``count`` populations; ``requests`` may give the jobs other requested times before they are drawn."""
     jobs, _ = read_philly_gavel(
         root / PHILLY, root / THROUGHPUTS, start=PHILLY_START, max_duration_s=LONGEST_JOB_S, request_seed=REQUEST_SEED
     )
     jobs["workload_class"] = np.where(jobs["gpus"] * jobs["workers"] <= 1, "fine_tuning", "training")
     jobs = jobs[jobs["submit_time"] < START + WEEKS * WEEK].reset_index(drop=True)
+    jobs = jobs if requests is None else requests(jobs)
     grids = {name: grid_of(root, name, tuple(site.name for site in cluster.sites))[0] for name in GRID_NAMES}
-    seeds = [1000 * seed + k for k in range(count)]
-    return build_world(cluster, [window for seed in seeds for window in population(jobs, grids, cluster, windows, seed)])
+    return [population(jobs, grids, cluster, windows, 1000 * seed + k) for k in range(count)]
 
 
 def population(jobs: pd.DataFrame, grids: dict[str, pd.DataFrame], cluster: ClusterSpec, count: int, seed: int) -> list[WindowTables]:

@@ -162,7 +162,7 @@ def test_the_random_worlds_reach_every_rule():
     """The generator is worth nothing if no job is late, interrupted, stranded, or no budget ever binds."""
     seen, questions = collections.Counter(), 0
     events, rejected, features = collections.Counter(), collections.Counter(), collections.Counter()
-    for seed in range(BATCHES):
+    for seed in range(0, BATCHES, 2):
         for case in random_batch(seed):
             result, answers, stays = rw.run_reference(case)
             questions += len(answers)
@@ -173,14 +173,14 @@ def test_the_random_worlds_reach_every_rule():
             seen.update(event_happenings(case, result))
             seen.update(review_happenings(case, result, stays))
     assert set(events) == set(EVENT_NAMES.values())
-    assert min(events.values()) > 40, events
+    assert min(events.values()) > 20, events
     assert set(rejected) == {0, ref.NO_GPU_MODEL, ref.TOO_LARGE, ref.MAX_WATTS, ref.TOO_SLOW, ref.STRANDED}
-    assert min(rejected.values()) > 40, rejected
+    assert min(rejected.values()) > 20, rejected
     assert set(features) == {*rw.FEATURES, "all", "some"}
-    assert min(features.values()) > 60, features
+    assert min(features.values()) > 30, features
     assert set(seen) == HAPPENINGS
-    assert min(seen.values()) > 10, seen
-    assert questions > 3000
+    assert min(seen.values()) > 5, seen
+    assert questions > 1500
 
 
 HAPPENINGS = {

@@ -114,7 +114,7 @@ def photograph(simulator: Simulator, jobs: pd.DataFrame, grid: pd.DataFrame) -> 
 def test_restored_cluster_has_committed_what_it_runs(monkeypatch):
     pools = tuple(replace(pool, budget_w=1e6, nodes_per_rack=2, rack_budget_w=1e6) for pool in CLUSTER.pools)
     monkeypatch.setitem(globals(), "CLUSTER", replace(CLUSTER, pools=pools))
-    jobs, grid = job_table(), grid_table()
+    jobs, grid = job_table(12), grid_table()
     policy, reward = JUDGES["lookahead"], RewardSpec()
     simulator = Simulator(build_world(CLUSTER, [WindowTables(START, jobs, grid)]), 1, policy.settings, reward)
     simulator.reset([0])
@@ -131,9 +131,9 @@ def test_restored_cluster_has_committed_what_it_runs(monkeypatch):
     assert len(seen) > 5
 
 
-@pytest.mark.parametrize("judge", ["lookahead", "k8s_default", "fifo", "easy"])
-def test_restored_cluster_observes_what_the_simulator_observes(judge):
-    jobs, grid = job_table(), grid_table()
+@pytest.mark.parametrize(("judge", "count"), [("lookahead", 12), ("k8s_default", 30), ("fifo", 30), ("easy", 30)])
+def test_restored_cluster_observes_what_the_simulator_observes(judge, count):
+    jobs, grid = job_table(count), grid_table()
     policy, reward = JUDGES[judge], RewardSpec()
     world = build_world(CLUSTER, [WindowTables(START, jobs, grid)])
     simulator = Simulator(world, 1, policy.settings, reward)
@@ -149,7 +149,7 @@ def test_restored_cluster_observes_what_the_simulator_observes(judge):
         np.testing.assert_allclose(again, observation, rtol=0, atol=2e-6, err_msg=f"question {questions}, job {job_id}")
         simulator.step(policy.act(observation, simulator.layout))
         questions += 1
-    assert questions >= 27
+    assert questions >= 0.9 * count
 
 
 @pytest.fixture
