@@ -22,7 +22,7 @@ from mlflow.tracking import MlflowClient
 
 from envs.state import Policy
 from models.base import Forecaster
-from registry.alias_moves import audit_path, read_audit
+from registry.alias_moves import audit_path, is_postgres, read_audit
 from registry.digest import differences, folder_digests, sha256_file, tree_digest
 from registry.keys import Trust, TrustError, read_trust, trust_folder
 from registry.manifest import (
@@ -149,13 +149,18 @@ def _aliased(client: MlflowClient, name: str, alias: str) -> ModelVersion:
 
 
 def _recorded_versions(client: MlflowClient, name: str, alias: str, where: str) -> tuple[str | None, ...] | None:
-    """Versions that the audit record allows for an alias, two while a change is under way; None where there is no record at hand."""
-    if sqlite_path(client.tracking_uri) is None or not audit_path(client).exists():
-        return None
+    """Versions that the audit record allows for an alias, two while a change is under way; None where there is no record at hand.
+
+    At hand is the file beside a sqlite database, which must be there, and the table of a Postgres database, where there is one: promoters
+    that share a folder keep their record in it.
+    """
     try:
-        entries = [entry for entry in read_audit(client) if entry.get("name") == name and isinstance(entry.get("after"), dict)]
+        records = _records(client)
     except (OSError, InputError) as error:
         raise VerificationError(f"{where}: {error}") from error
+    if records is None:
+        return None
+    entries = [entry for entry in records if entry.get("name") == name and isinstance(entry.get("after"), dict)]
     held: str | None = None
     for entry in entries:
         if entry.get("phase") == "done" and alias in entry["after"]:
@@ -165,6 +170,20 @@ def _recorded_versions(client: MlflowClient, name: str, alias: str, where: str) 
     last = entries[-1]
     underway = last.get("phase") == "intent" and alias in last["after"]
     return (held, last["after"][alias]) if underway else (held,)
+
+
+def _records(client: MlflowClient) -> list[dict[str, Any]] | None:
+    if is_postgres(client.tracking_uri):
+        return read_audit(client) or None
+    if sqlite_path(client.tracking_uri) is None:
+        return None
+    if not audit_path(client).exists():
+        raise InputError(
+            "the audit record is gone: nothing tells who moved the alias",
+            where=str(audit_path(client)),
+            remedy="restore it from a backup; or look at the version, delete the alias and promote it again",
+        )
+    return read_audit(client)
 
 
 def believed(folder: Path, where: str) -> Trust:

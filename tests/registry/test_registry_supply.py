@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 
+from registry.alias_moves import audit_path
 from registry.bom import ENVIRONMENT_FILE, MODEL_FILE
 from registry.gates.supply import Scan, Signature
 from registry.keys import TrustError, create_trust, read_trust, revoke, rotate, short, signing_trust, trust_folder
@@ -199,6 +200,19 @@ def test_the_alias_moved_by_hand_is_refused(tracking, champion, make_version):
     tracking.client.set_registered_model_alias(NAME, "champion", second)
     with pytest.raises(VerificationError, match="moved by hand"):
         load(tracking)
+
+
+def test_without_its_audit_record_no_alias_is_believed(tracking, champion):
+    record = audit_path(tracking.client)
+    kept = record.read_bytes()
+    record.unlink()
+    with pytest.raises(VerificationError, match="audit record is gone"):
+        load(tracking)
+    record.write_bytes(b"")
+    with pytest.raises(VerificationError, match="moved by hand"):
+        load(tracking)
+    record.write_bytes(kept)
+    load(tracking)
 
 
 def test_sigstore_that_is_asked_for_fails_closed(make_package, tmp_path, monkeypatch):
