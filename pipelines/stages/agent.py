@@ -132,8 +132,20 @@ def _example(world: World, settings: PolicySettings) -> np.ndarray:
     return simulator.observe().copy()
 
 
-def result_facts(population: Population) -> dict[str, Any]:
-    """What ``result.json`` says: whether the agent is better than its judge, by how much, on which windows, and all members."""
+def windows_apart(start: pd.DatetimeIndex, hours: float) -> int:
+    """How many of the windows that begin at ``start`` can be taken without two of them overlapping."""
+    count, free = 0, None
+    for begin in sorted(start):
+        if free is None or begin >= free:
+            count, free = count + 1, begin + pd.Timedelta(hours=hours)
+    return count
+
+
+def result_facts(population: Population, apart: int) -> dict[str, Any]:
+    """What ``result.json`` says: whether the agent is better than its judge, by how much, on which windows, and all members.
+
+    ``apart`` of the windows to confirm on do not overlap: those that do share their luck, and the interval does not know it.
+    """
     result = population.result
     return {
         "improved": result.improved,
@@ -145,11 +157,12 @@ def result_facts(population: Population) -> dict[str, Any]:
         "validation_objectives_usd": result.windows.tolist(),
         "judge_objectives_usd": result.judge.tolist(),
         "population": population.described(),
-        "said": said(result, len(population.members)),
+        "windows_apart": apart,
+        "said": said(result, len(population.members), apart),
     }
 
 
-def said(result: TrainingResult, members: int) -> str:
+def said(result: TrainingResult, members: int, apart: int) -> str:
     """The outcome in a sentence."""
     found = result.verdict
     if found is None:
@@ -159,7 +172,8 @@ def said(result: TrainingResult, members: int) -> str:
     change = f"{abs(found.gain):.1%} {'below' if found.gain > 0 else 'above'} the judge {STARTING_JUDGE}'s objective"
     between = "" if np.isnan(found.low) else f" [{found.low:+.1%}, {found.high:+.1%}]"
     end = "it is accepted" if found.improved else f"{STARTING_JUDGE}'s decisions stay"
-    return f"{of} is {change}{between} on {found.windows} {held}: {end}"
+    overlap = f" ({apart} of them apart in time, so the interval is too narrow)" if apart < found.windows else ""
+    return f"{of} is {change}{between} on {found.windows} {held}{overlap}: {end}"
 
 
 def run_agent(context: StageContext, out: Path) -> None:
@@ -174,7 +188,9 @@ def run_agent(context: StageContext, out: Path) -> None:
     result.policy.save(out / "policy")
     pd.DataFrame([{"step": step, **metrics} for step, metrics in result.curve]).to_parquet(out / "curve.parquet")
     validation_frame(result).to_parquet(out / "validation.parquet")
-    facts = result_facts(population)
+    validation = part_windows(config, features, "validation", config.trace.validation_windows, config.seed + 1)
+    confirming = [window.start for window in validation][halves(len(validation))[1]]
+    facts = result_facts(population, windows_apart(pd.DatetimeIndex(confirming), config.trace.window_hours))
     write_json(out / "result.json", facts)
     run = context.run
     run.set_tags({"agent.improved": str(result.improved).lower(), "agent.result": facts["said"]})

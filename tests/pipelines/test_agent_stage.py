@@ -17,7 +17,7 @@ from envs.multi_world import MultiWorldVecEnv
 from pipelines import train
 from pipelines.cli import compose_config
 from pipelines.config import train_config
-from pipelines.stages.agent import STARTING_JUDGE, said, split_spans
+from pipelines.stages.agent import STARTING_JUDGE, said, split_spans, windows_apart
 from pipelines.stages.agent_worlds import chosen_world, training_envs
 from pipelines.stages.policy_plots import learning_figure, training_figure
 from pipelines.workspace import read_json
@@ -69,6 +69,7 @@ def test_the_result_says_whether_the_agent_is_better_and_on_what(workspace):
     assert facts["improved"] == verdict(ours, judge, config.agent.accept).improved
     assert ("it is accepted" in facts["said"]) == facts["improved"]
     assert "best of 2 trainings" in facts["said"]
+    assert 1 <= facts["windows_apart"] <= facts["verdict"]["windows"]
 
 
 def test_curves_go_to_a_run_of_each_member(workspace):
@@ -151,10 +152,16 @@ def test_a_refused_agent_decides_as_its_judge(workspace):
 def test_the_sentence_names_members_windows_and_outcome():
     judge = np.full(8, 10.0)
     result = TrainingResult(None, 5, 9.0, verdict=verdict(judge - 1.0, judge), windows=judge - 1.0, judge=judge)
-    assert said(result, 3) == (
+    begin = (
         f"the best of 3 trainings is 10.0% below the judge {STARTING_JUDGE}'s objective [+10.0%, +10.0%] on 4 windows that took no part in "
-        "choosing it: it is accepted"
     )
+    assert said(result, 3, 4) == begin + "choosing it: it is accepted"
+    assert said(result, 3, 2) == begin + "choosing it (2 of them apart in time, so the interval is too narrow): it is accepted"
+
+
+def test_windows_that_overlap_are_not_counted_twice():
+    start = pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta([30, 0, 47, 48, 100], unit="h")
+    assert windows_apart(start, 48.0) == 3
 
 
 @pytest.mark.parametrize(
