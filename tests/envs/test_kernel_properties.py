@@ -9,6 +9,7 @@ from envs import events
 from envs import fields as fx
 from envs.heuristics import JUDGES
 from envs.kernel import Simulator, run_policy
+from envs.kernel_entry import drive
 from envs.reward import RewardSpec
 from envs.state import DISCIPLINES, NODE_RULES, PolicySettings
 from envs.world_arrays import QUEUE_ORDERS
@@ -214,3 +215,15 @@ def test_forecast_repeats_the_last_day(worlds):
     hours = np.arange(1800, 1800 + seconds) // 3600
     expected = kilowatts * 1.15 * price[hours % 24].sum() / 3600
     assert simulator.state.expected_usd[0, 1] == pytest.approx(expected, rel=1e-9)
+
+
+def test_strided_arguments_do_not_compile_the_kernel_again(worlds):
+    """An array that is not contiguous is another type: a minute of compiling for the same code."""
+    world = worlds.random_world(4, count=6, windows=2)
+    judge = JUDGES["planner"]
+    simulator = Simulator(world, 2, judge.settings, RewardSpec())
+    simulator.reset(np.array([[0, 5], [1, 5]])[:, 0])
+    known = len(drive.signatures)
+    simulator.play(judge.chooser, np.full((2, 3), 2)[:, 1])
+    simulator.step(np.stack([judge.act(simulator.observe(), simulator.layout)] * 2, axis=1)[:, 0])
+    assert len(drive.signatures) == known
